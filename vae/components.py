@@ -1,0 +1,143 @@
+"""A piece is a class whose constructor signature is its configuration schema.
+
+A *table* maps names to classes (`PRIORS = {"StandardNormal": StandardNormal}`) and stands at the foot of the file that
+defines them. A *spec* is plain data that names one of them: `{"name": "LinearWarmup", "epochs": 10}`. Positional
+parameters of a constructor are its operands, supplied by the code that builds it; keyword-only parameters are its
+settings, supplied by the user and described, with their ranges, by `Annotated[type, Field(gt=0, description="...")]`.
+"""
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+Spec = dict[str, Any]
+Table = Mapping[str, type]
+
+
+class InputError(ValueError):
+    """The user gave something unusable; the message is one line naming the key or file, the value and the way out."""
+
+
+class SpecError(ValueError):
+    """What is wrong with a spec: (key below the spec's own, what is wrong), one for each problem."""
+
+    def __init__(self, problems: list[tuple[str, str]]):
+        super().__init__("; ".join(f"{key}{problem}" for key, problem in problems))
+        self.problems = problems
+
+
+class PieceOf:
+    """Annotation that marks a value as a spec from `table`; pydantic checks it and fills in the defaults.
+
+    Args:
+        table: the classes to choose from, by name.
+        shorthand: name and setting that a bare number stands for, e.g. `("Constant", "value")`.
+    """
+
+    def __init__(self, table: Table, shorthand: tuple[str, str] | None = None):
+        self.table = table
+        self.shorthand = shorthand
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        """Let pydantic call `complete` on the raw value."""
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_plain_validator_function(self.complete)
+
+    def complete(self, value: Any) -> Spec:
+        """Return the full spec, every setting present; raises `SpecError` saying what is wrong with `value`."""
+        if isinstance(value, str):
+            value = {"name": value}
+        elif self.shorthand and isinstance(value, (int, float)) and not isinstance(value, bool):
+            value = {"name": self.shorthand[0], self.shorthand[1]: value}
+        names = ", ".join(self.table)
+        if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
+            raise SpecError([("", f" = {value!r}: must be a name or {{name: ..., settings}}; names: {names}")])
+        name = value["name"]
+        if name not in self.table:
+            raise SpecError(
+                [(".name", f" = {name!r}: there is no such component{nearest(name, self.table)}; known: {names}")]
+            )
+        settings = {str(key): item for key, item in value.items() if key != "name"}
+        return {"name": name, **_complete_settings(self.table[name], settings)}
+
+    def build(self, value: Any, *operands: Any) -> Any:
+        """Construct the piece that `value` names, or return `value` if it is one already.
+
+        Args:
+            value: a spec; settings it leaves out take their defaults.
+            operands: the constructor's positional arguments.
+
+        Raises:
+            ValueError: the name or a setting is unknown, or a value is of the wrong type or out of range.
+        """
+        if isinstance(value, tuple(self.table.values())):
+            return value
+        spec = self.complete(value)
+        return self.table[spec.pop("name")](*operands, **spec)
+
+
+def build(table: Table, spec: Any, *operands: Any) -> Any:
+    """Construct the piece that `spec` names; see `PieceOf.build`."""
+    return PieceOf(table).build(spec, *operands)
+
+
+@cache
+def settings_of(piece: type) -> type[BaseModel]:
+    """Return the pydantic model of a piece's settings: its keyword-only parameters."""
+    parameters = inspect.signature(piece, eval_str=True).parameters.values()
+    fields: dict[str, Any] = {
+        p.name: (p.annotation, ... if p.default is p.empty else p.default)
+        for p in parameters
+        if p.kind is p.KEYWORD_ONLY
+    }
+    config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
+    return create_model(piece.__name__, __config__=config, **fields)
+
+
+def piece_of(metadata: list[Any]) -> PieceOf | None:
+    """Return the `PieceOf` among a field's annotations, if there is one."""
+    return next((item for item in metadata if isinstance(item, PieceOf)), None)
+
+
+def nearest(word: str, known: Mapping[str, Any] | list[str]) -> str:
+    """Return `; did you mean ...?` for the closest known word, or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def explain(error: ValidationError, known: list[str] | None = None) -> list[tuple[str, str]]:
+    """Return (key, what is wrong with it) for each problem of a validation error.
+
+    Args:
+        error: pydantic's report.
+        known: the keys there are, to name the nearest to an unknown one.
+    """
+    problems = []
+    for item in error.errors(include_url=False):
+        key = ".".join(map(str, item["loc"]))
+        cause = item.get("ctx", {}).get("error")
+        if isinstance(cause, SpecError):
+            problems += [(key + inner, problem) for inner, problem in cause.problems]
+        elif item["type"] == "extra_forbidden":
+            problems.append((key, f": there is no such key{nearest(key, known or [])}"))
+        elif item["type"] == "missing":
+            problems.append((key, ": must be given"))
+        elif item["type"] in ("model_type", "dict_type"):
+            problems.append((key, f" = {item['input']!r}: must hold keys and values"))
+        else:
+            problems.append((key, f" = {item['input']!r}: {item['msg'].replace('Input should be', 'must be')}"))
+    return problems
+
+
+def _complete_settings(piece: type, settings: Spec) -> Spec:
+    schema = settings_of(piece)
+    try:
+        return schema.model_validate(settings).model_dump()
+    except ValidationError as error:
+        problems = explain(error, known=list(schema.model_fields))
+        raise SpecError([(f".{key}", f"{problem} ({piece.__name__})") for key, problem in problems]) from None

@@ -1,0 +1,65 @@
+"""Objectives: VAEOutput -> terms in nats, per example. Nothing is averaged here: sums are reduced last."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import Field
+from torch import Tensor
+
+from vae.components import PieceOf
+from vae.distributions import kl
+from vae.model import VAEOutput
+from vae.schedules import Schedule, ScheduleSpec
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The terms of a loss, each (B,), nats, summed over pixels and latent dimensions."""
+
+    loss: Tensor
+    reconstruction: Tensor
+    kl: Tensor
+
+
+class Objective(ABC):
+    """What is minimised; `beta(progress)` is the weight of the KL at `progress` epochs."""
+
+    beta: Schedule
+
+    @abstractmethod
+    def __call__(self, output: VAEOutput, x: Tensor, progress: float) -> Terms:
+        """Return the terms for images x (B, C, H, W) at `progress` epochs."""
+
+
+class ELBO(Objective):
+    """loss = -log p(x|z) + beta KL(q(z|x) || p(z)), z ~ q: the negative evidence lower bound at beta = 1.
+
+    Kingma & Welling 2014 (eq. 7); beta other than 1 as in Higgins et al. 2017 (eq. 4). The KL is reported unweighted.
+
+    Args:
+        beta: weight of the KL as a schedule, or a number for a constant one.
+    """
+
+    def __init__(
+        self, *, beta: Annotated[Any, ScheduleSpec, Field(description="weight of the KL, a schedule or a number")] = 1.0
+    ):
+        self.beta: Schedule = ScheduleSpec.build(beta)
+
+    def __call__(self, output: VAEOutput, x: Tensor, progress: float) -> Terms:
+        """Return loss, reconstruction and KL, each (B,)."""
+        terms = negative_elbo(output, x)
+        loss = terms.reconstruction + self.beta(progress) * terms.kl
+        return Terms(loss=loss, reconstruction=terms.reconstruction, kl=terms.kl)
+
+
+def negative_elbo(output: VAEOutput, x: Tensor) -> Terms:
+    """Return the terms of -ELBO (beta = 1), each (B,): what evaluation reports, whatever was minimised."""
+    reconstruction = -output.p_x.log_prob(x)
+    divergence = sum((kl(layer.q, layer.p, layer.z) for layer in output.latents), start=reconstruction.new_zeros(()))
+    return Terms(loss=reconstruction + divergence, reconstruction=reconstruction, kl=divergence)
+
+
+OBJECTIVES: dict[str, type[Objective]] = {"ELBO": ELBO}
+
+ObjectiveSpec = PieceOf(OBJECTIVES)

@@ -1,0 +1,105 @@
+"""Posterior families: the encoder's numbers -> q(z|x), and base noise -> z."""
+
+from abc import ABC, abstractmethod
+from typing import Annotated, Generic, Literal, TypeVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
+
+from vae.distributions import at_least_float32
+
+Q = TypeVar("Q", bound=Distribution)
+
+ScaleName = Annotated[
+    Literal["softplus", "exp"],
+    Field(
+        description="how raw numbers become a standard deviation: softplus(raw), or exp(raw / 2) (raw = log variance)"
+    ),
+]
+Epsilon = Annotated[float, Field(ge=0, description="added to the standard deviation, a lower bound")]
+
+
+class PositiveScale(nn.Module):
+    """Raw numbers -> standard deviations: `softplus(raw) + eps` or `exp(raw / 2) + eps`."""
+
+    def __init__(self, scale: str, eps: float):
+        super().__init__()
+        self.scale, self.eps = scale, eps
+
+    def forward(self, raw: Tensor) -> Tensor:
+        """Return standard deviations of the shape of `raw`."""
+        std = F.softplus(raw) if self.scale == "softplus" else torch.exp(raw / 2)
+        return std + self.eps
+
+
+class Posterior(nn.Module, ABC, Generic[Q]):
+    """A family q(z|x) on D dimensions; `features` says how many numbers it needs for one example."""
+
+    features: int
+
+    @abstractmethod
+    def forward(self, numbers: Tensor) -> Q:
+        """Return q(z|x), batch (B,), event (D,), from numbers (B, features)."""
+
+    @abstractmethod
+    def transform(self, q: Q, noise: Tensor) -> Tensor:
+        """Return z (B, D) ~ q made from standard normal noise (B, D)."""
+
+
+class DiagonalNormal(Posterior[Independent]):
+    """q(z|x) = N(loc, diag(std^2)) (Kingma & Welling 2014, eq. 9).
+
+    Args:
+        latent_dim: D.
+        scale: `softplus` or `exp` (the log-variance form).
+        eps: lower bound of the standard deviation.
+    """
+
+    def __init__(self, latent_dim: int, *, scale: ScaleName = "softplus", eps: Epsilon = 1e-6):
+        super().__init__()
+        self.features = 2 * latent_dim
+        self.std = PositiveScale(scale, eps)
+
+    def forward(self, numbers: Tensor) -> Independent:
+        """Return q(z|x) = N(loc, diag(std^2)) from numbers (B, 2D)."""
+        loc, raw = torch.chunk(at_least_float32(numbers), 2, dim=-1)
+        return Independent(Normal(loc, self.std(raw), validate_args=False), 1, validate_args=False)
+
+    def transform(self, q: Independent, noise: Tensor) -> Tensor:
+        """Return z = loc + std * noise."""
+        return q.base_dist.loc + q.base_dist.scale * noise
+
+
+class FullNormal(Posterior[MultivariateNormal]):
+    """q(z|x) = N(loc, L L^T) with a full lower triangle L: `MultivariateNormal(loc, scale_tril=L)`.
+
+    Args:
+        latent_dim: D; the encoder gives D numbers for loc and D (D + 1) / 2 for L, row by row.
+        scale: how the diagonal of L is made positive.
+        eps: lower bound of the diagonal.
+    """
+
+    def __init__(self, latent_dim: int, *, scale: ScaleName = "softplus", eps: Epsilon = 1e-6):
+        super().__init__()
+        self.latent_dim = latent_dim
+        self.features = latent_dim + latent_dim * (latent_dim + 1) // 2
+        self.std = PositiveScale(scale, eps)
+
+    def forward(self, numbers: Tensor) -> MultivariateNormal:
+        """Return q(z|x) = N(loc, L L^T) from numbers (B, D + D (D + 1) / 2)."""
+        numbers = at_least_float32(numbers)
+        loc, raw = numbers[:, : self.latent_dim], numbers[:, self.latent_dim :]
+        triangle = numbers.new_zeros(len(numbers), self.latent_dim, self.latent_dim)
+        rows, columns = torch.tril_indices(self.latent_dim, self.latent_dim, device=numbers.device)
+        triangle[:, rows, columns] = torch.where(rows == columns, self.std(raw), raw)
+        return MultivariateNormal(loc, scale_tril=triangle, validate_args=False)
+
+    def transform(self, q: MultivariateNormal, noise: Tensor) -> Tensor:
+        """Return z = loc + L noise, as a plain sum, which autocast leaves in float32."""
+        return q.loc + (q.scale_tril * noise[:, None, :]).sum(-1)
+
+
+POSTERIORS: dict[str, type[Posterior]] = {"DiagonalNormal": DiagonalNormal, "FullNormal": FullNormal}
