@@ -1,0 +1,103 @@
+"""Which example goes to which step and rank.
+
+The global batch is the unit: step s of an epoch takes positions s * B .. (s + 1) * B of that epoch's permutation, the
+last one is shorter, and each rank takes its slice of it. Any world size sees the same batches and the same noise.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+
+from vae.data import randomness
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's part of a global batch.
+
+    Attributes:
+        x: images (B, C, H, W) in [0, 1]; B can be 0 on a rank when the global batch is smaller than the world.
+        noise: standard normal (B, D).
+        global_count: examples in the global batch, all ranks together.
+    """
+
+    x: Tensor
+    noise: Tensor
+    global_count: int
+
+
+def share(count: int, rank: int, world_size: int) -> slice:
+    """Return the contiguous share of 0 .. count - 1 that belongs to `rank`; shares differ by at most one in size."""
+    return slice(count * rank // world_size, count * (rank + 1) // world_size)
+
+
+def to_unit_interval(images: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return uint8 images scaled to [0, 1] in `dtype`; floating-point images keep their values."""
+    return v2.functional.to_dtype(images, dtype, scale=True)
+
+
+class TrainingBatches:
+    """`batches(step)` is this rank's part of the global batch of that step, a pure function of seed and step.
+
+    Args:
+        images: the training set (N, C, H, W), uint8 or floating point in [0, 1], on the device.
+        batch_size: examples in a global batch.
+        latent_dim: D, of the noise.
+        seed: the run's seed.
+        binarize: `none`, `dynamic` (anew each epoch) or `static` (once).
+        dtype: of the images and noise in a batch.
+        rank, world_size: which part is ours.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        *,
+        batch_size: int,
+        latent_dim: int,
+        seed: int,
+        binarize: str = "none",
+        dtype: torch.dtype = torch.float32,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        self.images = randomness.binarize(images, seed, "binarize/train") if binarize == "static" else images
+        self.batch_size, self.latent_dim, self.seed, self.dtype = batch_size, latent_dim, seed, dtype
+        self.dynamic = binarize == "dynamic"
+        self.rank, self.world_size = rank, world_size
+        self.steps_per_epoch = math.ceil(len(images) / batch_size)
+        self._epoch = -1
+
+    def __call__(self, step: int) -> Batch:
+        """Return this rank's part of the global batch of `step`, counted from 0 over the whole run."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            self._prepare(epoch)
+        start = position * self.batch_size
+        count = min(self.batch_size, len(self.images) - start)
+        part = share(count, self.rank, self.world_size)
+        rows = slice(start + part.start, start + part.stop)
+        images = self._pixels.index_select(0, self._order[rows])
+        return Batch(to_unit_interval(images, self.dtype), self._noise[rows], count)
+
+    def total_steps(self, epochs: int, max_steps: int) -> int:
+        """Return the steps of a run of `epochs` epochs, at most `max_steps` of them unless that is 0."""
+        total = epochs * self.steps_per_epoch
+        return min(total, max_steps) if max_steps else total
+
+    def progress(self, step: int) -> float:
+        """Return the epochs seen before `step`: examples seen over examples in the training set."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        return epoch + position * self.batch_size / len(self.images)
+
+    def _prepare(self, epoch: int) -> None:
+        count, device = len(self.images), self.images.device
+        self._order = randomness.permutation(count, self.seed, "order", epoch).to(device)
+        self._noise = randomness.normal(count, self.latent_dim, self.seed, "noise", epoch).to(device, self.dtype)
+        self._pixels = self.images
+        if self.dynamic:
+            self._pixels = randomness.binarize(self.images, self.seed, "binarize/train", epoch)
+        self._epoch = epoch

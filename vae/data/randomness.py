@@ -1,0 +1,54 @@
+"""Everything random is a pure function of (seed, stream, epoch, position): no generator state to save or to share."""
+
+import zlib
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def generator(seed: int, stream: str, epoch: int = 0) -> np.random.Generator:
+    """Return a fresh generator for one stream of one epoch; the same on every machine, rank and device.
+
+    Args:
+        seed: the run's seed.
+        stream: what the numbers are for, e.g. `"noise"`; streams are independent of each other.
+        epoch: which pass over the data.
+    """
+    key = np.random.SeedSequence(seed, spawn_key=(zlib.crc32(stream.encode()), epoch))
+    return np.random.Generator(np.random.PCG64(key))
+
+
+def permutation(count: int, seed: int, stream: str, epoch: int = 0) -> Tensor:
+    """Return a permutation of 0 .. count - 1, (count,), int64."""
+    return torch.from_numpy(generator(seed, stream, epoch).permutation(count))
+
+
+def normal(count: int, dim: int, seed: int, stream: str, epoch: int = 0) -> Tensor:
+    """Return standard normal noise (count, dim), float32; row i belongs to example (or position) i."""
+    return torch.from_numpy(generator(seed, stream, epoch).standard_normal((count, dim), dtype=np.float32))
+
+
+def binarize(images: Tensor, seed: int, stream: str, epoch: int = 0) -> Tensor:
+    """Return 0/1 pixels drawn with probability equal to the grey value.
+
+    Args:
+        images: (N, C, H, W), uint8 or floating point in [0, 1].
+        seed, stream, epoch: which draw; example i of a draw never changes.
+
+    Returns:
+        Images of the same shape and type: 0 or 255 in uint8, 0 or 1 in floating point.
+    """
+    rng = generator(seed, stream, epoch)
+    shape = tuple(images.shape)
+    if images.dtype == torch.uint8:
+        # P(r < p) = p / 255 exactly for r uniform on 0 .. 254
+        threshold = torch.from_numpy(rng.integers(0, 255, shape, dtype=np.uint8)).to(images.device)
+        return (threshold < images).to(torch.uint8) * 255
+    threshold = torch.from_numpy(rng.random(shape, dtype=np.float32)).to(images.device)
+    return (threshold < images).to(images.dtype)
+
+
+def torch_seed(seed: int, stream: str) -> int:
+    """Return a seed for torch's own generator, e.g. for the initial weights."""
+    return int(generator(seed, stream).integers(2**63))

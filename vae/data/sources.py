@@ -1,0 +1,256 @@
+"""Reading a data set: torchvision's own (verified, unpacked once, safe for many processes) or an `.npz` file."""
+
+import contextlib
+import gzip
+import io
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import Tensor
+from torchvision import datasets
+from torchvision.datasets.utils import calculate_md5
+
+from vae.components import InputError, nearest
+from vae.data import randomness
+from vae.networks import Shape
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images (N, C, H, W), uint8 or float32 in [0, 1], and their labels (N,), int64, where there are any."""
+
+    images: Tensor
+    labels: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: Tensor) -> "Split":
+        return Split(self.images[index], None if self.labels is None else self.labels[index])
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A named data set; `val` is a part held out of the training set, if any."""
+
+    name: str
+    train: Split
+    test: Split
+    val: Split | None = None
+
+    @property
+    def image_shape(self) -> Shape:
+        """(C, H, W)."""
+        _, C, H, W = self.train.images.shape
+        return C, H, W
+
+    @property
+    def fingerprint(self) -> str:
+        """A checksum of all pixels, to notice that a run is continued on other data."""
+        parts = [part.images for part in (self.train, self.val, self.test) if part is not None]
+        checksum = 0
+        for images in parts:
+            checksum = zlib.crc32(np.ascontiguousarray(images.numpy()).data, checksum)
+        return f"{checksum:08x}"
+
+    def hold_out(self, val_size: int) -> "DataSet":
+        """Return the data set with the last `val_size` examples of a fixed permutation of the training set held out.
+
+        The permutation is the same for every seed, so that runs are compared on the same validation set.
+
+        Raises:
+            InputError: nothing would be left to train on.
+        """
+        count = len(self.train)
+        if not val_size:
+            return self
+        if val_size >= count:
+            raise InputError(f"data.val_size = {val_size}: must be smaller than the training set ({count} examples)")
+        order = randomness.permutation(count, 0, "validation")
+        kept, held_out = order[:-val_size].sort().values, order[-val_size:]
+        return replace(self, train=self.train[kept], val=self.train[held_out])
+
+    def binarize_evaluation(self, seed: int) -> "DataSet":
+        """Return the data set with one fixed draw of 0/1 pixels for validation and test."""
+
+        def draw(part: Split, name: str) -> Split:
+            return replace(part, images=randomness.binarize(part.images, seed, f"binarize/{name}"))
+
+        return replace(self, val=draw(self.val, "val") if self.val else None, test=draw(self.test, "test"))
+
+
+def load(name: str, root: str | Path) -> DataSet:
+    """Return the data set called `name`.
+
+    Args:
+        name: `MNIST`, `FashionMNIST`, `KMNIST`, `EMNIST` (its `balanced` split), or the path of an `.npz` with `images`
+            (N, H, W) or (N, C, H, W), uint8 or floating point in [0, 1], optional `labels` (N,), and optional
+            `test_images`, `test_labels`; without them the last tenth of a fixed permutation is the test set.
+        root: the folder that holds (or receives) torchvision's data sets.
+
+    Raises:
+        InputError: a missing, altered or unusable file, or an unknown name.
+    """
+    if name in _TORCHVISION:
+        return _TORCHVISION[name](name, Path(root))
+    if name.endswith(".npz"):
+        return _read_npz(Path(name))
+    known = [*_TORCHVISION, "path/to/file.npz"]
+    raise InputError(f"data.name = {name!r}: no such data set{nearest(name, known)}; known: {', '.join(known)}")
+
+
+# --- torchvision ------------------------------------------------------------------------------------------------------
+
+
+def _read_mnist(name: str, root: Path) -> DataSet:
+    """Read MNIST, FashionMNIST or KMNIST: four gzip archives each."""
+    source: type[datasets.MNIST] = getattr(datasets, name)
+    folder = root / name / "raw"
+    archives = {folder / filename: md5 for filename, md5 in source.resources}
+    if not _is_unpacked(archives):
+        with _locked(root):
+            if not _is_unpacked(archives):  # another process may have done it while we waited
+                _unpack(archives, lambda: source(root, download=True))
+    return _from_torchvision(name, lambda train: source(root, train=train))
+
+
+def _read_emnist(name: str, root: Path) -> DataSet:
+    """Read EMNIST balanced (47 classes), turned upright: the files hold each image transposed."""
+    with _locked(root):
+        _download(root / name, lambda: datasets.EMNIST(root, split="balanced", download=True))
+    data = _from_torchvision(name, lambda train: datasets.EMNIST(root, split="balanced", train=train))
+    upright = {
+        part: replace(split, images=split.images.transpose(-1, -2).contiguous())
+        for part, split in {"train": data.train, "test": data.test}.items()
+    }
+    return replace(data, **upright)
+
+
+_TORCHVISION: dict[str, Callable[[str, Path], DataSet]] = {
+    "MNIST": _read_mnist,
+    "FashionMNIST": _read_mnist,
+    "KMNIST": _read_mnist,
+    "EMNIST": _read_emnist,
+}
+
+
+def _from_torchvision(name: str, open_split: Callable[[bool], datasets.MNIST]) -> DataSet:
+    parts = []
+    for train in (True, False):
+        try:
+            opened = open_split(train)
+        except (OSError, RuntimeError, ValueError, AssertionError) as error:
+            raise InputError(f"data.name={name}: the unpacked files cannot be read ({_one_line(error)})") from None
+        parts.append(Split(opened.data.unsqueeze(1).contiguous(), opened.targets.long()))
+    return DataSet(name, *parts)
+
+
+def _is_unpacked(archives: dict[Path, str]) -> bool:
+    """Whether every archive is intact and its unpacked file matches it; refuses an archive with the wrong md5."""
+    for archive, md5 in archives.items():
+        if archive.exists() and (found := calculate_md5(archive)) != md5:
+            raise InputError(
+                f"{archive}: damaged or not the original: md5 {found}, must be {md5} ({archive.stat().st_size} bytes); "
+                "restore it (git checkout), or delete it to have it downloaded"
+            )
+    return all(_matches(archive.with_suffix(""), archive) for archive in archives)
+
+
+def _matches(unpacked: Path, archive: Path) -> bool:
+    """Whether the unpacked file has the length and CRC-32 that end the gzip archive (RFC 1952, section 2.3.1)."""
+    if not unpacked.exists():
+        return False
+    if not archive.exists():  # somebody keeps the unpacked files only; torchvision's reader checks their shape
+        return True
+    crc, size = struct.unpack("<II", archive.read_bytes()[-8:])
+    return unpacked.stat().st_size == size and zlib.crc32(unpacked.read_bytes()) == crc
+
+
+def _unpack(archives: dict[Path, str], download: Callable[[], object]) -> None:
+    """Let torchvision fetch what is missing and unpack; files of an unpacking that was cut short are removed first."""
+    for archive in archives:
+        unpacked = archive.with_suffix("")
+        if unpacked.exists() and not _matches(unpacked, archive):
+            unpacked.unlink()
+    _download(next(iter(archives)).parent, download)
+
+
+def _download(folder: Path, download: Callable[[], object]) -> None:
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            download()
+    except (OSError, RuntimeError, EOFError, gzip.BadGzipFile, zipfile.BadZipFile) as error:
+        missing = "a file is missing or cannot be unpacked, and downloading it failed"
+        raise InputError(
+            f"{folder}: {missing} ({_one_line(error)}); put the original archives there, or set data.root"
+        ) from None
+
+
+@contextlib.contextmanager
+def _locked(root: Path):  # noqa: ANN202
+    """Hold a lock on the data folder, so that processes and jobs that start together unpack once."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(root / ".lock")
+        lock.acquire()
+    except OSError as error:
+        raise InputError(f"data.root = {str(root)!r}: cannot be written ({error.strerror}); set data.root") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+# --- npz --------------------------------------------------------------------------------------------------------------
+
+
+def _read_npz(path: Path) -> DataSet:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else _one_line(error)
+        raise InputError(f"{path}: not a readable .npz of plain arrays ({reason})") from None
+    if "images" not in arrays:
+        found = ", ".join(arrays) or "nothing"
+        raise InputError(f"{path}: holds {found}; must hold `images` (N, H, W) or (N, C, H, W) and may hold `labels`")
+    train = _npz_split(path, arrays, "")
+    if "test_images" in arrays:
+        test = _npz_split(path, arrays, "test_")
+        if test.images.shape[1:] != train.images.shape[1:]:
+            shapes = f"{tuple(test.images.shape)}, but `images` {tuple(train.images.shape)}"
+            raise InputError(f"{path}: `test_images` has shape {shapes}; all images must have one size")
+    else:
+        held_out = DataSet(path.stem, train, train).hold_out(max(1, len(train) // 10))
+        assert held_out.val is not None
+        train, test = held_out.train, held_out.val
+    return DataSet(path.stem, train, test)
+
+
+def _npz_split(path: Path, arrays: dict[str, np.ndarray], prefix: str) -> Split:
+    images, labels = arrays[f"{prefix}images"], arrays.get(f"{prefix}labels")
+    where = f"{path}: `{prefix}images`"
+    if images.ndim not in (3, 4) or 0 in images.shape or len(images) < 2:
+        raise InputError(f"{where} has shape {images.shape}; must be (N, H, W) or (N, C, H, W) with N >= 2")
+    if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
+        raise InputError(f"{where} has type {images.dtype}; must be uint8, or floating point in [0, 1]")
+    if images.dtype != np.uint8 and not (images.min() >= 0 and images.max() <= 1):  # also refuses NaN
+        raise InputError(f"{where} has values from {images.min():g} to {images.max():g}; floating point must be in [0, 1]")
+    if labels is not None and (labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer)):
+        raise InputError(f"{path}: `{prefix}labels` has shape {labels.shape} ({labels.dtype}); must be ({len(images)},), integers")
+    pixels = torch.from_numpy(np.ascontiguousarray(images if images.dtype == np.uint8 else images.astype(np.float32)))
+    return Split(
+        pixels if pixels.ndim == 4 else pixels.unsqueeze(1),
+        None if labels is None else torch.from_numpy(labels.astype(np.int64)),
+    )
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(f"{error}".split()) or type(error).__name__
