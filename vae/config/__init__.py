@@ -1,0 +1,8 @@
+"""What can be configured; YAML + `key=value`; clear errors."""
+
+from vae.components import InputError
+from vae.config.help import describe
+from vae.config.reading import differences, flatten, from_dict, load, to_yaml, warnings
+from vae.config.schema import Config
+
+__all__ = ["Config", "InputError", "describe", "differences", "flatten", "from_dict", "load", "to_yaml", "warnings"]

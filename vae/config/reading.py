@@ -1,0 +1,160 @@
+"""Reading a configuration: defaults < YAML file < `key=value`, strict, one clear line when something is wrong."""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from vae.components import InputError, explain, nearest
+from vae.config.help import component_keys, known_keys
+from vae.config.schema import HARMLESS, Config
+from vae.networks import mlp_widths
+from vae.objectives import ObjectiveSpec
+
+
+def load(path: str | Path | None = None, overrides: list[str] | tuple[str, ...] = ()) -> Config:
+    """Return the configuration: defaults, changed by the file, changed by the overrides.
+
+    Args:
+        path: a YAML file that holds only what differs from the defaults.
+        overrides: `key=value` each, the value in YAML, e.g. `model.prior={name: StandardNormal}`.
+
+    Raises:
+        InputError: a file or value that cannot be used; the message is one line.
+    """
+    raw = Config().model_dump()
+    if path is not None:
+        _merge(raw, _read_yaml(Path(path)), source=str(path))
+    for override in overrides:
+        _merge(raw, _parse_override(override), source="the command line")
+    return from_dict(raw)
+
+
+def from_dict(raw: Mapping[str, Any]) -> Config:
+    """Return the configuration a nested mapping describes; raises `InputError` with one line."""
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        problems = explain(error, known=known_keys())
+        raise InputError("; ".join(key + problem for key, problem in problems)) from None
+    narrowest = mlp_widths(config.model.hidden_dim, config.model.depth)[-1]
+    if narrowest < 1:
+        raise InputError(
+            f"model.depth = {config.model.depth}: each layer is half as wide as the one before, which leaves none of "
+            f"model.hidden_dim = {config.model.hidden_dim} for the last; take a smaller depth or a larger hidden_dim"
+        )
+    return config
+
+
+def warnings(config: Config) -> list[str]:
+    """Return what is allowed but probably not meant, a line each."""
+    beta = ObjectiveSpec.build(config.objective).beta
+    if beta.ends_at > config.train.epochs:
+        length = f"{beta.ends_at:g} epochs, longer than train.epochs = {config.train.epochs}"
+        return [f"objective.beta: the warm-up lasts {length}"]
+    return []
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """Return `key: old -> new` for each key that differs and changes what a run computes."""
+    before, after = flatten(old), flatten(new)
+    changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+    return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in changed if key not in HARMLESS]
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """Return every key of a configuration with its value: `{"model.prior.name": "StandardNormal", ...}`."""
+
+    def walk(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+        if isinstance(value, dict):
+            for key, item in value.items():
+                yield from walk(f"{prefix}.{key}".strip("."), item)
+        else:
+            yield prefix, value
+
+    return dict(walk("", config.model_dump()))
+
+
+def to_yaml(config: Config) -> str:
+    """Return the configuration as YAML that `load` reads back."""
+    return yaml.safe_dump(config.model_dump(), sort_keys=False)
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML with two repairs: `1e-3` is a number (as in YAML 1.2), and a key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in seen:
+            if seen.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """Return the value a YAML text holds; raises `InputError` naming `source` and the line."""
+    try:
+        return yaml.load(text, Loader=_Loader)  # a SafeLoader
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}" if mark else ""
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise InputError(f"{source}{where}: not valid YAML: {problem}") from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a text file"
+        raise InputError(
+            f"{path}: cannot be read: {reason}; give an existing YAML file, e.g. configs/mnist.yaml"
+        ) from None
+    raw = parse_yaml(text, str(path))
+    if raw is None:
+        return {}
+    if not isinstance(raw, dict):
+        raise InputError(f"{path}: must hold keys and values, e.g. `train: {{epochs: 5}}`, not {type(raw).__name__}")
+    return raw
+
+
+def _parse_override(override: str) -> dict[str, Any]:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise InputError(f"{override!r}: must be key=value, e.g. train.epochs=5")
+    value = parse_yaml(text, f"{key} = {text!r}")
+    nested: dict[str, Any] = {}
+    inner = nested
+    *sections, last = key.split(".")
+    for section in sections:
+        inner[section] = inner = {}
+    inner[last] = value
+    return nested
+
+
+def _merge(base: dict[str, Any], change: dict[Any, Any], source: str, prefix: str = "") -> None:
+    """Change `base` in place. A mapping that names a component replaces it; any other mapping is merged into it."""
+    for key, value in change.items():
+        path = f"{prefix}.{key}".strip(".")
+        if key not in base and not _inside_component(path):
+            hint = nearest(path, known_keys()) or "; train_ddp.py --help lists them all"
+            raise InputError(f"{path}: there is no such key (in {source}){hint}")
+        current = base.get(key)
+        replaces = isinstance(value, dict) and "name" in value and _inside_component(path)
+        if isinstance(value, dict) and isinstance(current, dict) and not replaces:
+            _merge(current, value, source, path)
+        else:
+            base[key] = value
+
+
+def _inside_component(path: str) -> bool:
+    """Whether a dotted key is a component's, or lies inside one."""
+    return any((path + ".").startswith(key + ".") for key in component_keys())

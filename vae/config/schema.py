@@ -1,0 +1,130 @@
+"""The schema: every key with its type, range, default and meaning."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from vae.components import PieceOf, Spec
+from vae.likelihoods import LIKELIHOODS
+from vae.networks import DECODERS, ENCODERS
+from vae.objectives import ObjectiveSpec
+from vae.posteriors import POSTERIORS
+from vae.priors import PRIORS
+from vae.schedules import ScheduleSpec
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, no unknown keys, no silent conversion of types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=True)
+
+
+class RunConfig(Section):
+    """The run: where it is kept, and the seed everything random derives from."""
+
+    name: str | None = Field(
+        default=None, pattern=r"^[^/\\]+$", description="the run's folder is runs/NAME; without it, file name and time"
+    )
+    dir: str | None = Field(default=None, min_length=1, description="the run's folder, instead of runs/NAME")
+    seed: int = Field(
+        default=0, ge=0, description="permutations, noise, binarisation and initial weights derive from it"
+    )
+
+
+class DataConfig(Section):
+    """The data set."""
+
+    name: str = Field(
+        default="MNIST", min_length=1, description="MNIST, FashionMNIST, KMNIST, EMNIST (balanced) or a path to an .npz"
+    )
+    root: str = Field(default="data", min_length=1, description="folder that holds (or receives) the data sets")
+    val_size: int = Field(
+        default=0, ge=0, description="examples held out of the training set; the best checkpoint is chosen on them"
+    )
+    binarize: Literal["none", "dynamic", "static"] = Field(
+        default="none",
+        description="grey pixels -> 0/1 with probability equal to the pixel: never, anew each epoch, once",
+    )
+
+
+class ModelConfig(Section):
+    """The model; see `vae.model.VAE`."""
+
+    latent_dim: int = Field(default=2, ge=1, description="dimensions of z")
+    hidden_dim: int = Field(
+        default=512, ge=1, description="width of the hidden layer next to the image; the next is half as wide, ..."
+    )
+    depth: int = Field(default=2, ge=1, description="hidden layers in each network")
+    center_input: bool = Field(default=False, description="the encoder sees x - 0.5; the likelihood always sees x")
+    encoder: Annotated[Spec, PieceOf(ENCODERS)] = Field(
+        default={"name": "MLPEncoder"}, description="image -> numbers of q(z|x)"
+    )
+    decoder: Annotated[Spec, PieceOf(DECODERS)] = Field(
+        default={"name": "MLPDecoder"}, description="z -> numbers of p(x|z)"
+    )
+    posterior: Annotated[Spec, PieceOf(POSTERIORS)] = Field(
+        default={"name": "DiagonalNormal"}, description="family of q(z|x)"
+    )
+    prior: Annotated[Spec, PieceOf(PRIORS)] = Field(default={"name": "StandardNormal"}, description="family of p(z)")
+    likelihood: Annotated[Spec, PieceOf(LIKELIHOODS)] = Field(
+        default={"name": "Bernoulli"}, description="family of p(x|z)"
+    )
+
+
+class OptimConfig(Section):
+    """The optimiser: AdamW (Loshchilov & Hutter 2019)."""
+
+    lr: float = Field(default=1e-3, gt=0, description="learning rate")
+    lr_schedule: Annotated[Spec, ScheduleSpec] = Field(
+        default={"name": "Constant"}, description="factor on lr over epochs, a schedule or a number"
+    )
+    weight_decay: float = Field(default=1e-2, ge=0, description="decoupled weight decay")
+    max_grad_norm: float | None = Field(
+        default=1.0, gt=0, description="the global gradient is clipped to this norm; null: never"
+    )
+
+
+class TrainConfig(Section):
+    """The training run."""
+
+    epochs: int = Field(default=50, ge=1, description="passes over the training set")
+    max_steps: int = Field(default=0, ge=0, description="stop after so many steps (optimiser updates); 0: no limit")
+    batch_size: int = Field(default=128, ge=1, description="examples a step over all processes together (global)")
+    precision: Literal["fp32", "bf16", "fp16", "fp64"] = Field(
+        default="fp32", description="bf16, fp16: autocast over fp32 weights (fp16 needs CUDA); fp64: for verification"
+    )
+    engine: Literal["eager"] = Field(default="eager", description="how a step is run")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="auto: CUDA where there is a device, else the CPU"
+    )
+    threads: int = Field(
+        default=0, ge=0, description="CPU threads of each process; 0: the cores divided by the processes on a machine"
+    )
+    log_every: int = Field(default=100, ge=1, description="steps between two lines of training metrics")
+    eval_every: int = Field(
+        default=1, ge=0, description="epochs between two evaluations on the test set; 0: only at the end"
+    )
+    checkpoint_every: int = Field(default=0, ge=0, description="steps between two checkpoints; 0: each epoch")
+    on_nonfinite: Literal["stop", "skip"] = Field(
+        default="stop", description="a non-finite loss or gradient: stop all processes, or skip the update and count it"
+    )
+
+
+class Config(Section):
+    """Everything that determines a run. Saved with it as config.yaml."""
+
+    run: RunConfig = RunConfig()
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    objective: Annotated[Spec, ObjectiveSpec] = Field(
+        default={"name": "ELBO", "beta": {"name": "LinearWarmup", "epochs": 10}}, description="what is minimised"
+    )
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+
+
+# Keys that may differ when a run is continued: they do not change what it computes, or only extend it.
+HARMLESS = {
+    "run.name", "run.dir", "data.root", "train.epochs", "train.max_steps", "train.engine", "train.device",
+    "train.threads", "train.log_every", "train.eval_every", "train.checkpoint_every", "train.on_nonfinite",
+}  # fmt: skip
