@@ -1,0 +1,183 @@
+"""Train a variational autoencoder: one process or many, CPU or GPU, the same command and the same numbers.
+
+    python train_ddp.py --config configs/mnist.yaml run.name=mnist
+    torchrun --nproc-per-node 2 train_ddp.py --config configs/mnist.yaml run.name=mnist
+    accelerate launch --config_file launch/accelerate/cpu.yaml train_ddp.py --config configs/mnist.yaml run.name=mnist
+
+Run the same command again to continue a run that was cut off.
+Exit codes: 0 done, 2 refused input, 130 interrupted from the keyboard, 1 anything else.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from dataclasses import asdict
+from functools import partial
+from typing import NoReturn
+
+STARTED = time.time()  # before the imports that take seconds
+
+from vae import assemble, checkpoint, launch, report
+from vae.components import InputError
+from vae.config import Config, describe, flatten, load, to_yaml, warnings
+from vae.engine import NonFiniteError
+from vae.evaluation import evaluate, pictures
+from vae.run import RunFolder, RunState, folder_of, naming_last_checkpoint, summarise
+from vae.tracking import Stopwatch, Tracker
+
+
+def train(config: Config, args: argparse.Namespace) -> None:
+    """Run the whole job that `config` describes."""
+    # Read the data, before a process group or a GPU is touched.
+    data = assemble.build_data(config)
+
+    # Start this process among the others.
+    threads = launch.set_threads(config.train.threads, os.environ)
+    mixed_precision = assemble.MIXED_PRECISION[config.train.precision]
+    accelerator = launch.make_accelerator(config.train.device, mixed_precision, os.environ)
+    rank, world_size, device = accelerator.process_index, accelerator.num_processes, accelerator.device
+    say = accelerator.print
+
+    # Build the pieces.
+    vae = assemble.build_model(config, data.image_shape)
+    objective = assemble.build_objective(config)
+    batches = assemble.build_batches(config, data, device, rank, world_size)
+    total_steps = batches.total_steps(config.train.epochs, config.train.max_steps)
+    model, optimizer = accelerator.prepare(vae, assemble.build_optimizer(config, vae))
+    engine = assemble.build_engine(config, accelerator, model, objective, optimizer)
+
+    # Say what will run.
+    folder = launch.on_main(accelerator, lambda: folder_of(config, args.config))
+    plan = f"{vae.count_parameters():,} parameters, {total_steps:,} steps of {config.train.batch_size} images, "
+    plan += f"{world_size} process{'es' if world_size > 1 else ''} on {device.type} ({threads} threads each)"
+    if args.dry_run:
+        say(f"{to_yaml(config)}\nwould train in {folder}: {plan}")
+        return
+
+    # Claim the run folder.
+    run = RunFolder(folder)
+    start = launch.on_main(accelerator, lambda: run.claim(config, args.resume, total_steps))
+    if start.summary is not None:
+        say(f"{folder} is finished: test loss {start.summary['test']['loss']:.2f} nats. Nothing to do.")
+        return
+    for note in [*start.notes, *warnings(config)]:
+        say(f"warning: {note}", file=sys.stderr)
+
+    # Continue from the newest valid checkpoint.
+    state = RunState()
+    if start.checkpoint is not None:
+        checkpoint.load_weights(start.checkpoint, vae)
+        saved = checkpoint.load_state(start.checkpoint)
+        if saved["data"] != data.fingerprint:
+            raise InputError(f"data.name = {config.data.name!r}: the pixels are not those that {folder} was trained on")
+        engine.load_state_dict(saved["engine"])
+        state = RunState(**saved["run"])
+    say(f"training in {folder}: {plan}" + (f", from step {state.step:,}" if state.step else ""))
+
+    # Train.
+    first_step, startup_seconds = state.step, time.time() - STARTED
+    watch = Stopwatch(device, state.train_seconds)
+    assess = partial(evaluate, accelerator, vae, seed=config.run.seed)
+    tracker = Tracker(accelerator, folder, step=state.step, total_steps=total_steps)
+    with tracker, naming_last_checkpoint(folder):
+        while state.step < total_steps:
+            # Make one update.
+            progress = batches.progress(state.step)
+            engine.step(batches(state.step), state.step, progress)
+            state.step += 1
+            tracker.advance()
+            if state.step == first_step + 1:
+                engine.assert_ranks_agree()
+
+            # Report status.
+            now = {"step": state.step, "epoch": batches.progress(state.step)}
+            now |= {"beta": objective.beta(progress), "lr": engine.learning_rate(progress)}
+            is_last, is_epoch_end = state.step == total_steps, state.step % batches.steps_per_epoch == 0
+            if is_last or state.step % config.train.log_every == 0:
+                interval = engine.drain()
+                state.skipped += interval.skipped
+                tracker.log_training(interval, images_per_second=interval.examples / watch.lap(), **now)
+
+            # Evaluate on held-out data.
+            save_now = is_last or state.step % (config.train.checkpoint_every or batches.steps_per_epoch) == 0
+            if is_last or (is_epoch_end and is_due(now["epoch"], config.train.eval_every)):
+                with watch.paused():
+                    test = assess(data.test.images, split="test")
+                    state.test = asdict(test)
+                    tracker.log_evaluation("test", test, **now)
+                    tracker.log_images(pictures(vae, data.test.images, config.run.seed), state.step)
+                    if data.val is not None:
+                        val = assess(data.val.images, split="val")
+                        tracker.log_evaluation("val", val, **now)
+                        save_now |= state.note_best(val.loss, test.loss, now["epoch"])
+
+            # Save a checkpoint.
+            if save_now:
+                with watch.paused():
+                    state.train_seconds = watch.seconds
+                    saved = {"engine": engine.state_dict(), "run": asdict(state), "data": data.fingerprint}
+                    tracker.flush()
+                    if accelerator.is_main_process:
+                        checkpoint.save(folder / "checkpoints", state.step, vae, saved, keep=state.keep)
+
+        # Write the results.
+        if accelerator.is_main_process:
+            place = {"world_size": world_size, "device": device.type, "startup_seconds": startup_seconds}
+            summary = summarise(config, state, vae, data, epochs=batches.progress(state.step), **place)
+            tracker.log_hyperparameters(flatten(config), {"test_loss": summary["test"]["loss"]})
+            checkpoint.save_model(folder / "model", vae)
+            report.draw_figures(folder, vae, data, config.run.seed)
+            checkpoint.write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+    accelerator.wait_for_everyone()
+    run.release()
+    say(f"done: {folder} holds model/, figures/, summary.json; curves: tensorboard --logdir {folder}/tensorboard")
+
+
+def is_due(epoch: float, every: int) -> bool:
+    """Whether something that happens after each `every` epochs (0: never) happens after `epoch` of them."""
+    return bool(every) and round(epoch) % every == 0
+
+
+class Parser(argparse.ArgumentParser):
+    """Arguments; what is wrong with them is said in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise `InputError` instead of printing the usage."""
+        raise InputError(message)
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Return the arguments; `--help` lists every key of the configuration."""
+    parser = Parser("train_ddp.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", metavar="FILE", help="YAML that holds what differs from the defaults")
+    parser.add_argument(
+        "--resume", choices=["auto", "never", "must"], default="auto", help="continue a run (default: auto)"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved configuration and what would run")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="any key below, the value in YAML")
+    parser.epilog = "keys:\n" + describe()
+    return parser.parse_intermixed_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    try:
+        args = parse(argv)
+        train(load(args.config, args.overrides), args)
+        return 0
+    except (InputError, NonFiniteError) as error:
+        if launch.speaks(os.environ):
+            print(f"train_ddp.py: {error}", file=sys.stderr)
+        return 2 if isinstance(error, InputError) else 1
+    except KeyboardInterrupt:
+        if launch.speaks(os.environ):
+            print("train_ddp.py: interrupted; the same command continues from the last checkpoint", file=sys.stderr)
+        return 130
+    finally:
+        launch.leave()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

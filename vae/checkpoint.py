@@ -1,0 +1,179 @@
+"""Checkpoints that are whole or not there: written aside, synced, sealed by a manifest, renamed; verified when read.
+
+A checkpoint is a folder `step-00000469/` with the model as `from_pretrained` reads it (`model.safetensors`,
+`config.json`), everything else in `state.pt`, and `manifest.json` with the size and sha256 of each file.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from vae.components import InputError
+from vae.model import VAE
+
+MANIFEST, STATE, WEIGHTS, MODEL = "manifest.json", "state.pt", "model.safetensors", "config.json"
+_PARTIAL = ".partial-"
+
+
+def name_of(step: int) -> str:
+    """Return the folder name of the checkpoint after `step` updates."""
+    return f"step-{step:08d}"
+
+
+def save(folder: Path, step: int, model: VAE, state: dict[str, Any], keep: Iterable[str] = ()) -> Path:
+    """Write a checkpoint (main process only) and prune: the newest two stay, and those named in `keep`.
+
+    Args:
+        folder: holds all checkpoints of a run.
+        step: updates made.
+        model: the unwrapped model.
+        state: what `torch.load(weights_only=True)` can read: tensors and plain data.
+        keep: folder names never pruned, e.g. the best.
+
+    Returns:
+        The checkpoint's folder.
+    """
+    final, partial = folder / name_of(step), folder / (_PARTIAL + name_of(step))
+    shutil.rmtree(partial, ignore_errors=True)  # left by a crash
+    _write_model(partial, model)
+    torch.save(state, partial / STATE)
+    files = {file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(partial.iterdir())}
+    (partial / MANIFEST).write_text(json.dumps({"step": step, "files": files}, indent=1) + "\n")
+    _move_into_place(partial, final)
+    _prune(folder, {final.name, *keep})
+    return final
+
+
+def save_model(folder: Path, model: VAE) -> None:
+    """Write `model` so that `VAE.from_pretrained(folder)` reads it, replacing what was there (main process only)."""
+    partial = folder.with_name(_PARTIAL + folder.name)
+    shutil.rmtree(partial, ignore_errors=True)
+    _write_model(partial, model)
+    _move_into_place(partial, folder)
+
+
+def newest_valid(folder: Path) -> tuple[Path | None, list[str]]:
+    """Return the newest checkpoint that is whole, or None, and a warning for each newer one that is not."""
+    warnings = []
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        problem = find_problem(path)
+        if problem is None:
+            return path, warnings
+        warnings.append(f"{path}: skipped: {problem}")
+    return None, warnings
+
+
+def find_problem(path: Path) -> str | None:
+    """Return what is wrong with a checkpoint, or None if every file has the size and sha256 of its manifest."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+        files = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return f"{MANIFEST} is missing or damaged"
+    if missing := {STATE, WEIGHTS, MODEL} - files.keys():
+        return f"{MANIFEST} does not list {', '.join(sorted(missing))}"
+    for name, (size, sha256) in files.items():
+        file = path / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} bytes, must have {size}"
+        if _sha256(file) != sha256:
+            return f"{name} is damaged (sha256 differs)"
+    return None
+
+
+def step_of(path: Path) -> int:
+    """Return the updates made when a checkpoint was written."""
+    return int(path.name.removeprefix("step-"))
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Return what `save` was given as `state`, on the CPU; plain data and tensors, nothing is unpickled."""
+    return torch.load(path / STATE, map_location="cpu", weights_only=True)
+
+
+def load_weights(path: Path, model: VAE) -> None:
+    """Load the weights of a checkpoint into the unwrapped model.
+
+    Raises:
+        InputError: they belong to a different model; the line lists what differs.
+    """
+    try:
+        weights = load_file(path / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path / WEIGHTS}: cannot be read ({error})") from None
+    expected = model.state_dict()
+    differing = [
+        f"{name} {_shape(weights.get(name))}, here {_shape(expected.get(name))}"
+        for name in sorted(weights.keys() | expected.keys())
+        if _shape(weights.get(name)) != _shape(expected.get(name))
+    ]
+    if differing:
+        shown = "; ".join(differing[:4]) + (f"; and {len(differing) - 4} more" if len(differing) > 4 else "")
+        raise InputError(f"{path}: the checkpoint holds a different model: {shown}")
+    model.load_state_dict(weights)
+
+
+def _write_model(folder: Path, model: VAE) -> None:
+    folder.mkdir(parents=True)
+    model.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)  # the hub mixin's model card
+    (folder / WEIGHTS).chmod((folder / MODEL).stat().st_mode)  # safetensors leaves it to the owner alone
+
+
+def _move_into_place(partial: Path, final: Path) -> None:
+    """Sync a finished folder and rename it; what stands in its place is older or damaged."""
+    for path in [*partial.iterdir(), partial]:
+        _sync(path)
+    if final.exists():
+        shutil.rmtree(final)
+    partial.rename(final)
+    _sync(final.parent)
+
+
+def _shape(tensor: torch.Tensor | None) -> str:
+    return "is missing" if tensor is None else f"{tuple(tensor.shape)} {tensor.dtype}".replace("torch.", "")
+
+
+def _prune(folder: Path, keep: set[str]) -> None:
+    """Remove all but the newest two and those in `keep`, and what crashes left behind."""
+    kept = keep | {path.name for path in sorted(folder.glob("step-*"))[-2:]}
+    for path in [*folder.glob("step-*"), *folder.glob(f"{_PARTIAL}*")]:
+        if path.name not in kept:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Force a file or folder to the disk, so that the rename cannot overtake its contents."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file's contents so that a crash leaves either the old ones or the new ones."""
+    partial = path.with_name(_PARTIAL + path.name)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        _sync(partial)
+        partial.replace(path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            partial.unlink()

@@ -1,0 +1,88 @@
+"""One process among several: its accelerator, its threads, and one answer for all ranks."""
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, broadcast_object_list
+
+from vae.components import InputError
+
+Result = TypeVar("Result")
+_HOW_TO_LAUNCH = "start N processes with torchrun --nproc-per-node N (or accelerate launch), or unset WORLD_SIZE"
+
+
+def make_accelerator(device: str, mixed_precision: str, environment: Mapping[str, str]) -> Accelerator:
+    """Start the process group, if a launcher asked for one, and return the accelerator.
+
+    Args:
+        device: `auto`, `cpu` or `cuda`.
+        mixed_precision: `no`, `bf16` or `fp16`.
+        environment: `os.environ`: what the launcher said.
+
+    Raises:
+        InputError: the device is not there, fp16 has no device, or the launcher started another number of processes.
+    """
+    announced = _check_launcher(environment)
+    has_cuda = torch.cuda.is_available()
+    if device == "cuda" and not has_cuda:
+        raise InputError("train.device = 'cuda': this machine has no CUDA device; use auto or cpu")
+    use_cpu = device == "cpu" or not has_cuda
+    if mixed_precision == "fp16" and use_cpu:
+        raise InputError("train.precision = 'fp16': needs a CUDA device; use bf16 or fp32 on a CPU")
+    accelerator = Accelerator(
+        cpu=use_cpu,
+        mixed_precision=mixed_precision,
+        log_with="tensorboard",
+        project_config=ProjectConfiguration(logging_dir="."),  # the tracker sets the run folder once it is known
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+    )
+    if accelerator.num_processes != announced:  # each process would believe to be alone and write the same files
+        raise InputError(f"WORLD_SIZE = {announced}: but {accelerator.num_processes} came together; {_HOW_TO_LAUNCH}")
+    return accelerator
+
+
+def _check_launcher(environment: Mapping[str, str]) -> int:
+    """Return the processes that the launcher announced; refuses a WORLD_SIZE without the rest of its variables."""
+    announced = environment.get("WORLD_SIZE", "1")
+    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in environment]
+    if not announced.isdecimal() or (int(announced) > 1 and missing):
+        hint = f"but {', '.join(missing)} not set" if missing else "not a number"
+        raise InputError(f"WORLD_SIZE = {announced}: {hint}; {_HOW_TO_LAUNCH}")
+    return int(announced)
+
+
+def set_threads(threads: int, environment: Mapping[str, str]) -> int:
+    """Set and return this process's CPU threads; 0: the cores we may use, divided by the processes on this machine."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(threads or max(1, cores // int(environment.get("LOCAL_WORLD_SIZE", "1"))))
+    return torch.get_num_threads()
+
+
+def speaks(environment: Mapping[str, str]) -> bool:
+    """Whether this process reports what all processes on this machine find out alike."""
+    return environment.get("LOCAL_RANK", "0") in ("0", "-1")
+
+
+def on_main(accelerator: Accelerator, action: Callable[[], Result]) -> Result:
+    """Run `action` on the main process and give its result, or its `InputError`, to all of them (all ranks)."""
+    outcome: list[Any] = [None, None]
+    if accelerator.is_main_process:
+        try:
+            outcome = [action(), None]
+        except InputError as error:
+            outcome = [None, str(error)]
+    broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise InputError(outcome[1])
+    return outcome[0]
+
+
+def leave() -> None:
+    """Leave the process group, if there is one, and forget Accelerate's state."""
+    if PartialState._shared_state:
+        PartialState().destroy_process_group()
+        AcceleratorState._reset_state(reset_partial_state=True)

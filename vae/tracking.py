@@ -1,0 +1,186 @@
+"""Records of a run: TensorBoard, metrics.jsonl, the progress bar. On all ranks but the main one, calls do nothing."""
+
+import contextlib
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.utils.tensorboard.writer import SummaryWriter
+from torchvision.utils import make_grid
+from tqdm import tqdm
+
+from vae.checkpoint import write_text
+from vae.engine import Interval
+from vae.evaluation import Evaluation
+
+METRICS = "metrics.jsonl"
+
+
+class Stopwatch:
+    """Seconds spent on training; `with watch.paused():` leaves out what is not training.
+
+    Args:
+        device: whose queued work is waited for before a pause.
+        seconds: to start from, when a run is continued.
+    """
+
+    def __init__(self, device: torch.device, seconds: float = 0.0):
+        self.device, self._seconds, self._started = device, seconds, time.perf_counter()
+        self._lap = seconds
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training until now."""
+        return self._seconds + time.perf_counter() - self._started
+
+    def lap(self) -> float:
+        """Return the seconds since the last call."""
+        now = self.seconds
+        passed, self._lap = now - self._lap, now
+        return passed
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop the watch meanwhile."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self._seconds = self.seconds
+        yield
+        self._started = time.perf_counter()
+
+
+class Tracker:
+    """Writes what the run measures; `with Tracker(...) as tracker:` closes everything however the run ends.
+
+    Args:
+        accelerator: starts the TensorBoard tracker on the main process.
+        folder: the run folder.
+        step: updates made already; records of later steps, left by a run that was cut off, are removed.
+        total_steps, total_examples: of the whole run, for the progress bar.
+    """
+
+    def __init__(self, accelerator: Accelerator, folder: Path, *, step: int, total_steps: int):
+        self.enabled = accelerator.is_main_process
+        self.accelerator, self.folder = accelerator, folder
+        resumed = (folder / METRICS).exists()
+        accelerator.project_configuration.logging_dir = str(folder)
+        writer_settings: dict[str, Any] = {"flush_secs": 30}
+        if resumed:
+            writer_settings["purge_step"] = step + 1  # TensorBoard drops later steps of the run that was cut off
+        accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": writer_settings})
+        if not self.enabled:
+            return
+        self.writer = cast(SummaryWriter, accelerator.get_tracker("tensorboard", unwrap=True))
+        if resumed:
+            _cut(folder / METRICS, step)
+        self.metrics = (folder / METRICS).open("a", encoding="utf-8")
+        self.bar = tqdm(total=total_steps, initial=step, unit="step", disable=None, dynamic_ncols=True, smoothing=0.05)
+
+    def __enter__(self) -> "Tracker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.enabled:
+            self.bar.close()
+            self.metrics.close()
+            self.writer.flush()
+
+    def advance(self) -> None:
+        """Move the progress bar by one step."""
+        if self.enabled:
+            self.bar.update()
+
+    def say(self, line: str) -> None:
+        """Print a line above the progress bar."""
+        if self.enabled:
+            tqdm.write(line)
+
+    def log_training(
+        self, interval: Interval, *, step: int, epoch: float, beta: float, lr: float, images_per_second: float
+    ) -> None:
+        """Record the means since the last logging point."""
+        if not self.enabled:
+            return
+        row = {"loss": interval.loss, "reconstruction": interval.reconstruction, "kl": interval.kl}
+        self._write_row(
+            "train", step, epoch, row, beta=beta, lr=lr, grad_norm=interval.grad_norm,
+            images_per_second=images_per_second, skipped=interval.skipped,
+        )  # fmt: skip
+        self._write_scalars("Train", row, step)
+        self.writer.add_scalar("KL/beta", beta, step)
+        self.writer.add_scalar("GradNorm/Train", interval.grad_norm, step)
+        self.writer.add_scalar("LearningRate", lr, step)
+        self.writer.add_scalar("ImagesPerSecond", images_per_second, step)
+        if interval.skipped:
+            self.writer.add_scalar("SkippedSteps/Train", interval.skipped, step)
+        shown = {key: f"{value:.1f}" for key, value in row.items()}
+        self.bar.set_postfix(shown | {"img/s": f"{images_per_second:,.0f}"}, refresh=False)
+
+    def log_evaluation(
+        self, split: str, result: Evaluation, *, step: int, epoch: float, beta: float, lr: float
+    ) -> None:
+        """Record an evaluation; `split` is `test` or `val`."""
+        if not self.enabled:
+            return
+        row = {"loss": result.loss, "reconstruction": result.reconstruction, "kl": result.kl}
+        self._write_row(
+            split, step, epoch, row, beta=beta, lr=lr,
+            reconstruction_mean_z=result.reconstruction_mean_z, examples=result.examples,
+        )  # fmt: skip
+        self._write_scalars(split.capitalize(), row, step)
+        self.writer.add_scalar(f"Loss/{split.capitalize()}/BCE_at_mean_z", result.reconstruction_mean_z, step)
+        loss = f"loss {result.loss:.2f} (reconstruction {result.reconstruction:.2f} + KL {result.kl:.2f} nats)"
+        self.say(f"epoch {epoch:6.2f}  {split} {loss}")
+
+    def log_images(self, images: dict[str, Tensor], step: int) -> None:
+        """Record image grids (N, C, H, W) in [0, 1] under `Test/<name>`."""
+        if not self.enabled:
+            return
+        for name, batch in images.items():
+            grid = make_grid(batch.float().clamp(0, 1).cpu(), nrow=math.isqrt(len(batch)))
+            self.writer.add_image(f"Test/{name}", grid, step)
+
+    def log_hyperparameters(self, settings: dict[str, Any], results: dict[str, float]) -> None:
+        """Record settings and final results for TensorBoard's HPARAMS page, once, at the end."""
+        if self.enabled:
+            plain = {
+                key: value if isinstance(value, (bool, int, float, str)) else str(value)
+                for key, value in settings.items()
+            }
+            self.writer.add_hparams(plain, {f"hparam/{key}": value for key, value in results.items()}, run_name=".")
+
+    def flush(self) -> None:
+        """Force all records to the disk, so that no checkpoint is ahead of them."""
+        if self.enabled:
+            self.metrics.flush()
+            os.fsync(self.metrics.fileno())
+            self.writer.flush()
+
+    def _write_row(self, split: str, step: int, epoch: float, row: dict[str, float], **more: float) -> None:
+        self.metrics.write(json.dumps({"split": split, "step": step, "epoch": epoch, **row, **more}) + "\n")
+        self.metrics.flush()
+
+    def _write_scalars(self, name: str, row: dict[str, float], step: int) -> None:
+        self.writer.add_scalar(f"Loss/{name}", row["loss"], step)
+        self.writer.add_scalar(f"Loss/{name}/BCE", row["reconstruction"], step)
+        self.writer.add_scalar(f"Loss/{name}/KLD", row["kl"], step)
+
+
+def _cut(metrics: Path, step: int) -> None:
+    """Remove the lines of later steps, and a last line that was cut short."""
+    kept = []
+    for line in metrics.read_text(encoding="utf-8").splitlines(keepends=True):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if line.endswith("\n") and row["step"] <= step:
+            kept.append(line)
+    write_text(metrics, "".join(kept))
