@@ -15,11 +15,11 @@ import sys
 import time
 from dataclasses import asdict
 from functools import partial
-from typing import NoReturn
 
 STARTED = time.time()  # before the imports that take seconds
 
 from vae import assemble, checkpoint, launch, report
+from vae.cli import Parser
 from vae.components import InputError
 from vae.config import Config, describe, flatten, load, to_yaml, warnings
 from vae.engine import NonFiniteError
@@ -62,8 +62,6 @@ def train(config: Config, args: argparse.Namespace) -> None:
     if start.summary is not None:
         say(f"{folder} is finished: test loss {start.summary['test']['loss']:.2f} nats. Nothing to do.")
         return
-    for note in [*start.notes, *warnings(config)]:
-        say(f"warning: {note}", file=sys.stderr)
 
     # Continue from the newest valid checkpoint.
     state = RunState()
@@ -74,6 +72,8 @@ def train(config: Config, args: argparse.Namespace) -> None:
             raise InputError(f"data.name = {config.data.name!r}: the pixels are not those that {folder} was trained on")
         engine.load_state_dict(saved["engine"])
         state = RunState(**saved["run"])
+    for note in [*start.notes, *warnings(config)]:
+        say(f"warning: {note}", file=sys.stderr)
     say(f"training in {folder}: {plan}" + (f", from step {state.step:,}" if state.step else ""))
 
     # Train.
@@ -138,14 +138,6 @@ def train(config: Config, args: argparse.Namespace) -> None:
 def is_due(epoch: float, every: int) -> bool:
     """Whether something that happens after each `every` epochs (0: never) happens after `epoch` of them."""
     return bool(every) and round(epoch) % every == 0
-
-
-class Parser(argparse.ArgumentParser):
-    """Arguments; what is wrong with them is said in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise `InputError` instead of printing the usage."""
-        raise InputError(message)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

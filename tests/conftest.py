@@ -1,0 +1,128 @@
+"""Shared fixtures: the job in this process, a fresh one or several; a small data set; CI's rule on skips."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import train_ddp
+from vae.data import sources
+
+ROOT = Path(train_ddp.__file__).parent
+DATA = ROOT / "data"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """GPU tests need a GPU; nothing else may be left out."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="gpu: no CUDA device"))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In CI a skipped test is a failure, unless it needs a GPU."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("CI") and reporter is not None:
+        skipped = [report for report in reporter.stats.get("skipped", []) if "gpu: no CUDA" not in str(report.longrepr)]
+        if skipped and session.exitstatus == pytest.ExitCode.OK:
+            reporter.write_line(f"CI: {len(skipped)} test(s) skipped that CI is meant to run", red=True)
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a job printed and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def line(self) -> str:
+        """The only line on stderr."""
+        lines = self.err.strip().splitlines()
+        assert len(lines) == 1, self.err
+        return lines[0]
+
+
+def environment() -> dict[str, str]:
+    """Return this process's environment without what a launcher or CI may have set."""
+    launcher = {"WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS"}
+    return {key: value for key, value in os.environ.items() if key not in launcher} | {"PYTHONWARNINGS": "error"}
+
+
+def arguments(*args: Any) -> list[str]:
+    """Return the arguments of a job as strings, with the data set that the project ships."""
+    return [f"data.root={DATA}", *map(str, args)]
+
+
+def launcher(processes: int) -> list[str]:
+    """Return the command that starts the job on so many processes."""
+    if processes == 1:
+        return [sys.executable, str(ROOT / "train_ddp.py")]
+    torchrun = [sys.executable, "-W", "default", "-m", "torch.distributed.run", "--standalone"]
+    return [*torchrun, "--nproc-per-node", str(processes), str(ROOT / "train_ddp.py")]
+
+
+def launch(processes: int, *args: Any, cwd: Path | None = None, env: dict[str, str] | None = None) -> Outcome:
+    """Run the job in fresh processes under torchrun (or plain Python for one) and wait for it."""
+    variables = environment() | {"OMP_NUM_THREADS": "1"} | (env or {})
+    if processes > 1:  # torchrun's own imports are not ours to keep free of warnings
+        variables.pop("PYTHONWARNINGS")
+    command = launcher(processes) + arguments(*args)
+    done = subprocess.run(
+        command, cwd=cwd or ROOT, env=variables, capture_output=True, text=True, timeout=280, check=False
+    )
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def job(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Outcome]:
+    """Run the job in this process, in an empty working directory: `job("train.epochs=1")`."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*args: Any) -> Outcome:
+        capsys.readouterr()
+        code = train_ddp.main(arguments(*args))
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def mnist() -> sources.DataSet:
+    """The real MNIST."""
+    return sources.load("MNIST", DATA)
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory, mnist: sources.DataSet) -> Path:
+    """A thousand real digits for training and 130 for testing, as an .npz."""
+    path = tmp_path_factory.mktemp("data") / "small.npz"
+    arrays = {
+        "images": mnist.train.images[:1000, 0],
+        "labels": mnist.train.labels[:1000] if mnist.train.labels is not None else None,
+        "test_images": mnist.test.images[:130, 0],
+        "test_labels": mnist.test.labels[:130] if mnist.test.labels is not None else None,
+    }
+    np.savez(path, **{key: value.numpy() for key, value in arrays.items() if value is not None})
+    return path
+
+
+def rows(folder: Path, *, timeless: bool = False) -> list[dict[str, Any]]:
+    """Return the lines of a run's metrics.jsonl; `timeless` leaves out what depends on the clock."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if not (timeless and k == "images_per_second")} for row in lines]

@@ -1,0 +1,390 @@
+import json
+import math
+import sys
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.collections import PathCollection
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import StepPatch
+
+from vae import __main__ as cli
+from vae import checkpoint, figures
+from vae.components import InputError
+from vae.config import load, to_yaml
+from vae.data.sources import load as load_data
+from vae.figures.latents import CLASS_ORDER
+from vae.figures.style import PALETTE
+from vae.model import VAE
+from vae.report import draw_figures, read_metrics, report
+
+CURVES = {"loss_curves.png", "gradient_norm.png"}
+PICTURES = {"reconstructions.png", "samples.png", "interpolation.png", "latent_marginals.png"}
+PLANE_PICTURES = {"latent_scatter.png", "latent_histogram.png", "latent_plane.png"}
+
+
+def images(count: int, channels: int = 1, size: int = 28) -> torch.Tensor:
+    return torch.rand(count, channels, size, size, generator=torch.Generator().manual_seed(count))
+
+
+def normal(count: int, dim: int = 2) -> torch.Tensor:
+    return torch.randn(count, dim, generator=torch.Generator().manual_seed(0))
+
+
+def rows(split: str, epochs: list[float]) -> list[dict]:
+    """Rows whose loss falls from 1000 to 150, as a training run's do."""
+    losses = [150 + 850 * math.exp(-5 * epoch) for epoch in epochs]
+    return [
+        {"split": split, "step": int(100 * epoch), "epoch": epoch, "loss": loss, "reconstruction": loss - 6, "kl": 6.0}
+        | ({"beta": min(epoch / 10, 1.0), "lr": 1e-3, "grad_norm": 40.0 / epoch} if split == "train" else {})
+        for epoch, loss in zip(epochs, losses, strict=True)
+    ]
+
+
+TRAIN = rows("train", [0.1 * n for n in range(1, 200)])
+TEST = rows("test", [float(n) for n in range(1, 20)])
+VAL = rows("val", [float(n) for n in range(1, 20)])
+LABELS = torch.arange(300) % 10
+
+DRAWN = {
+    "reconstructions": lambda: figures.reconstructions(images(10), images(10)),
+    "reconstructions, wrapped": lambda: figures.reconstructions(images(15), images(15)),
+    "reconstructions, colour": lambda: figures.reconstructions(images(10, 3), images(10, 3)),
+    "samples": lambda: figures.samples(images(64)),
+    "samples, colour": lambda: figures.samples(images(64, 3)),
+    "interpolation": lambda: figures.interpolation(images(10)),
+    "interpolation, colour": lambda: figures.interpolation(images(10, 3)),
+    "loss_curves": lambda: figures.loss_curves(TRAIN, TEST),
+    "loss_curves, val": lambda: figures.loss_curves(TRAIN, TEST + VAL),
+    "loss_curves, one row": lambda: figures.loss_curves(TRAIN[:1], []),
+    "loss_curves, no rows": lambda: figures.loss_curves([], []),
+    "gradient_norm": lambda: figures.gradient_norm(TRAIN, 1.0),
+    "gradient_norm, no clipping": lambda: figures.gradient_norm(TRAIN, None),
+    "latent_scatter": lambda: figures.latent_scatter(normal(300), LABELS),
+    "latent_scatter, no labels": lambda: figures.latent_scatter(normal(300), None),
+    "latent_scatter, long names": lambda: figures.latent_scatter(normal(300), LABELS, class_names=["T-shirt/top"] * 10),
+    "latent_scatter, 47 classes": lambda: figures.latent_scatter(normal(300), torch.arange(300) % 47),
+    "latent_scatter, 100 classes": lambda: figures.latent_scatter(normal(300), torch.arange(300) % 100),
+    "latent_histogram": lambda: figures.latent_histogram(normal(300)),
+    "latent_histogram, one point": lambda: figures.latent_histogram(torch.zeros(1, 2)),
+    "latent_marginals": lambda: figures.latent_marginals(normal(300)),
+    "latent_marginals, 1 dimension": lambda: figures.latent_marginals(normal(300, 1)),
+    "latent_marginals, 5 dimensions": lambda: figures.latent_marginals(normal(300, 5)),
+    "latent_marginals, 32 dimensions": lambda: figures.latent_marginals(normal(300, 32)),
+    "latent_plane": lambda: figures.latent_plane(images(25), torch.linspace(-3, 3, 5)),
+    "latent_plane, colour": lambda: figures.latent_plane(images(25, 3), torch.linspace(-3, 3, 5)),
+}
+
+
+@pytest.fixture(params=DRAWN, scope="module")
+def figure(request) -> Figure:
+    drawn = DRAWN[request.param]()
+    drawn.draw_without_rendering()
+    return drawn
+
+
+# --- every picture ----------------------------------------------------------------------------------------------------
+
+
+def test_everything_is_titled_and_every_scale_is_labelled(figure):
+    assert figure.get_suptitle()
+    for axes in (axes for axes in figure.axes if axes.get_visible() and not axes.images):
+        assert axes.get_xlabel() or axes.get_label() == "<colorbar>" or not axes.xaxis.get_visible()  # a second y axis
+        assert any(panel.get_ylabel() for panel in axes.get_shared_y_axes().get_siblings(axes))
+
+
+def test_nothing_is_cut_off(figure):
+    drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+    assert drawn.x0 >= 0
+    assert drawn.y0 >= 0
+    assert drawn.x1 <= width
+    assert drawn.y1 <= height
+
+
+def test_no_title_or_label_covers_another(figure):
+    texts = list(figure.texts)
+    for axes in figure.axes:
+        if axes.get_visible():
+            texts += [axes.title, axes.xaxis.label, axes.yaxis.label]
+            low, high = axes.get_xlim()
+            ticks = axes.xaxis.get_major_ticks() if axes.xaxis.get_visible() else []
+            texts += [tick.label1 for tick in ticks if low <= tick.get_loc() <= high]
+    boxes = [text.get_window_extent() for text in texts if text.get_text() and text.get_visible()]
+    assert [(a, b) for a, b in combinations(boxes, 2) if a.overlaps(b)] == []
+
+
+def test_it_fits_a_page(figure):
+    width, height = figure.get_size_inches() * figure.dpi
+    assert 600 <= width <= 1600
+    assert 200 <= height <= 1600
+
+
+def test_pyplot_knows_nothing_of_it(figure):
+    assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
+
+
+# --- images -----------------------------------------------------------------------------------------------------------
+
+
+def shown(figure: Figure) -> np.ndarray:
+    """The pixels (H, W, C) that the figure's one image shows, with the range that is black to white."""
+    (image,) = figure.axes[0].images
+    assert image.get_clim() == (0, 1)
+    array = np.asarray(image.get_array())
+    return array[..., None] if array.ndim == 2 else array
+
+
+def cell(canvas: np.ndarray, row: int, column: int, size: int = 28, gap: int = 2) -> torch.Tensor:
+    top, left = row * (size + gap), column * (size + gap)
+    return torch.from_numpy(canvas[top : top + size, left : left + size]).permute(2, 0, 1)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_reconstructions_stand_under_their_originals(channels):
+    above, below = images(15, channels), images(15, channels).flip(-1)
+    canvas = shown(figures.reconstructions(above, below))
+    for index in range(15):
+        row, column = divmod(index, 10)
+        assert torch.equal(cell(canvas, 2 * row, column), above[index])
+        assert torch.equal(cell(canvas, 2 * row + 1, column), below[index])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_samples_and_interpolations_show_the_given_pixels(channels):
+    x = images(64, channels)
+    canvas = shown(figures.samples(x))
+    assert all(torch.equal(cell(canvas, *divmod(index, 8)), x[index]) for index in range(64))
+    canvas = shown(figures.interpolation(x[:10]))
+    assert all(torch.equal(cell(canvas, 0, index), x[index]) for index in range(10))
+
+
+def test_each_image_of_the_plane_stands_at_its_z():
+    z = torch.linspace(-2, 2, 5)
+    grey = torch.arange(25) / 25
+    figure = figures.latent_plane(grey[:, None, None, None].expand(25, 1, 6, 6), z)
+    canvas = shown(figure)[..., 0]
+    left, right, bottom, top = figure.axes[0].images[0].get_extent()
+    for i, j in np.ndindex(5, 5):
+        row = int((top - z[i]) / (top - bottom) * canvas.shape[0])
+        column = int((z[j] - left) / (right - left) * canvas.shape[1])
+        assert canvas[row, column] == grey[i * 5 + j]
+
+
+def test_means_outside_the_range_are_shown_as_black_and_white():
+    canvas = shown(figures.samples(torch.full((1, 3, 4, 4), 1.5)))
+    assert canvas.max() == 1
+    canvas = shown(figures.samples(torch.full((1, 3, 4, 4), -0.5)))
+    assert cell(canvas, 0, 0, size=4).max() == 0
+
+
+def test_images_of_two_channels_are_refused():
+    with pytest.raises(ValueError, match="C = 1 or 3"):
+        figures.samples(images(4, 2))
+
+
+# --- curves -----------------------------------------------------------------------------------------------------------
+
+
+def points(line: Line2D) -> tuple[np.ndarray, np.ndarray]:
+    return np.asarray(line.get_xdata(), dtype=float), np.asarray(line.get_ydata(), dtype=float)
+
+
+def test_curves_are_the_rows():
+    figure = figures.loss_curves(TRAIN, TEST + VAL)
+    for axes, key in zip(figure.axes, ("loss", "reconstruction", "kl"), strict=False):
+        for line, given in zip(axes.lines, (TRAIN, VAL, TEST), strict=True):
+            epochs, values = points(line)
+            assert epochs.tolist() == [row["epoch"] for row in given]
+            assert values.tolist() == [row[key] for row in given]
+    (beta,) = figure.axes[3].lines
+    assert points(beta)[1].tolist() == [row["beta"] for row in TRAIN]
+
+
+def test_the_steep_beginning_does_not_squash_the_rest():
+    axes = figures.loss_curves(TRAIN, TEST).axes[0]
+    low, high = axes.get_ylim()
+    settled = [row["loss"] for row in [*TRAIN, *TEST] if row["epoch"] >= 1]
+    assert low < min(settled)
+    assert max(settled) < high < min(settled) + 1.2 * (max(settled) - min(settled))
+
+
+def test_non_finite_rows_do_not_spoil_the_curves():
+    bad = [{**row, "loss": math.nan, "kl": math.inf} for row in TRAIN[:5]]
+    figures.loss_curves(bad + TRAIN, TEST).draw_without_rendering()
+    figures.loss_curves(bad, []).draw_without_rendering()
+
+
+def test_gradient_norm_has_a_log_scale_and_the_threshold():
+    axes = figures.gradient_norm(TRAIN, 2.5).axes[0]
+    assert axes.get_yscale() == "log"
+    curve, threshold = axes.lines
+    assert points(curve)[1].tolist() == [row["grad_norm"] for row in TRAIN]
+    assert points(threshold)[1].tolist() == [2.5, 2.5]
+    assert len(figures.gradient_norm(TRAIN, None).axes[0].lines) == 1
+
+
+# --- the aggregate posterior ------------------------------------------------------------------------------------------
+
+
+def test_palette_has_ten_colours():
+    assert len({to_hex(color) for color in PALETTE}) == 10
+    assert sorted(CLASS_ORDER) == list(range(10))
+
+
+@pytest.mark.parametrize("classes", [1, 2, 10, 47])
+def test_every_point_has_the_colour_of_its_class(classes):
+    z, labels = normal(300), torch.arange(300) % classes + 3
+    axes = figures.latent_scatter(z, labels, class_names=[f"name {n}" for n in range(classes + 3)]).axes[0]
+    (scatter,) = (artist for artist in axes.collections if isinstance(artist, PathCollection))
+    color_at = {
+        tuple(place): to_hex(tuple(color))
+        for place, color in zip(
+            np.asarray(scatter.get_offsets()).tolist(), np.asarray(scatter.get_facecolor()), strict=True
+        )
+    }
+    colors = [color_at[tuple(place)] for place in z.double().tolist()]
+    assert len(set(colors)) == classes
+    assert len(set(zip(colors, labels.tolist(), strict=True))) == classes
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == [f"name {n + 3}" for n in range(classes)]
+
+
+def test_histogram_counts_every_point_on_a_log_scale():
+    axes, bar = figures.latent_histogram(normal(5000)).axes
+    counts = np.ma.masked_invalid(np.ma.asarray(axes.collections[0].get_array()))
+    assert counts.sum() == 5000
+    assert bar.get_yscale() == "log"
+
+
+def test_circles_hold_the_prior_mass_they_name():
+    radii = np.linalg.norm(normal(200_000).numpy(), axis=1)
+    for line in figures.latent_histogram(normal(100)).axes[0].lines:
+        radius = np.hypot(*points(line))
+        named = float(str(line.get_label()).split("%")[0].split()[-1]) / 100
+        assert (radii < radius.mean()).mean() == pytest.approx(named, abs=0.005)
+
+
+def test_marginals_and_prior_are_densities():
+    for axes in figures.latent_marginals(normal(5000, 3)).axes:
+        (cells,) = (patch for patch in axes.patches if isinstance(patch, StepPatch))
+        values, edges, _ = cells.get_data()
+        assert np.sum(values * np.diff(edges)) == pytest.approx(1)
+        z, density = points(axes.lines[0])
+        assert np.trapezoid(density, z) == pytest.approx(1, abs=1e-3)
+        assert np.trapezoid(density * np.square(z), z) == pytest.approx(1, abs=0.02)
+
+
+# --- report -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def make_run(tmp_path_factory):
+    """A finished run on 70 small random images, made without training."""
+
+    def make(latent_dim: int = 2, channels: int = 1):
+        folder = tmp_path_factory.mktemp("run")
+        archive = folder / "data.npz"
+        pixels = images(80, channels, size=8).numpy()
+        np.savez(
+            archive, images=pixels, labels=np.arange(80) % 4, test_images=pixels[:70], test_labels=np.arange(70) % 4
+        )
+        model = {"model.latent_dim": latent_dim, "model.hidden_dim": 8}
+        overrides = [f"{key}={value}" for key, value in model.items()]
+        config = load(overrides=[f"data.name={archive}", *overrides])
+        (folder / "config.yaml").write_text(to_yaml(config))
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*TRAIN, *TEST]))
+        vae = VAE(image_shape=(channels, 8, 8), **config.model.model_dump())
+        checkpoint.save_model(folder / "model", vae)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def run(make_run):
+    return make_run()
+
+
+def test_report_draws_all_pictures_and_the_command_draws_the_same_again(run, capsys):
+    written = report(run)
+    assert {path.name for path in written} == CURVES | PICTURES | PLANE_PICTURES
+    assert set((run / "figures").iterdir()) == set(written)
+    assert capsys.readouterr() == ("", "")
+    before = {path: path.read_bytes() for path in written}
+    assert all(content.startswith(b"\x89PNG") and len(content) < 400_000 for content in before.values())
+
+    assert cli.main(["report", str(run)]) == 0
+    assert capsys.readouterr().out.splitlines() == [str(path) for path in written]
+    assert {path: path.read_bytes() for path in written} == before
+
+
+def test_more_latent_dimensions_have_no_plane(make_run):
+    assert {path.name for path in report(make_run(latent_dim=3, channels=3))} == CURVES | PICTURES
+
+
+def test_images_that_cannot_be_shown_are_left_out(make_run):
+    assert {path.name for path in report(make_run(latent_dim=3, channels=2))} == CURVES | {"latent_marginals.png"}
+
+
+def test_the_model_is_left_as_it_was(run):
+    data = load_data(str(run / "data.npz"), run)
+    model = VAE(image_shape=(1, 8, 8), latent_dim=1, hidden_dim=8).train()
+    draw_figures(run, model, data, seed=0)
+    assert model.training
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("missing", ["config.yaml", "metrics.jsonl", "model/model.safetensors"])
+def test_a_folder_that_lacks_something_is_refused(run, tmp_path, missing):
+    for name in {"config.yaml", "metrics.jsonl", "model/model.safetensors"} - {missing}:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    with pytest.raises(InputError) as refused:
+        report(tmp_path)
+    assert str(tmp_path) in str(refused.value)
+    assert missing in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("missing", ["nowhere", "."])
+def test_what_is_no_run_folder_is_refused(tmp_path, missing):
+    with pytest.raises(InputError, match="not a run folder"):
+        report(tmp_path / missing)
+
+
+GOOD = json.dumps(TEST[0])
+
+
+@pytest.mark.parametrize("line", ["{", "", "[1]", "{}", '{"split": "tset"}', GOOD.replace("6.0", '"6"'), GOOD[:-9]])
+def test_a_malformed_line_is_named(tmp_path, line):
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text(f"{GOOD}\n{line}\n{GOOD}\n")
+    with pytest.raises(InputError) as refused:
+        read_metrics(metrics)
+    assert f"{metrics} line 2" in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_last_line_cut_short_is_left_out(tmp_path):
+    metrics = tmp_path / "metrics.jsonl"
+    for end in range(len(GOOD)):
+        metrics.write_text(f"{GOOD}\n{GOOD[:end]}")
+        assert read_metrics(metrics) == [TEST[0]]
+    metrics.write_text(f"{GOOD}\n{GOOD}")
+    assert read_metrics(metrics) == [TEST[0]] * 2
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("argv", [[], ["report"], ["reprot", "x"], ["report", "nowhere"], ["report", "x", "--nothing"]])
+def test_command_refuses_in_one_line(argv, capsys):
+    assert cli.main(argv) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert len(err.splitlines()) == 1

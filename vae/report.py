@@ -1,0 +1,210 @@
+"""Pictures of a finished run, written into its folder."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from torchvision import datasets
+
+from vae import figures
+from vae.assemble import build_data, build_model
+from vae.checkpoint import WEIGHTS, load_weights
+from vae.components import InputError
+from vae.config import load
+from vae.data import randomness
+from vae.data.batches import to_unit_interval
+from vae.data.sources import DataSet, Split
+from vae.evaluation import CHUNK, pictures
+from vae.model import VAE
+from vae.tracking import METRICS
+
+CONFIG = "config.yaml"
+HINT = "give a folder that train_ddp.py wrote, e.g. runs/mnist"
+NUMBERS = {  # what a row of each split must hold
+    "train": ("epoch", "loss", "reconstruction", "kl", "beta", "grad_norm"),
+    "test": ("epoch", "loss", "reconstruction", "kl"),
+    "val": ("epoch", "loss", "reconstruction", "kl"),
+}
+PLANE = torch.linspace(-3, 3, 21)  # holds 99.7 % of each dimension of the prior N(0, I), and its centre
+CLASS_NAMES = {
+    "FashionMNIST": datasets.FashionMNIST.classes,
+    "KMNIST": datasets.KMNIST.classes,
+    "EMNIST": datasets.EMNIST.classes_split_dict["balanced"],
+}
+
+
+def report(run_dir: Path) -> list[Path]:
+    """Draw the pictures of a finished run from its folder alone.
+
+    Args:
+        run_dir: the folder that a training run has written.
+
+    Returns:
+        The files written, see `draw_figures`.
+
+    Raises:
+        InputError: not a run folder, an unfinished or damaged run, or its data are not there.
+    """
+    _must_exist(run_dir / CONFIG, f"{run_dir}: not a run folder: it holds no {CONFIG}; {HINT}")
+    config = load(run_dir / CONFIG)
+    weights = run_dir / "model" / WEIGHTS
+    _must_exist(weights, f"{run_dir}: not finished: it holds no model/{WEIGHTS}; run the same train command again")
+    data = build_data(config)
+    model = build_model(config, data.image_shape)
+    load_weights(weights.parent, model)
+    return draw_figures(run_dir, model, data, config.run.seed)
+
+
+def draw_figures(run_dir: Path, model: VAE, data: DataSet, seed: int) -> list[Path]:
+    """Draw a run's pictures; the same run gives the same pictures every time.
+
+    Args:
+        run_dir: holds metrics.jsonl and config.yaml; `figures/` is written there, whole files only.
+        model: the unwrapped model, on any device.
+        data: what it was trained on; the test set is shown. Images of other than 1 or 3 channels are not drawn.
+        seed: of the samples and of z ~ q(z|x).
+
+    Returns:
+        The files written: curves, reconstructions, samples, interpolation and marginals, and with two latent dimensions
+        also the latent plane.
+
+    Raises:
+        InputError: a file of the run is missing, malformed or cannot be written.
+    """
+    rows = read_metrics(run_dir / METRICS)
+    max_grad_norm = load(run_dir / CONFIG).optim.max_grad_norm
+    drawn = _draw_curves(rows, max_grad_norm)
+    with _evaluating(model):
+        drawn |= _draw_images(model, data, seed) | _draw_latents(model, data, seed)
+    return [_save(figure, run_dir / "figures" / f"{name}.png") for name, figure in drawn.items()]
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a metrics.jsonl; a last line that a crash cut short is left out.
+
+    Raises:
+        InputError: there is no such file, or a line is not a metrics row.
+    """
+    _must_exist(path, f"{path.parent}: not a run folder: it holds no {path.name}; {HINT}")
+    *lines, rest = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    if _is_json(rest):
+        lines.append(rest)
+    return [_parse_row(line, f"{path} line {number}") for number, line in enumerate(lines, start=1)]
+
+
+# --- the pictures, by file name ---------------------------------------------------------------------------------------
+
+
+def _draw_curves(rows: list[dict[str, Any]], max_grad_norm: float | None) -> dict[str, Figure]:
+    train = [row for row in rows if row["split"] == "train"]
+    others = [row for row in rows if row["split"] != "train"]
+    return {
+        "loss_curves": figures.loss_curves(train, others),
+        "gradient_norm": figures.gradient_norm(train, max_grad_norm),
+    }
+
+
+def _draw_images(model: VAE, data: DataSet, seed: int) -> dict[str, Figure]:
+    if data.image_shape[0] not in (1, 3):
+        return {}
+    weights = next(model.parameters())
+    shown = _one_of_each(data.test, count=10)
+    originals = to_unit_interval(data.test.images[shown].to(weights.device), weights.dtype)
+    drawn = {
+        "reconstructions": figures.reconstructions(originals, model.reconstruct(originals)),
+        "samples": figures.samples(pictures(model, data.test.images, seed)["Samples"]),
+    }
+    if len(originals) > 1:
+        drawn["interpolation"] = figures.interpolation(model.interpolate(originals[0], originals[1]))
+    if model.latent_dim == 2:
+        z = torch.cartesian_prod(PLANE, PLANE).flip(-1)  # z_1 runs fastest
+        drawn["latent_plane"] = figures.latent_plane(model.decode(z.to(weights)).mean, PLANE)
+    return drawn
+
+
+def _draw_latents(model: VAE, data: DataSet, seed: int) -> dict[str, Figure]:
+    means, z = _encode(model, data.test.images, seed)
+    drawn = {"latent_marginals": figures.latent_marginals(z)}
+    if model.latent_dim == 2:
+        names = CLASS_NAMES.get(data.name)
+        drawn["latent_scatter"] = figures.latent_scatter(means, data.test.labels, class_names=names)
+        drawn["latent_histogram"] = figures.latent_histogram(z)
+    return drawn
+
+
+def _encode(model: VAE, images: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Return E[z|x] and one z ~ q(z|x) of each image, (N, D) each, on the CPU."""
+    weights = next(model.parameters())
+    noise = randomness.normal(len(images), model.latent_dim, seed, "figures/posterior")
+    parts = []
+    for chunk, eps in zip(images.split(CHUNK), noise.split(CHUNK), strict=True):
+        q = model.encode(to_unit_interval(chunk.to(weights.device), weights.dtype))
+        parts.append(torch.stack([q.mean, model.posterior.transform(q, eps.to(weights))]).cpu())
+    means, z = torch.cat(parts, dim=1)
+    return means, z
+
+
+def _one_of_each(split: Split, *, count: int) -> Tensor:
+    """Return the indices of the first example of each class, or without classes of the first ones; at most `count`."""
+    if split.labels is None or len(split.labels.unique()) < 2:
+        return torch.arange(min(count, len(split)))
+    return torch.stack([(split.labels == label).nonzero()[0, 0] for label in split.labels.unique()[:count]])
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def _must_exist(path: Path, problem: str) -> Path:
+    if not path.is_file():
+        raise InputError(problem)
+    return path
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    """Write a PNG so that a crash leaves either the old picture or the new one."""
+    partial = path.with_name(f".partial-{path.name}")
+    try:
+        path.parent.mkdir(exist_ok=True)
+        figure.savefig(partial, format="png")
+        partial.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
+def _parse_row(line: str, where: str) -> dict[str, Any]:
+    """Return one row of metrics; `where` names the file and line in what is raised."""
+    row = json.loads(line) if _is_json(line) else None
+    if not isinstance(row, dict) or row.get("split") not in NUMBERS:
+        raise InputError(f"{where}: must be a JSON object with split train, test or val; restore or remove the line")
+    for key in NUMBERS[row["split"]]:
+        if not isinstance(row.get(key), (int, float)):
+            raise InputError(f"{where}: {key} = {row.get(key)!r}: must be a number; restore or remove the line")
+    return row
+
+
+@contextmanager
+def _evaluating(model: VAE) -> Iterator[None]:
+    """Put the model in evaluation mode, without gradients, and back as it was."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
