@@ -106,7 +106,8 @@ def piece_of(metadata: list[Any]) -> PieceOf | None:
 
 def nearest(word: str, known: Mapping[str, Any] | list[str]) -> str:
     """Return `; did you mean ...?` for the closest known word, or nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    same_ending = [key for key in known if key.rpartition(".")[2] == word.rpartition(".")[2]]
+    close = same_ending or difflib.get_close_matches(word, list(known), n=1, cutoff=0.65)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 

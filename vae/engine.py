@@ -90,7 +90,7 @@ class Engine:
         """
         self._set_learning_rate(progress)
         output = self.model(batch.x, batch.noise)
-        terms = self.objective(output, batch.x, progress)
+        terms = self.objective(output, batch.x, progress).first(batch.count)
 
         # DDP averages over ranks, so that the sum over ranks / n is the gradient of the mean over the global batch
         loss = terms.loss.sum() * (self.accelerator.num_processes / batch.global_count)

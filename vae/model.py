@@ -1,6 +1,8 @@
 """The VAE: puts an encoder, a posterior, a prior, a decoder and a likelihood together."""
 
+import contextlib
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
@@ -69,6 +71,12 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
         self.likelihood: Likelihood = build(LIKELIHOODS, likelihood, image_shape)
         self.encoder: nn.Module = build(ENCODERS, encoder, image_shape, self.posterior.features, hidden_dim, depth)
         self.decoder: nn.Module = build(DECODERS, decoder, latent_dim, self.likelihood.output_shape, hidden_dim, depth)
+
+    @classmethod
+    def _from_pretrained(cls, **location: Any) -> "VAE":
+        """Load as the mixin does, without the line it prints."""
+        with contextlib.redirect_stdout(None):
+            return super()._from_pretrained(**location)
 
     def forward(self, x: Tensor, noise: Tensor | None = None) -> VAEOutput:
         """Encode, draw z ~ q(z|x), decode.

@@ -21,6 +21,10 @@ class Terms:
     reconstruction: Tensor
     kl: Tensor
 
+    def first(self, count: int) -> "Terms":
+        """Return the terms of the first `count` examples."""
+        return Terms(self.loss[:count], self.reconstruction[:count], self.kl[:count])
+
 
 class Objective(ABC):
     """What is minimised; `beta(progress)` is the weight of the KL at `progress` epochs."""

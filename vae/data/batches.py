@@ -19,13 +19,16 @@ class Batch:
     """One rank's part of a global batch.
 
     Attributes:
-        x: images (B, C, H, W) in [0, 1]; B can be 0 on a rank when the global batch is smaller than the world.
+        x: images (B, C, H, W) in [0, 1].
         noise: standard normal (B, D).
+        count: how many of the B are ours. B itself, except where a global batch is smaller than the world: a rank
+            without an example gets a stand-in that does not count, because networks need something to run on.
         global_count: examples in the global batch, all ranks together.
     """
 
     x: Tensor
     noise: Tensor
+    count: int
     global_count: int
 
 
@@ -77,11 +80,13 @@ class TrainingBatches:
         if epoch != self._epoch:
             self._prepare(epoch)
         start = position * self.batch_size
-        count = min(self.batch_size, len(self.images) - start)
-        part = share(count, self.rank, self.world_size)
-        rows = slice(start + part.start, start + part.stop)
+        global_count = min(self.batch_size, len(self.images) - start)
+        part = share(global_count, self.rank, self.world_size)
+        count = part.stop - part.start
+        first = start + part.start if count else start
+        rows = slice(first, first + max(count, 1))
         images = self._pixels.index_select(0, self._order[rows])
-        return Batch(to_unit_interval(images, self.dtype), self._noise[rows], count)
+        return Batch(to_unit_interval(images, self.dtype), self._noise[rows], count, global_count)
 
     def total_steps(self, epochs: int, max_steps: int) -> int:
         """Return the steps of a run of `epochs` epochs, at most `max_steps` of them unless that is 0."""

@@ -213,7 +213,7 @@ def _locked(root: Path):  # noqa: ANN202
 
 def _read_npz(path: Path) -> DataSet:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else _one_line(error)

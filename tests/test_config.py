@@ -1,0 +1,149 @@
+"""Configuration: what is read, what is refused and in which words."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+from vae import assemble, config
+from vae.config import Config, InputError, describe, load
+
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_file_builds_and_says_how_to_run_it(path: Path) -> None:
+    loaded = load(path)
+    assert assemble.build_model(loaded, (1, 28, 28)).count_parameters() > 0
+    assemble.build_objective(loaded)
+    assert path.read_text().startswith(f"# python train_ddp.py --config configs/{path.name}")
+    assert config.warnings(loaded) == [] or path.stem == "debug"
+
+
+@pytest.mark.parametrize(
+    ("file", "parameters"),
+    [("mnist", 1_068_820), ("mnist_256", 469_268), ("mnist_32d", 1_091_920), ("article1", 1_149_972)],
+)
+def test_parameter_counts_are_the_articles(file: str, parameters: int) -> None:
+    model = assemble.build_model(load(ROOT / f"configs/{file}.yaml"), (1, 28, 28))
+    assert model.count_parameters() == parameters
+
+
+def test_defaults_are_the_second_article() -> None:
+    defaults = Config()
+    assert (defaults.model.latent_dim, defaults.model.hidden_dim, defaults.train.epochs) == (2, 512, 50)
+    assert (defaults.optim.lr, defaults.optim.weight_decay, defaults.optim.max_grad_norm) == (1e-3, 1e-2, 1.0)
+    assert defaults.objective["beta"] == {"name": "LinearWarmup", "epochs": 10.0, "start": 0.0, "end": 1.0}
+
+
+def test_a_saved_configuration_reads_back_the_same(tmp_path: Path) -> None:
+    before = load(None, ["model.prior=StandardNormal", "objective.beta=4", "optim.max_grad_norm=null"])
+    (tmp_path / "config.yaml").write_text(config.to_yaml(before))
+    assert load(tmp_path / "config.yaml") == before
+
+
+def test_command_line_beats_file_beats_defaults(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("train: {epochs: 3, batch_size: 64}\n")
+    loaded = load(tmp_path / "a.yaml", ["train.epochs=7"])
+    assert (loaded.train.epochs, loaded.train.batch_size, loaded.train.log_every) == (7, 64, 100)
+
+
+@pytest.mark.parametrize("text", ["1e-3", "1E-3", "0.001", "1.0e-3", ".001"])
+def test_numbers_may_be_written_with_an_exponent(text: str) -> None:
+    assert load(None, [f"optim.lr={text}"]).optim.lr == 1e-3
+
+
+def test_naming_a_component_replaces_it_and_a_setting_changes_it() -> None:
+    assert load(None, ["objective.beta={name: Constant}"]).objective["beta"] == {"name": "Constant", "value": 1.0}
+    assert load(None, ["objective.beta.epochs=3"]).objective["beta"]["epochs"] == 3
+    assert load(None, ["objective.beta=2"]).objective["beta"] == {"name": "Constant", "value": 2.0}
+    assert load(None, ["model.posterior.scale=exp"]).model.posterior["scale"] == "exp"
+
+
+REFUSED = {
+    "train.epoch=5": ["train.epoch", "train.epochs"],
+    "optim.learning_rate=1": ["optim.learning_rate"],
+    "epochs=5": ["epochs", "did you mean 'train.epochs'"],
+    "nonsense=1": ["nonsense", "--help"],
+    "train.epochs=ten": ["train.epochs", "'ten'", "integer"],
+    "train.epochs=true": ["train.epochs", "True"],
+    "train.batch_size=1.5": ["train.batch_size", "1.5"],
+    "train=3": ["train", "keys and values"],
+    "model.latent_dim=0": ["model.latent_dim", "0", "1"],
+    "model.depth=12": ["model.depth", "12", "hidden_dim"],
+    "optim.lr=-1": ["optim.lr", "-1", "greater than 0"],
+    "optim.lr=.inf": ["optim.lr", "finite"],
+    "train.precision=fp8": ["train.precision", "fp8", "bf16"],
+    "data.val_size=-1": ["data.val_size", "-1"],
+    "model.prior=GaussianMixtures": ["model.prior.name", "GaussianMixtures", "StandardNormal"],
+    "model.posterior=DiagonalNorml": ["model.posterior.name", "did you mean 'DiagonalNormal'"],
+    "model.posterior.scal=exp": ["model.posterior.scal", "did you mean 'scale'"],
+    "model.posterior.scale=sqrt": ["model.posterior.scale", "sqrt", "softplus"],
+    "model.likelihood={name: Normal, std: -1}": ["model.likelihood.std", "-1", "greater than 0"],
+    "objective.beta.value=1": ["objective.beta.value", "LinearWarmup"],
+    "objective.beta=-1": ["objective.beta.value", "-1"],
+    "model.prior=[1]": ["model.prior", "[1]", "name"],
+    "run.name=a/b": ["run.name", "a/b"],
+    "run.name=[": ["run.name", "YAML"],
+    "train.epochs": ["train.epochs", "key=value"],
+}
+
+
+@pytest.mark.parametrize("override", REFUSED)
+def test_refused_with_one_line_that_names_key_value_and_way_out(override: str) -> None:
+    with pytest.raises(InputError) as refusal:
+        load(None, [override])
+    message = str(refusal.value)
+    assert "\n" not in message
+    assert all(word in message for word in REFUSED[override]), message
+
+
+FILES = {
+    "train: {epochs: 5": "line",
+    "train: {epochs: 5}\ntrain: {epochs: 6}\n": "given twice",
+    "- 1\n- 2\n": "keys and values",
+    "train: {epoch: 5}\n": "train.epochs",
+    "!!python/object/apply:os.system ['true']": "YAML",
+}
+
+
+@pytest.mark.parametrize("text", FILES)
+def test_unusable_files_are_named_with_the_reason(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=FILES[text]) as refusal:
+        load(path)
+    assert "\n" not in str(refusal.value)
+    assert "bad.yaml" in str(refusal.value)
+
+
+def test_missing_or_binary_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nope\.yaml: cannot be read: No such file"):
+        load(tmp_path / "nope.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match=r"binary\.yaml: cannot be read: not a text file"):
+        load(tmp_path / "binary.yaml")
+
+
+def test_a_warm_up_longer_than_training_is_a_warning() -> None:
+    assert config.warnings(load(None, ["train.epochs=5"])) == [
+        "objective.beta: the warm-up lasts 10 epochs, longer than train.epochs = 5"
+    ]
+    assert config.warnings(load(None, ["train.epochs=10"])) == []
+
+
+def test_differences_list_what_changes_a_run_and_nothing_else() -> None:
+    before = load()
+    after = load(None, ["train.epochs=60", "run.name=x", "train.log_every=7", "run.seed=3", "model.latent_dim=4"])
+    assert config.differences(before, after) == ["model.latent_dim: 2 -> 4", "run.seed: 0 -> 3"]
+
+
+def test_help_lists_every_key_with_its_default_and_meaning() -> None:
+    text = describe()
+    for key in config.flatten(Config()):
+        section = key if key.count(".") < 2 else key.rsplit(".", 1)[-1]
+        assert section in text or key.startswith("objective"), key
+    for section in yaml.safe_load(config.to_yaml(Config())):
+        assert section in text
+    assert "None" not in text.replace("NoneType", "")

@@ -1,0 +1,304 @@
+"""Data: what is read is what is there; every example exactly once; randomness without state."""
+
+import gzip
+import io
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision import datasets
+from torchvision.datasets.utils import calculate_md5
+from torchvision.transforms import v2
+
+from tests.conftest import DATA, ROOT, environment
+from vae.components import InputError
+from vae.data import randomness, sources
+from vae.data.batches import TrainingBatches, share, to_unit_interval
+
+RAW = DATA / "MNIST" / "raw"
+ARCHIVE = "t10k-images-idx3-ubyte.gz"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A data folder with the four archives, nothing unpacked."""
+    folder = tmp_path / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    for archive in RAW.glob("*.gz"):
+        shutil.copy(archive, folder)
+    return tmp_path
+
+
+def idx(path: Path) -> np.ndarray:
+    """Read an IDX file by its own description (Y. LeCun), without torchvision."""
+    raw = gzip.decompress(path.read_bytes())
+    dimensions = struct.unpack(f">{raw[3]}i", raw[4 : 4 + 4 * raw[3]])
+    return np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(dimensions)
+
+
+def test_mnist_is_what_the_archives_hold(mnist: sources.DataSet) -> None:
+    assert np.array_equal(mnist.train.images[:, 0].numpy(), idx(RAW / "train-images-idx3-ubyte.gz"))
+    assert np.array_equal(mnist.test.images[:, 0].numpy(), idx(RAW / ARCHIVE))
+    assert mnist.test.labels is not None
+    assert np.array_equal(mnist.test.labels.numpy(), idx(RAW / "t10k-labels-idx1-ubyte.gz"))
+    assert mnist.image_shape == (1, 28, 28)
+
+
+def test_unpacks_once_and_repairs_what_a_killed_start_left(root: Path, mnist: sources.DataSet) -> None:
+    half = root / "MNIST" / "raw" / "train-images-idx3-ubyte"
+    half.write_bytes(b"\0" * 1000)
+    flipped = root / "MNIST" / "raw" / "t10k-images-idx3-ubyte"
+    content = bytearray(gzip.decompress((RAW / ARCHIVE).read_bytes()))
+    content[5000] ^= 1
+    flipped.write_bytes(content)
+    assert sources.load("MNIST", root).fingerprint == mnist.fingerprint
+    before = half.stat().st_mtime_ns
+    sources.load("MNIST", root)
+    assert half.stat().st_mtime_ns == before
+
+
+def test_jobs_that_start_together_on_one_folder_all_read_the_data(root: Path, mnist: sources.DataSet) -> None:
+    code = f"from vae.data.sources import load; print(load('MNIST', {str(root)!r}).fingerprint)"
+    jobs = [
+        subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=environment(), stdout=subprocess.PIPE)
+        for _ in range(4)
+    ]
+    assert [job.communicate()[0].decode().strip() for job in jobs] == [mnist.fingerprint] * 4
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "missing"])
+def test_a_damaged_archive_is_named(root: Path, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])  # nobody answers there
+    archive = root / "MNIST" / "raw" / ARCHIVE
+    content = bytearray(archive.read_bytes())
+    content[1000] ^= 1
+    {
+        "truncated": lambda: archive.write_bytes(content[:5000]),
+        "flipped": lambda: archive.write_bytes(content),
+        "empty": lambda: archive.write_bytes(b""),
+        "missing": archive.unlink,
+    }[damage]()
+    with pytest.raises(InputError, match="missing" if damage == "missing" else r"t10k-images.*md5") as refusal:
+        sources.load("MNIST", root)
+    assert "\n" not in str(refusal.value)
+    assert str(root) in str(refusal.value)
+
+
+def test_unknown_data_sets_are_refused_with_the_nearest() -> None:
+    with pytest.raises(InputError, match=r"'FashonMNIST'.*did you mean 'FashionMNIST'"):
+        sources.load("FashonMNIST", DATA)
+
+
+def test_fashion_mnist_is_read_from_its_own_archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same reader with other archives: stand-ins in the same format, with their own md5 sums."""
+    folder = tmp_path / "FashionMNIST" / "raw"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    images = {"train": rng.integers(0, 256, (50, 28, 28)), "t10k": rng.integers(0, 256, (20, 28, 28))}
+    for part, pixels in images.items():
+        for kind, array in {"images-idx3": pixels, "labels-idx1": pixels[:, 0, 0] % 10}.items():
+            header = struct.pack(f">BBBB{array.ndim}i", 0, 0, 8, array.ndim, *array.shape)
+            (folder / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(header + array.astype(np.uint8).tobytes()))
+    resources = [(path.name, calculate_md5(path)) for path in sorted(folder.iterdir())]
+    monkeypatch.setattr(datasets.FashionMNIST, "resources", resources)
+    data = sources.load("FashionMNIST", tmp_path)
+    assert np.array_equal(data.train.images[:, 0].numpy(), images["train"])
+    assert np.array_equal(data.test.images[:, 0].numpy(), images["t10k"])
+
+
+def npz(path: Path, **arrays: Any) -> str:
+    np.savez(path / "x.npz", **arrays)
+    return str(path / "x.npz")
+
+
+@pytest.mark.parametrize("shape", [(40, 5, 7), (40, 3, 8, 6)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+def test_npz_keeps_shape_and_values(tmp_path: Path, shape: tuple[int, ...], dtype: type) -> None:
+    images = np.random.default_rng(0).integers(0, 256, shape)
+    images = images.astype(np.uint8) if dtype is np.uint8 else (images / 255).astype(dtype)
+    data = sources.load(npz(tmp_path, images=images, labels=np.arange(40)), "unused")
+    assert data.image_shape == (*(1,) * (4 - len(shape)), *shape[1:])
+    assert (len(data.train), len(data.test)) == (36, 4)
+    assert data.train.labels is not None
+    assert data.test.labels is not None
+    both = torch.cat([data.train.images, data.test.images])
+    order = torch.cat([data.train.labels, data.test.labels])
+    assert np.array_equal(both.reshape(images.shape).numpy(), images[order.numpy()].astype(both.numpy().dtype))
+    assert sorted(order.tolist()) == list(range(40))
+
+
+UNUSABLE = {
+    "no images": ({"pictures": np.zeros((4, 5, 5))}, "must hold `images`"),
+    "one dimension too few": ({"images": np.zeros((4, 25))}, "must be .N, H, W."),
+    "no pixels": ({"images": np.zeros((4, 0, 5))}, "must be .N, H, W."),
+    "one image": ({"images": np.zeros((1, 5, 5))}, "N >= 2"),
+    "integers": ({"images": np.zeros((4, 5, 5), np.int64)}, "int64; must be uint8"),
+    "above one": ({"images": np.full((4, 5, 5), 255.0)}, r"from 255 to 255; floating point must be in \[0, 1\]"),
+    "below zero": ({"images": np.full((4, 5, 5), -0.5)}, r"from -0.5 to -0.5"),
+    "not a number": ({"images": np.full((4, 5, 5), np.nan)}, r"must be in \[0, 1\]"),
+    "labels of another length": ({"images": np.zeros((4, 5, 5)), "labels": np.zeros(3, int)}, r"must be \(4,\)"),
+    "pickled": ({"images": np.array([None, {}], object)}, "not a readable .npz"),
+    "another test size": ({"images": np.zeros((4, 5, 5)), "test_images": np.zeros((4, 6, 5))}, "one size"),
+}
+
+
+@pytest.mark.parametrize("case", UNUSABLE)
+def test_an_unusable_npz_is_named_with_the_reason(case: str, tmp_path: Path) -> None:
+    arrays, reason = UNUSABLE[case]
+    with pytest.raises(InputError, match=reason) as refusal:
+        sources.load(npz(tmp_path, **arrays), "unused")
+    assert "x.npz" in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no zip", "truncated"])
+def test_an_unreadable_npz_is_named(content: bytes | str | None, tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    if content == "truncated":
+        buffer = io.BytesIO()
+        np.savez(buffer, images=np.zeros((40, 9, 9)))
+        path.write_bytes(buffer.getvalue()[:2000])
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=r"x\.npz: not a readable \.npz"):
+        sources.load(str(path), "unused")
+
+
+def test_validation_is_the_same_part_of_the_training_set_for_everyone(mnist: sources.DataSet) -> None:
+    held = mnist.hold_out(5000)
+    assert held.val is not None
+    assert (len(held.train), len(held.val), len(held.test)) == (55_000, 5_000, 10_000)
+    assert held.fingerprint != mnist.fingerprint
+    order = randomness.permutation(60_000, 0, "validation")
+    assert torch.equal(held.val.images, mnist.train.images[order[-5000:]])
+    everything = torch.cat([held.train.images, held.val.images]).flatten(1).sum(1, dtype=torch.int64).sort().values
+    assert torch.equal(everything, mnist.train.images.flatten(1).sum(1, dtype=torch.int64).sort().values)
+    with pytest.raises(InputError, match=r"data\.val_size = 60000"):
+        mnist.hold_out(60_000)
+
+
+def test_a_batch_is_preprocessed_as_transforms_v2_does_to_single_pictures(mnist: sources.DataSet) -> None:
+    single = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
+    expected = torch.stack([single(Image.fromarray(image.numpy())) for image in mnist.train.images[:20, 0]])
+    assert torch.equal(to_unit_interval(mnist.train.images[:20], torch.float32), expected.as_subclass(Tensor))
+    assert to_unit_interval(mnist.train.images[:20], torch.float64).max() == 1.0
+
+
+# --- sharding ---------------------------------------------------------------------------------------------------------
+
+
+def marked(count: int) -> Tensor:
+    """Images whose single pixel says which example they are."""
+    return (torch.arange(count, dtype=torch.float32) / count).reshape(count, 1, 1, 1)
+
+
+def epoch(batches: list[TrainingBatches], steps: range) -> tuple[Tensor, Tensor]:
+    """Return the images and noise that all ranks see in `steps`, in rank order within each step."""
+    parts = [batch for step in steps for batch in (rank(step) for rank in batches)]
+    return torch.cat([b.x[: b.count] for b in parts]).flatten(), torch.cat([b.noise[: b.count] for b in parts])
+
+
+def ranks(world_size: int, count: int = 103, batch_size: int = 10, **settings: Any) -> list[TrainingBatches]:
+    every: dict[str, Any] = {"batch_size": batch_size, "latent_dim": 2, "seed": 5} | settings
+    return [TrainingBatches(marked(count), rank=rank, world_size=world_size, **every) for rank in range(world_size)]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize(("count", "batch_size"), [(103, 10), (100, 10), (7, 10), (31, 3), (64, 128)])
+def test_each_example_exactly_once_an_epoch_and_alike_at_any_world_size(
+    world_size: int, count: int, batch_size: int
+) -> None:
+    alone, together = ranks(1, count, batch_size), ranks(world_size, count, batch_size)
+    steps = alone[0].steps_per_epoch
+    for number in range(2):
+        x, noise = epoch(together, range(number * steps, (number + 1) * steps))
+        assert torch.equal(x.sort().values, marked(count).flatten())
+        expected_x, expected_noise = epoch(alone, range(number * steps, (number + 1) * steps))
+        assert torch.equal(x, expected_x)
+        assert torch.equal(noise, expected_noise)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5])
+def test_a_step_knows_the_size_of_its_global_batch(world_size: int) -> None:
+    together = ranks(world_size)
+    for step in range(11):
+        parts = [rank(step) for rank in together]
+        assert sum(part.count for part in parts) == (10 if step < 10 else 3)
+        assert {part.global_count for part in parts} == {10 if step < 10 else 3}
+        assert max(p.count for p in parts) - min(p.count for p in parts) <= 1
+        assert all(len(part.x) == max(part.count, 1) for part in parts)
+
+
+def test_steps_can_be_asked_for_in_any_order() -> None:
+    forward, backward = ranks(1)[0], ranks(1)[0]
+    for step in reversed(range(30)):
+        assert torch.equal(backward(step).x, ranks(1)[0](step).x)
+    assert torch.equal(forward(25).noise, backward(25).noise)
+
+
+def test_epochs_and_seeds_differ() -> None:
+    first, second = epoch(ranks(1), range(11)), epoch(ranks(1), range(11, 22))
+    assert not torch.equal(first[0], second[0])
+    assert not torch.equal(first[1], second[1])
+    assert not torch.equal(first[0], epoch(ranks(1, seed=6), range(11))[0])
+
+
+def test_progress_counts_examples_not_steps() -> None:
+    for batch_size in (10, 50):
+        batches = ranks(1, 100, batch_size)[0]
+        assert batches.progress(batches.steps_per_epoch) == 1
+        assert batches.progress(3 * batches.steps_per_epoch // 2) == 1.5
+    assert ranks(1)[0].total_steps(epochs=3, max_steps=0) == 33
+    assert ranks(1)[0].total_steps(epochs=3, max_steps=20) == 20
+
+
+@pytest.mark.parametrize("world_size", range(1, 7))
+def test_shares_cover_everything_once(world_size: int) -> None:
+    for count in range(20):
+        covered = [i for rank in range(world_size) for i in range(count)[share(count, rank, world_size)]]
+        assert covered == list(range(count))
+
+
+# --- randomness -------------------------------------------------------------------------------------------------------
+
+
+def test_noise_is_standard_normal_and_streams_are_independent() -> None:
+    a, b = (randomness.normal(50_000, 2, 0, stream).double() for stream in ("noise", "samples"))
+    bound = 5 / 50_000**0.5
+    assert a.mean(0).abs().max() < bound
+    assert (a.var(0) - 1).abs().max() < bound * 2**0.5
+    assert torch.corrcoef(torch.cat([a, b], 1).T).fill_diagonal_(0).abs().max() < bound
+    assert torch.equal(a, randomness.normal(50_000, 2, 0, "noise").double())
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_binarised_pixels_are_one_with_probability_equal_to_the_grey_value(dtype: torch.dtype) -> None:
+    levels = torch.arange(0, 256, 15, dtype=torch.uint8)
+    images = levels.repeat(40_000, 1).reshape(40_000, 1, 1, -1)
+    drawn = randomness.binarize(images if dtype == torch.uint8 else images.float() / 255, 3, "test")
+    ones = to_unit_interval(drawn, torch.float64)
+    assert set(ones.unique().tolist()) == {0.0, 1.0}
+    p = levels.double() / 255
+    assert ((ones.mean((0, 1, 2)) - p).abs() <= 5 * (p * (1 - p) / 40_000).sqrt()).all()
+
+
+def test_dynamic_binarisation_changes_each_epoch_and_static_never() -> None:
+    grey = torch.full((20, 1, 4, 4), 128, dtype=torch.uint8)
+
+    def pixels(mode: str, number: int) -> Tensor:
+        batches = TrainingBatches(grey, batch_size=20, latent_dim=1, seed=0, binarize=mode)
+        x = batches(number).x.flatten(1)
+        return x[torch.argsort(batches._order)]  # by example, not by position
+
+    assert torch.equal(pixels("static", 0), pixels("static", 1))
+    assert not torch.equal(pixels("dynamic", 0), pixels("dynamic", 1))
+    assert torch.equal(pixels("dynamic", 1), pixels("dynamic", 1))
+    assert set(pixels("dynamic", 0).unique().tolist()) == {0.0, 1.0}

@@ -1,0 +1,533 @@
+"""The whole job, from the command line to the files it leaves, on real MNIST; one process, two and three."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.conftest import DATA, ROOT, Outcome, arguments, environment, launch, launcher, rows
+from vae import checkpoint
+from vae.config import load
+from vae.data import sources
+from vae.model import VAE
+
+Job = Callable[..., Outcome]
+SMALL = ["model.hidden_dim=32", "train.batch_size=64", "train.epochs=2", "train.log_every=5"]  # 16 steps an epoch
+FIGURES = {
+    "reconstructions", "samples", "loss_curves", "gradient_norm", "latent_scatter", "latent_histogram",
+    "latent_marginals", "latent_plane", "interpolation",
+}  # fmt: skip
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def largest_difference(a: Path, b: Path) -> float:
+    return max((weights(a)[name] - tensor).abs().max().item() for name, tensor in weights(b).items())
+
+
+def events(folder: Path) -> EventAccumulator:
+    accumulator = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0, "images": 0})
+    return accumulator.Reload()
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    log = events(folder)
+    return {
+        tag: [(event.step, event.value) for event in log.Scalars(tag)]
+        for tag in log.Tags()["scalars"]
+        if tag != "ImagesPerSecond"
+    }
+
+
+# --- one process ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def finished_once(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short finished run."""
+    base = tmp_path_factory.mktemp("finished")
+    done = launch(1, f"data.name={small}", "run.name=short", *SMALL, cwd=base, env={"OMP_NUM_THREADS": "2"})
+    assert done.code == 0, done.err
+    return base / "runs" / "short"
+
+
+@pytest.fixture
+def finished(job: Job, finished_once: Path) -> Path:
+    """The folder of a short finished run, to be changed at will; `run.name=short` in the job's working directory."""
+    return shutil.copytree(finished_once, Path("runs/short").absolute())
+
+
+def test_a_run_leaves_everything_the_interface_promises(finished: Path, small: Path) -> None:
+    assert load(finished / "config.yaml").model.hidden_dim == 32
+    train = [row for row in rows(finished) if row["split"] == "train"]
+    test = [row for row in rows(finished) if row["split"] == "test"]
+    assert [row["step"] for row in train] == [5, 10, 15, 20, 25, 30, 32]
+    assert [row["step"] for row in test] == [16, 32]
+    keys = {"split", "step", "epoch", "loss", "reconstruction", "kl", "beta", "lr", "grad_norm", "images_per_second"}
+    assert all(keys <= row.keys() for row in train)
+    assert all(row["loss"] == pytest.approx(row["reconstruction"] + row["kl"], rel=1e-6) for row in test)
+    assert [row["epoch"] for row in test] == [1, 2]
+    assert {path.stem for path in (finished / "figures").iterdir()} == FIGURES
+    assert [path.name for path in sorted((finished / "checkpoints").iterdir())] == ["step-00000016", "step-00000032"]
+    summary = json.loads((finished / "summary.json").read_text())
+    assert summary["parameters"] == sum(tensor.numel() for tensor in weights(finished).values())
+    assert (summary["world_size"], summary["device"], summary["precision"]) == (1, "cpu", "fp32")
+    assert (summary["epochs"], summary["steps"], summary["engine"]) == (2, 32, "eager")
+    assert summary["train_seconds"] > 0
+    assert summary["images_per_second"] == pytest.approx(2000 / summary["train_seconds"])
+    assert summary["startup_seconds"] > 0
+    assert summary["versions"]["torch"] == torch.__version__
+    assert {key: summary["test"][key] for key in ("loss", "kl")} == {key: test[-1][key] for key in ("loss", "kl")}
+    assert summary["test"]["examples"] == 130
+    assert summary["test"]["reconstruction_mean_z"] < summary["test"]["reconstruction"]
+    assert summary["test"]["protocol"]["normalised"] is False  # grey pixels under a Bernoulli
+
+
+def test_tensorboard_has_the_tags_once_for_each_step(finished: Path) -> None:
+    log = scalars(finished)
+    for name in ("Loss/Train", "Loss/Train/BCE", "Loss/Train/KLD", "KL/beta", "GradNorm/Train"):
+        assert [step for step, _ in log[name]] == [5, 10, 15, 20, 25, 30, 32], name
+    for name in ("Loss/Test", "Loss/Test/BCE", "Loss/Test/KLD"):
+        assert [step for step, _ in log[name]] == [16, 32], name
+    for row in (row for row in rows(finished) if row["split"] == "train"):
+        assert dict(log["Loss/Train/KLD"])[row["step"]] == pytest.approx(row["kl"], rel=1e-6)
+    images = events(finished)
+    assert set(images.Tags()["images"]) == {"Test/Reconstructions", "Test/Originals", "Test/Samples"}
+    first, last = images.Images("Test/Originals")
+    assert first.encoded_image_string == last.encoded_image_string
+    first, last = images.Images("Test/Samples")
+    assert first.encoded_image_string != last.encoded_image_string
+
+
+def test_training_metrics_are_means_over_the_examples_of_the_interval(job: Job, small: Path) -> None:
+    """With a learning rate of next to nothing, an epoch's mean can be computed by hand; the last batch has 40 of 64."""
+    frozen = ["optim.lr=1e-30", "optim.weight_decay=0", "objective.beta=0.5", "train.log_every=1000", "train.epochs=1"]
+    assert job(f"data.name={small}", "run.dir=frozen", *SMALL[:2], *frozen).code == 0
+    model = VAE.from_pretrained("frozen/model")
+    images = sources.load(str(small), "").train.images.float() / 255
+    with torch.no_grad():
+        output = model(images, torch.zeros(len(images), 2))
+    row = rows(Path("frozen"))[0]
+    loc, scale = output.latents[0].q.mean.double(), output.latents[0].q.stddev.double()
+    exact_kl = 0.5 * (loc.square() + scale.square() - 1 - 2 * scale.log()).sum(1)
+    assert row["kl"] == pytest.approx(exact_kl.mean().item(), rel=1e-5)
+    assert row["loss"] == pytest.approx(row["reconstruction"] + 0.5 * row["kl"], rel=1e-6)
+
+
+def test_evaluation_is_the_exact_mean_over_real_examples(finished: Path, small: Path) -> None:
+    """By hand, one example at a time, in double precision."""
+    model = VAE.from_pretrained(finished / "model").double()
+    images = sources.load(str(small), "").test.images.double() / 255
+    kl, mean_z = [], []
+    with torch.no_grad():
+        for x in images:
+            q = model.encode(x[None])
+            kl.append(0.5 * (q.mean**2 + q.variance - 1 - q.variance.log()).sum().item())
+            p = model.decode(q.mean).mean
+            mean_z.append(-(x * p.log() + (1 - x) * (1 - p).log()).sum().item())
+    summary = json.loads((finished / "summary.json").read_text())
+    assert summary["test"]["kl"] == pytest.approx(np.mean(kl), rel=1e-6)
+    assert summary["test"]["reconstruction_mean_z"] == pytest.approx(np.mean(mean_z), rel=1e-6)
+
+
+def test_the_model_loads_in_a_fresh_process(finished: Path) -> None:
+    code = (
+        "import torch; from vae.model import VAE\n"
+        f"model = VAE.from_pretrained({str(finished / 'model')!r})\n"
+        "print(model.sample(noise=torch.zeros(1, 2)).sum().item())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment(), capture_output=True, text=True, check=True
+    )
+    here = VAE.from_pretrained(finished / "model").sample(noise=torch.zeros(1, 2)).sum().item()
+    assert float(done.stdout) == pytest.approx(here, rel=1e-6)
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_finished_run_started_again_says_so_and_changes_nothing(job: Job, finished: Path, small: Path) -> None:
+    before = snapshot(finished)
+    again = job(f"data.name={small}", "run.name=short", *SMALL)
+    assert again.code == 0
+    assert "is finished" in again.out
+    assert snapshot(finished) == before
+
+
+def test_a_finished_run_can_be_extended(job: Job, finished: Path, small: Path) -> None:
+    assert job(f"data.name={small}", "run.name=short", *SMALL, "train.epochs=3").code == 0
+    assert job(f"data.name={small}", "run.name=straight", *SMALL, "train.epochs=3").code == 0
+    assert largest_difference(finished, Path("runs/straight")) == 0
+    assert load(finished / "config.yaml").train.epochs == 3
+
+
+def test_without_a_name_the_folder_is_called_after_file_and_time(job: Job, small: Path) -> None:
+    config = ROOT / "configs" / "debug.yaml"
+    assert job("--config", config, f"data.name={small}", "train.max_steps=1").code == 0
+    (folder,) = Path("runs").iterdir()
+    stem, day, clock = folder.name.split("-")
+    assert (stem, len(day), len(clock)) == ("debug", 8, 6)
+
+
+def test_dry_run_prints_the_resolved_configuration_and_writes_nothing(job: Job, small: Path) -> None:
+    shown = job("--dry-run", f"data.name={small}", "run.name=x", "model.latent_dim=7")
+    assert shown.code == 0
+    assert not Path("runs").exists()
+    document, _, plan = shown.out.partition("\nwould train in ")
+    assert yaml.safe_load(document)["model"]["latent_dim"] == 7
+    assert plan.startswith("runs/x: ")
+    assert "400 steps of 128 images" in plan
+
+
+def test_help_lists_the_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    import train_ddp
+
+    with pytest.raises(SystemExit) as done:
+        train_ddp.main(["--help"])
+    assert done.value.code == 0
+    out = capsys.readouterr().out
+    assert all(key in out for key in ("train.batch_size", "global", "model.posterior", "LinearWarmup", "--resume"))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["train.precision=bf16"],
+        ["train.precision=fp64"],
+        ["model.posterior=FullNormal", "model.latent_dim=5"],
+        ["model.posterior.scale=exp", "model.center_input=true"],
+        ["model.likelihood={name: Normal, std: 0.5}"],
+        ["data.binarize=dynamic"],
+        ["data.binarize=static", "optim.max_grad_norm=null"],
+        ["optim.lr_schedule={name: LinearWarmup, epochs: 1}", "objective.beta=4"],
+        ["train.eval_every=0", "train.checkpoint_every=7"],
+    ],
+    ids=lambda settings: " ".join(settings),
+)
+def test_every_setting_trains(job: Job, small: Path, settings: list[str]) -> None:
+    done = job(f"data.name={small}", "run.dir=r", *SMALL, "train.epochs=4", *settings)
+    assert done.code == 0, done.err
+    train = [row for row in rows(Path("r")) if row["split"] == "train"]
+    assert train[-1]["reconstruction"] < train[0]["reconstruction"]
+    summary = json.loads(Path("r/summary.json").read_text())
+    assert summary["test"]["protocol"]["normalised"] is (settings[0] != "data.binarize=none" and _normalised(settings))
+
+
+def _normalised(settings: list[str]) -> bool:
+    return any("binarize" in setting or "likelihood" in setting for setting in settings)
+
+
+@pytest.mark.parametrize("shape", [(60, 9, 7), (60, 3, 8, 8)], ids=str)
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_any_image_size_and_channel_count_trains(job: Job, tmp_path: Path, shape: tuple[int, ...], dtype: type) -> None:
+    images = np.random.default_rng(0).integers(0, 256, shape)
+    images = images.astype(np.uint8) if dtype is np.uint8 else (images / 255).astype(dtype)
+    np.savez(tmp_path / "odd.npz", images=images)
+    done = job("data.name=odd.npz", "run.dir=r", "model.hidden_dim=8", "train.batch_size=16", "train.epochs=2")
+    assert done.code == 0, done.err
+    assert VAE.from_pretrained("r/model").image_shape == (shape[1:] if len(shape) == 4 else (1, *shape[1:]))
+
+
+def test_the_best_checkpoint_is_chosen_on_validation_and_kept(job: Job, small: Path) -> None:
+    settings = ["data.val_size=100", "train.epochs=8", "optim.lr=0.05", "train.checkpoint_every=15"]
+    assert job(f"data.name={small}", "run.dir=r", "model.hidden_dim=128", "train.batch_size=64", *settings).code == 0
+    validation = {row["step"]: row["loss"] for row in rows(Path("r")) if row["split"] == "val"}
+    best = json.loads(Path("r/summary.json").read_text())["best"]
+    assert best["step"] == min(validation, key=lambda step: validation[step])
+    kept = Path("r/checkpoints") / best["checkpoint"]
+    assert checkpoint.find_problem(kept) is None
+    assert VAE.from_pretrained(kept).latent_dim == 2
+    assert len(list(Path("r/checkpoints").iterdir())) in (2, 3)
+
+
+# --- several processes ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def by_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """The default model on real MNIST, 150 steps in float64, on 1, 2 and 3 processes."""
+    base = tmp_path_factory.mktemp("processes")
+    for processes in (1, 2, 3):
+        settings = ["train.precision=fp64", "train.max_steps=150", "train.log_every=50"]
+        done = launch(processes, *settings, f"run.dir={base / str(processes)}")
+        assert done.code == 0, done.err
+        assert f"{processes} process" in done.out
+        assert done.out.count("test loss") == 1, "only the main process speaks"
+    return {processes: base / str(processes) for processes in (1, 2, 3)}
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_several_processes_train_the_same_model_as_one(by_processes: dict[int, Path], processes: int) -> None:
+    assert largest_difference(by_processes[1], by_processes[processes]) < 1e-12
+    logged = (rows(by_processes[count], timeless=True) for count in (1, processes))
+    for alone, together in zip(*logged, strict=True):
+        assert together.pop("split") == alone.pop("split")
+        assert together == pytest.approx(alone, rel=1e-10)
+
+
+def test_real_digits_are_learnt(by_processes: dict[int, Path]) -> None:
+    first, *_, last = [row for row in rows(by_processes[1]) if row["split"] == "train"]
+    assert last["reconstruction"] < 200 < first["reconstruction"]
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_evaluation_is_the_same_at_any_world_size_in_float32(processes: int, tmp_path: Path) -> None:
+    settings = ["train.max_steps=1", "optim.lr=1e-30", "optim.weight_decay=0"]
+    for count in (1, processes):
+        done = launch(count, *settings, f"run.dir={tmp_path / str(count)}")
+        assert done.code == 0, done.err
+    alone, together = (json.loads((tmp_path / str(n) / "summary.json").read_text())["test"] for n in (1, processes))
+    for name in ("loss", "reconstruction", "kl", "reconstruction_mean_z"):
+        assert abs(alone[name] - together[name]) < 1e-4
+    assert together["examples"] == 10_000
+
+
+def test_a_world_larger_than_the_last_batch_trains_alike(tmp_path: Path, small: Path) -> None:
+    """1000 examples in batches of 333 leave one: two of three ranks have none of their own."""
+    settings = [
+        f"data.name={small}",
+        "model.hidden_dim=32",
+        "train.batch_size=333",
+        "train.epochs=3",
+        "train.precision=fp64",
+    ]
+    for processes in (1, 3):
+        done = launch(processes, *settings, f"run.dir={tmp_path / str(processes)}")
+        assert done.code == 0, done.err
+    assert largest_difference(tmp_path / "1", tmp_path / "3") < 1e-12
+
+
+def test_accelerate_launch_with_the_shipped_file_starts_two_processes(tmp_path: Path, small: Path) -> None:
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "launch/accelerate/cpu.yaml"]
+    settings = arguments(f"data.name={small}", f"run.dir={tmp_path / 'r'}", *SMALL)
+    variables = environment() | {"OMP_NUM_THREADS": "1"}
+    variables.pop("PYTHONWARNINGS")
+    done = subprocess.run(
+        [*command, "train_ddp.py", *settings],
+        cwd=ROOT,
+        env=variables,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "r" / "summary.json").read_text())["world_size"] == 2
+
+
+# --- resume -----------------------------------------------------------------------------------------------------------
+
+
+def kill_after_checkpoint(processes: int, folder: Path, step: int, settings: list[Any]) -> None:
+    """Start the job and kill -9 all of it as soon as it has moved on from the checkpoint of `step`."""
+    variables = environment() | {"OMP_NUM_THREADS": "1"}
+    variables.pop("PYTHONWARNINGS")
+    command = launcher(processes) + arguments(*settings, f"run.dir={folder}")
+    running = subprocess.Popen(
+        command, cwd=ROOT, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while not (folder / "checkpoints" / checkpoint.name_of(step)).exists():
+        assert running.poll() is None, "ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    time.sleep(0.2)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(running.pid, signal.SIGKILL)
+    _kill_by_argument(str(folder))
+    running.wait()
+    assert not (folder / "summary.json").exists(), "it had already finished"
+
+
+def _kill_by_argument(text: str) -> None:
+    """torchrun gives each worker a session of its own: find them in the process table."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if text in (process / "cmdline").read_text() and int(process.name) != os.getpid():
+                os.kill(int(process.name), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_killed_mid_epoch_and_resumed_is_bitwise_the_undisturbed_run(processes: int, tmp_path: Path) -> None:
+    settings = ["train.max_steps=600", "train.log_every=30", "train.checkpoint_every=70", "model.hidden_dim=128"]
+    undisturbed = launch(processes, *settings, f"run.dir={tmp_path / 'whole'}")
+    assert undisturbed.code == 0, undisturbed.err
+    kill_after_checkpoint(processes, tmp_path / "killed", 140, settings)
+    resumed = launch(processes, *settings, f"run.dir={tmp_path / 'killed'}")
+    assert resumed.code == 0, resumed.err
+    assert "from step" in resumed.out
+
+    files = [tmp_path / name / "model" / "model.safetensors" for name in ("whole", "killed")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert rows(tmp_path / "whole", timeless=True) == rows(tmp_path / "killed", timeless=True)
+    assert scalars(tmp_path / "whole") == scalars(tmp_path / "killed")
+
+
+def test_resumed_on_another_number_of_processes_continues_the_same_run(tmp_path: Path) -> None:
+    settings = ["train.log_every=40", "model.hidden_dim=64", "train.precision=fp64"]
+    for processes, steps in ((2, 40), (1, 80), (3, 120)):
+        done = launch(processes, *settings, f"train.max_steps={steps}", f"run.dir={tmp_path / 'moved'}")
+        assert done.code == 0, done.err
+    assert launch(1, *settings, "train.max_steps=120", f"run.dir={tmp_path / 'whole'}").code == 0
+    assert largest_difference(tmp_path / "moved", tmp_path / "whole") < 1e-12
+    logged = {row["step"]: row["loss"] for row in rows(tmp_path / "moved") if row["split"] == "train"}
+    whole = {row["step"]: row["loss"] for row in rows(tmp_path / "whole") if row["split"] == "train"}
+    assert logged[120] == pytest.approx(whole[120], rel=1e-10)
+
+
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(job: Job, finished: Path, small: Path) -> None:
+    newest = finished / "checkpoints" / "step-00000032" / "state.pt"
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    before = weights(finished)
+    (finished / "summary.json").unlink()
+    again = job(f"data.name={small}", "run.name=short", *SMALL)
+    assert again.code == 0, again.err
+    assert "step-00000032: skipped: state.pt is damaged" in again.err
+    assert "from step 16" in again.out
+    assert all(torch.equal(before[name], tensor) for name, tensor in weights(finished).items())
+    assert [row["step"] for row in rows(finished)] == [5, 10, 15, 16, 20, 25, 30, 32, 32]
+
+
+# --- refused ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["train.epoch=3"], ["train.epoch", "train.epochs"]),
+        (["model.latent_dim=0"], ["model.latent_dim", "0"]),
+        (["--config", "nowhere.yaml"], ["nowhere.yaml"]),
+        (["--resume", "perhaps"], ["perhaps", "auto"]),
+        (["--resum=never", "--nonsense"], ["--nonsense"]),
+        (["data.name=MNISTT"], ["MNISTT", "MNIST"]),
+        (["data.name=nowhere.npz"], ["nowhere.npz"]),
+        (["data.val_size=60000"], ["data.val_size", "60000"]),
+        (["train.precision=fp16", "train.device=cpu"], ["train.precision", "fp16", "CUDA"]),
+        (["run.dir=/proc/nowhere/run"], ["/proc/nowhere/run", "run.dir"]),
+        (["run.dir=a_file/run"], ["a_file/run", "run.dir"]),
+        (["--resume", "must"], ["--resume must", "holds no run"]),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_refused_input_is_one_line_exit_code_2_and_no_folder(job: Job, settings: list[str], words: list[str]) -> None:
+    Path("a_file").write_text("in the way")
+    refused = job(*settings)
+    assert refused.code == 2
+    assert all(word in refused.line for word in words), refused.line
+    assert refused.line.startswith("train_ddp.py: ")
+    assert [path.name for path in Path().iterdir()] == ["a_file"]
+
+
+def test_a_run_with_other_settings_is_refused_with_the_differences(job: Job, finished: Path, small: Path) -> None:
+    before = snapshot(finished)
+    refused = job(f"data.name={small}", "run.name=short", *SMALL, "model.latent_dim=3", "optim.lr=0.1")
+    assert refused.code == 2
+    assert "model.latent_dim: 2 -> 3; optim.lr: 0.001 -> 0.1" in refused.line
+    assert snapshot(finished) == before
+
+
+def test_a_checkpoint_of_a_different_model_is_refused_with_what_differs(job: Job, finished: Path, small: Path) -> None:
+    text = (finished / "config.yaml").read_text()
+    (finished / "config.yaml").write_text(text.replace("hidden_dim: 32", "hidden_dim: 16"))
+    refused = job(f"data.name={small}", "run.name=short", *SMALL, "model.hidden_dim=16", "train.epochs=3")
+    assert refused.code == 2
+    assert "different model: decoder.layers.0.bias (16,) float32, here (8,) float32" in refused.line
+
+
+def test_other_pixels_under_the_same_name_are_refused(job: Job, finished: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", images=np.zeros((40, 5, 5), np.uint8))
+    settings = ["data.name=data.npz", "run.dir=r", *SMALL]
+    assert job(*settings).code == 0
+    np.savez(tmp_path / "data.npz", images=np.ones((40, 5, 5), np.uint8))
+    refused = job(*settings, "train.epochs=3")
+    assert refused.code == 2
+    assert "data.name" in refused.line
+
+
+def test_resume_never_refuses_a_folder_with_a_run(job: Job, finished: Path, small: Path) -> None:
+    refused = job("--resume", "never", f"data.name={small}", "run.name=short", *SMALL)
+    assert refused.code == 2
+    assert "already holds a run" in refused.line
+
+
+def test_two_jobs_on_one_folder_the_second_is_refused(job: Job, small: Path, tmp_path: Path) -> None:
+    settings = [f"data.name={small}", f"run.dir={tmp_path / 'shared'}", "train.epochs=1000", "train.eval_every=0"]
+    first = subprocess.Popen(
+        [sys.executable, str(ROOT / "train_ddp.py"), *arguments(*settings)],
+        cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "shared" / "config.yaml").exists():
+            assert first.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        refused = job(*settings)
+        assert refused.code == 2
+        assert "another job is running in this folder" in refused.line
+    finally:
+        first.kill()
+        first.wait()
+
+
+def test_with_two_processes_a_refusal_appears_once(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("in the way")
+    for setting, words in (
+        ("model.latent_dim=0", "model.latent_dim = 0"),  # found before the process group
+        (f"run.dir={tmp_path / 'data' / 'run'}", "cannot be written"),  # found by the main process alone
+    ):
+        refused = launch(2, setting, cwd=tmp_path)
+        assert refused.err.count(words) == 1, refused.err
+        assert "exitcode  : 2" in refused.err
+        assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+@pytest.mark.parametrize("world_size", ["2", "two"])
+def test_a_world_size_without_a_launcher_is_refused(world_size: str, tmp_path: Path) -> None:
+    refused = launch(1, cwd=tmp_path, env={"WORLD_SIZE": world_size})
+    assert refused.code == 2
+    assert f"WORLD_SIZE = {world_size}" in refused.line
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_data_that_ships_is_the_default(tmp_path: Path) -> None:
+    assert (DATA / "MNIST" / "raw" / "train-images-idx3-ubyte.gz").exists()
+    assert load().data.root == "data"
+
+
+# --- faults -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_fault_stops_the_run_naming_step_term_and_last_good_checkpoint(job: Job, small: Path) -> None:
+    assert job(f"data.name={small}", "run.dir=r", *SMALL, "train.epochs=1").code == 0
+    good = weights(Path("r"))
+    poison = yaml.safe_load(Path("r/config.yaml").read_text())
+    poison["optim"]["lr"] = 1e30
+    Path("r/config.yaml").write_text(yaml.safe_dump(poison))
+    stopped = job(f"data.name={small}", "run.dir=r", *SMALL, "optim.lr=1e30")
+    assert stopped.code == 1
+    assert stopped.err.strip().splitlines()[-1] == (
+        "train_ddp.py: step 17: not finite: reconstruction, kl; last good checkpoint: r/checkpoints/step-00000016"
+    )
+    newest, _ = checkpoint.newest_valid(Path("r/checkpoints"))
+    assert newest is not None
+    assert all(torch.equal(good[name], tensor) for name, tensor in load_file(newest / "model.safetensors").items())

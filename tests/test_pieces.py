@@ -1,0 +1,268 @@
+"""Laws that every piece in every table keeps; a new class needs no new test."""
+
+import itertools
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributions as td
+from torch import Tensor
+
+from vae.components import SpecError, build
+from vae.data import randomness
+from vae.distributions import StandardGaussian, kl
+from vae.likelihoods import LIKELIHOODS
+from vae.model import VAE
+from vae.networks import DECODERS, ENCODERS
+from vae.objectives import ELBO, OBJECTIVES, negative_elbo
+from vae.posteriors import POSTERIORS
+from vae.priors import PRIORS
+from vae.schedules import SCHEDULES, Constant, LinearWarmup
+
+SHAPES = [(1, 28, 28), (3, 8, 6)]
+D = 3
+SCALES = [{"scale": "softplus"}, {"scale": "exp"}]
+
+
+def images(count: int, shape: tuple[int, int, int], dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.from_numpy(randomness.generator(7, "test").random((count, *shape))).to(dtype)
+
+
+def noise(count: int, dim: int = D, dtype: torch.dtype = torch.float32) -> Tensor:
+    return randomness.normal(count, dim, 7, "test noise").to(dtype)
+
+
+def combinations() -> list[dict[str, Any]]:
+    tables = {
+        "encoder": ENCODERS,
+        "decoder": DECODERS,
+        "posterior": POSTERIORS,
+        "prior": PRIORS,
+        "likelihood": LIKELIHOODS,
+    }
+    return [dict(zip(tables, names, strict=True)) for names in itertools.product(*tables.values())]
+
+
+every_model = pytest.mark.parametrize("pieces", combinations(), ids=lambda pieces: "-".join(pieces.values()))
+every_posterior = pytest.mark.parametrize("name", POSTERIORS)
+every_scale = pytest.mark.parametrize("settings", SCALES, ids=lambda settings: settings["scale"])
+
+
+@every_model
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("depth", [1, 3])
+def test_shapes(pieces: dict[str, Any], shape: tuple[int, int, int], depth: int) -> None:
+    model = VAE(image_shape=shape, latent_dim=D, hidden_dim=16, depth=depth, **pieces)
+    x = images(5, shape)
+    out = model(x, noise(5))
+    assert out.latents[0].z.shape == (5, D)
+    assert out.p_x.mean.shape == x.shape
+    assert negative_elbo(out, x).loss.shape == (5,)
+    assert model.sample(4).shape == (4, *shape)
+    assert model.reconstruct(x).shape == x.shape
+    assert model.interpolate(x[0], x[1], steps=6).shape == (6, *shape)
+
+
+@every_model
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_weight_gets_a_gradient(pieces: dict[str, Any], objective: str) -> None:
+    model = VAE(image_shape=(1, 6, 6), latent_dim=D, hidden_dim=16, **pieces)
+    x = images(8, (1, 6, 6))
+    build(OBJECTIVES, objective)(model(x, noise(8)), x, 1.0).loss.sum().backward()
+    for name, weight in model.named_parameters():
+        assert weight.grad is not None, name
+        assert weight.grad.abs().sum() > 0, name
+
+
+@every_model
+def test_saved_and_loaded_models_are_equal(pieces: dict[str, Any], tmp_path: Path) -> None:
+    model = VAE(image_shape=(3, 8, 6), latent_dim=D, hidden_dim=16, depth=3, center_input=True, **pieces)
+    model.save_pretrained(tmp_path)
+    loaded = VAE.from_pretrained(tmp_path)
+    x = images(4, (3, 8, 6))
+    assert torch.equal(loaded(x, noise(4)).p_x.mean, model(x, noise(4)).p_x.mean)
+    assert all(torch.equal(loaded.state_dict()[key], value) for key, value in model.state_dict().items())
+
+
+@every_model
+def test_gradients_agree_with_finite_differences(pieces: dict[str, Any]) -> None:
+    model = VAE(image_shape=(1, 3, 3), latent_dim=D, hidden_dim=4, depth=1, **pieces).double()
+    x, eps = images(3, (1, 3, 3), torch.float64), noise(3, dtype=torch.float64)
+    weight = next(model.decoder.parameters())
+    assert torch.autograd.gradcheck(lambda _: ELBO(beta=0.7)(model(x, eps), x, 0.0).loss, weight)
+    weight = next(model.encoder.parameters())
+    assert torch.autograd.gradcheck(lambda _: ELBO(beta=0.7)(model(x, eps), x, 0.0).loss, weight)
+
+
+@every_posterior
+@every_scale
+def test_noise_makes_samples_of_q(name: str, settings: dict[str, str]) -> None:
+    posterior = build(POSTERIORS, {"name": name, **settings}, D)
+    q = posterior(noise(1, posterior.features).expand(100_000, -1))
+    z = posterior.transform(q, noise(100_000))
+    mean, covariance = z.mean(0), torch.cov(z.T)
+    single = posterior(noise(1, posterior.features))
+    triangle = single.scale_tril[0] if isinstance(single, td.MultivariateNormal) else single.stddev[0].diag()
+    expected = triangle @ triangle.T
+    assert (mean - single.mean[0]).abs().max() < 5 * expected.diag().max().sqrt() / 100_000**0.5
+    assert (covariance - expected).abs().max() < 0.03 * expected.abs().max()
+
+
+@every_posterior
+@every_scale
+@pytest.mark.parametrize("prior", PRIORS)
+def test_kl_against_a_hundred_thousand_samples(name: str, settings: dict[str, str], prior: str) -> None:
+    posterior = build(POSTERIORS, {"name": name, **settings}, D)
+    numbers = noise(1, posterior.features)
+    q, p = posterior(numbers.expand(100_000, -1)), build(PRIORS, prior, D)(numbers)
+    z = posterior.transform(q, noise(100_000))
+    samples = q.log_prob(z) - p.log_prob(z)
+    exact = kl(posterior(numbers), p, z[:1])
+    assert (samples.mean() - exact).abs() < 4 * samples.std() / len(samples) ** 0.5
+
+
+@every_posterior
+@every_scale
+def test_kl_against_the_closed_multivariate_formula(name: str, settings: dict[str, str]) -> None:
+    posterior = build(POSTERIORS, {"name": name, **settings}, D)
+    q = posterior(noise(6, posterior.features, torch.float64))
+    full = td.MultivariateNormal(q.mean, covariance_matrix=torch.stack([_covariance(q, i) for i in range(6)]))
+    standard = td.MultivariateNormal(torch.zeros(D, dtype=torch.float64), torch.eye(D, dtype=torch.float64))
+    ours = kl(q, StandardGaussian(torch.zeros(D, dtype=torch.float64)), q.mean)
+    torch.testing.assert_close(ours, td.kl_divergence(full, standard), rtol=1e-10, atol=1e-12)
+
+
+def _covariance(q: td.Distribution, i: int) -> Tensor:
+    return q.covariance_matrix[i] if isinstance(q, td.MultivariateNormal) else q.variance[i].diag()
+
+
+def test_kl_is_exact_and_never_negative_next_to_the_prior() -> None:
+    scale = 1 + torch.linspace(-1e-3, 1e-3, 41)
+    q = td.Independent(td.Normal(torch.zeros(41, 1), scale[:, None]), 1)
+    ours = kl(q, StandardGaussian(torch.zeros(1)), torch.zeros(41, 1))
+    s = scale.double()
+    exact = 0.5 * (s.square() - 1 - 2 * s.log())
+    assert (ours >= 0).all()
+    assert (ours - exact).abs().max() < 1e-9  # the usual form in float32 is off by 1e-7 here
+
+
+def test_kl_without_a_rule_is_the_estimate_at_the_sample() -> None:
+    q, p = td.Independent(td.Laplace(torch.zeros(4, D), 1.0), 1), StandardGaussian(torch.zeros(D))
+    z = noise(4)
+    torch.testing.assert_close(kl(q, p, z), q.log_prob(z) - p.log_prob(z))
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+def test_prior_noise_makes_samples_of_p(prior: str) -> None:
+    family = build(PRIORS, prior, D)
+    p = family(torch.zeros(()))
+    z, other = family.transform(p, noise(50_000)), p.sample(torch.Size([50_000]))
+    error = 5 * (2 / 50_000) ** 0.5
+    assert (z.mean(0) - other.mean(0)).abs().max() < error * other.std()
+    assert (z.std(0) / other.std(0) - 1).abs().max() < error
+
+
+def test_bernoulli_against_an_explicit_sum_in_double_precision() -> None:
+    x, logits = images(4, (1, 5, 5)), 6 * noise(4, 25).reshape(4, 1, 5, 5)
+    got = build(LIKELIHOODS, "Bernoulli", (1, 5, 5))(logits).log_prob(x)
+    for b in range(4):
+        total = 0.0
+        for pixel, logit in zip(x[b].flatten().tolist(), logits[b].flatten().tolist(), strict=True):
+            mean = 1 / (1 + math.exp(-logit))
+            total += pixel * math.log(mean) + (1 - pixel) * math.log(1 - mean)
+        assert got[b].item() == pytest.approx(total, rel=1e-5)
+
+
+def test_bernoulli_survives_extreme_logits() -> None:
+    logits = torch.tensor([-200.0, 200.0]).reshape(1, 1, 1, 2)
+    p = build(LIKELIHOODS, "Bernoulli", (1, 1, 2))(logits)
+    assert p.log_prob(torch.tensor([0.0, 1.0]).reshape(1, 1, 1, 2)).item() == 0
+    assert p.log_prob(torch.tensor([1.0, 0.0]).reshape(1, 1, 1, 2)).item() == -400
+
+
+def test_normal_with_unit_std_is_half_the_squared_error_up_to_a_constant() -> None:
+    x, mean = images(4, (3, 4, 4)), images(4, (3, 4, 4)).flip(0)
+    constant = 48 / 2 * math.log(2 * math.pi)
+    got = -build(LIKELIHOODS, "Normal", (3, 4, 4))(mean).log_prob(x)
+    torch.testing.assert_close(got, 0.5 * (x - mean).square().sum((1, 2, 3)) + constant)
+
+
+@pytest.mark.parametrize("std", [0.1, 2.0])
+def test_normal_integrates_to_one(std: float) -> None:
+    grid = torch.linspace(-20, 20, 200_001, dtype=torch.float64)
+    p = build(LIKELIHOODS, {"name": "Normal", "std": std}, (1, 1, 1))(
+        torch.full((1, 1, 1, 1), 0.3, dtype=torch.float64)
+    )
+    density = p.log_prob(grid.reshape(-1, 1, 1, 1)).exp()
+    assert torch.trapezoid(density, grid).item() == pytest.approx(1, abs=1e-9)
+
+
+def test_elbo_is_the_sum_of_its_terms_and_beta_weighs_the_kl() -> None:
+    model = VAE(image_shape=(1, 6, 6), latent_dim=D, hidden_dim=16)
+    x = images(5, (1, 6, 6))
+    out = model(x, noise(5))
+    bound, weighted = negative_elbo(out, x), ELBO(beta=LinearWarmup(epochs=4.0))(out, x, 1.0)
+    torch.testing.assert_close(bound.loss, bound.reconstruction + bound.kl)
+    torch.testing.assert_close(weighted.loss, bound.reconstruction + 0.25 * bound.kl)
+    torch.testing.assert_close(weighted.kl, bound.kl)
+
+
+def test_the_elbo_bounds_the_likelihood_from_below() -> None:
+    """The evidence by brute force over a grid of z, against the ELBO averaged over many draws of the noise."""
+    model = VAE(image_shape=(1, 4, 4), latent_dim=1, hidden_dim=8).double()
+    x = (images(3, (1, 4, 4)) > 0.5).double()
+    z = torch.linspace(-12, 12, 20_001, dtype=torch.float64)[:, None]
+    with torch.no_grad():
+        log_p_z = StandardGaussian(torch.zeros(1, dtype=torch.float64)).log_prob(z)
+        joint = torch.stack([model.decode(z).log_prob(image) + log_p_z for image in x])
+        evidence = torch.logsumexp(joint, 1) + math.log(24 / 20_000)
+        repeated = x.repeat_interleave(4000, 0)
+        elbo = -negative_elbo(model(repeated, noise(12_000, 1, torch.float64)), repeated).loss.reshape(3, 4000).mean(1)
+    assert (elbo < evidence).all()
+    assert (evidence - elbo < 5).all()
+
+
+def test_without_noise_the_model_draws_its_own() -> None:
+    model = VAE(image_shape=(1, 6, 6), latent_dim=D, hidden_dim=16)
+    x = images(5, (1, 6, 6))
+    assert not torch.equal(model(x).latents[0].z, model(x).latents[0].z)
+    assert torch.equal(model(x, noise(5)).latents[0].z, model(x, noise(5)).latents[0].z)
+
+
+def test_centred_input_shifts_what_the_encoder_sees_and_nothing_else() -> None:
+    plain, centred = (VAE(image_shape=(1, 6, 6), latent_dim=D, hidden_dim=16, center_input=c) for c in (False, True))
+    centred.load_state_dict(plain.state_dict())
+    x = images(5, (1, 6, 6))
+    torch.testing.assert_close(centred.encode(x).mean, plain.encode(x - 0.5).mean)
+
+
+def test_probabilities_stay_in_float32_when_the_network_runs_in_bfloat16() -> None:
+    for name in POSTERIORS:
+        model = VAE(image_shape=(1, 6, 6), latent_dim=D, hidden_dim=16, posterior=name)
+        x = images(5, (1, 6, 6))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            out = model(x, noise(5))
+        assert out.latents[0].z.dtype == torch.float32
+        assert negative_elbo(out, x).loss.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedules_are_functions_of_progress_that_settle(name: str) -> None:
+    schedule = build(SCHEDULES, name)
+    values = [schedule(progress / 10) for progress in range(400)]
+    assert values == [schedule(progress / 10) for progress in range(400)]
+    assert all(schedule(schedule.ends_at + later) == schedule(schedule.ends_at) for later in (0, 1, 100))
+
+
+def test_linear_warm_up_is_a_straight_line() -> None:
+    warmup = LinearWarmup(epochs=10.0)
+    assert [warmup(progress) for progress in (0, 2.5, 5, 10, 50)] == [0, 0.25, 0.5, 1, 1]
+    assert Constant(value=3.0)(17.0) == 3
+
+
+@pytest.mark.parametrize("spec", ["Nothing", {"name": "Normal", "sdt": 1.0}, {"name": "Normal", "std": 0.0}, 3, {}])
+def test_unusable_specs_are_refused(spec: object) -> None:
+    with pytest.raises(SpecError):
+        build(LIKELIHOODS, spec, (1, 4, 4))
