@@ -24,7 +24,7 @@ from vae.components import InputError
 from vae.config import Config, describe, flatten, load, to_yaml, warnings
 from vae.engine import NonFiniteError
 from vae.evaluation import evaluate, pictures
-from vae.run import RunFolder, RunState, folder_of, naming_last_checkpoint, summarise
+from vae.run import RunFolder, RunState, folder_of, naming_last_checkpoint, restore, summarise
 from vae.tracking import Stopwatch, Tracker
 
 
@@ -67,11 +67,8 @@ def train(config: Config, args: argparse.Namespace) -> None:
     state = RunState()
     if start.checkpoint is not None:
         checkpoint.load_weights(start.checkpoint, vae)
-        saved = checkpoint.load_state(start.checkpoint)
-        if saved["data"] != data.fingerprint:
-            raise InputError(f"data.name = {config.data.name!r}: the pixels are not those that {folder} was trained on")
-        engine.load_state_dict(saved["engine"])
-        state = RunState(**saved["run"])
+        state, engine_state = restore(start.checkpoint, total_steps, data.fingerprint)
+        engine.load_state_dict(engine_state)
     for note in [*start.notes, *warnings(config)]:
         say(f"warning: {note}", file=sys.stderr)
     say(f"training in {folder}: {plan}" + (f", from step {state.step:,}" if state.step else ""))
@@ -105,7 +102,7 @@ def train(config: Config, args: argparse.Namespace) -> None:
             if is_last or (is_epoch_end and is_due(now["epoch"], config.train.eval_every)):
                 with watch.paused():
                     test = assess(data.test.images, split="test")
-                    state.test = asdict(test)
+                    state.note_test(test)
                     tracker.log_evaluation("test", test, **now)
                     tracker.log_images(pictures(vae, data.test.images, config.run.seed), state.step)
                     if data.val is not None:
@@ -128,6 +125,7 @@ def train(config: Config, args: argparse.Namespace) -> None:
             summary = summarise(config, state, vae, data, epochs=batches.progress(state.step), **place)
             tracker.log_hyperparameters(flatten(config), {"test_loss": summary["test"]["loss"]})
             checkpoint.save_model(folder / "model", vae)
+            say("drawing figures")
             report.draw_figures(folder, vae, data, config.run.seed)
             checkpoint.write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     accelerator.wait_for_everyone()

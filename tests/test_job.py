@@ -453,6 +453,14 @@ def test_a_checkpoint_of_a_different_model_is_refused_with_what_differs(job: Job
     assert "different model: decoder.layers.0.bias (16,) float32, here (8,) float32" in refused.line
 
 
+def test_a_limit_before_the_last_checkpoint_is_refused(job: Job, finished: Path, small: Path) -> None:
+    (finished / "summary.json").unlink()
+    refused = job(f"data.name={small}", "run.name=short", *SMALL, "train.max_steps=20")
+    assert refused.code == 2
+    assert "end at step 20" in refused.line
+    assert "is at 32 already" in refused.line
+
+
 def test_other_pixels_under_the_same_name_are_refused(job: Job, finished: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "data.npz", images=np.zeros((40, 5, 5), np.uint8))
     settings = ["data.name=data.npz", "run.dir=r", *SMALL]

@@ -169,13 +169,13 @@ class Engine:
         norm = self.grad_norm.double()
         bad = ~norm.isfinite()
         nats = torch.stack([terms.loss, terms.reconstruction, terms.kl]).double().sum(1)
-        fault = torch.stack([norm.new_tensor(step), *(~nats[1:].isfinite()).double()])
+        fault = torch.cat([norm.new_full((1,), step), (~nats[1:].isfinite()).double()])
         first = bad & (self.fault[0] < 0)
         self.fault = torch.where(first, fault, self.fault)
         # after a fault nothing is updated any more, until the host notices at the next logging point
         skip = bad if self.keeps_going else self.fault[0] >= 0
-        counts = norm.new_tensor([terms.loss.shape[0]])
-        good = torch.cat([nats, counts, norm[None], torch.ones_like(counts), torch.zeros_like(counts)])
+        count = norm.new_full((1,), len(terms.loss))  # filled on the device: a copy from the host would wait
+        good = torch.cat([nats, count, norm[None], torch.ones_like(count), torch.zeros_like(count)])
         self.sums += torch.where(skip, self._skipped, good)
         self._found_inf.fill_(skip)
 

@@ -5,7 +5,7 @@ import json
 import platform
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from vae.components import InputError
 from vae.config import Config, differences, flatten, load, to_yaml
 from vae.data.sources import DataSet
 from vae.engine import NonFiniteError
-from vae.evaluation import protocol
+from vae.evaluation import Evaluation, protocol
 from vae.model import VAE
 
 RUNS = Path("runs")
@@ -34,7 +34,7 @@ class RunState:
         step: updates made.
         train_seconds: time spent on training steps, evaluations and checkpoints not counted.
         skipped: updates left out because they were not finite.
-        test: the latest evaluation on the test set.
+        test: the latest evaluation on the test set, and the step it was made at.
         best: the best checkpoint so far, chosen on the validation set: its name, step, epoch and both losses there.
     """
 
@@ -42,7 +42,12 @@ class RunState:
     train_seconds: float = 0.0
     skipped: int = 0
     test: dict[str, Any] | None = None
+    test_step: int = 0
     best: dict[str, Any] | None = None
+
+    def note_test(self, result: Evaluation) -> None:
+        """Remember the evaluation of this step."""
+        self.test, self.test_step = asdict(result), self.step
 
     def note_best(self, val_loss: float, test_loss: float, epoch: float) -> bool:
         """Remember this step if its validation loss is the lowest so far; returns whether it is."""
@@ -155,6 +160,28 @@ def naming_last_checkpoint(folder: Path) -> Iterator[None]:
     except NonFiniteError as error:
         newest, _ = checkpoint.newest_valid(folder / "checkpoints")
         raise NonFiniteError(error.step, error.term, str(newest or "none yet")) from None
+
+
+def restore(start: Path, total_steps: int, fingerprint: str) -> tuple[RunState, dict[str, Any]]:
+    """Return the state of a run and of its engine from a checkpoint.
+
+    Args:
+        start: the checkpoint's folder.
+        total_steps: updates in the whole run.
+        fingerprint: of the data the run is continued on.
+
+    Raises:
+        InputError: the data are others, or the run is further than it is asked to go.
+    """
+    saved = checkpoint.load_state(start)
+    state = RunState(**saved["run"])
+    if saved["data"] != fingerprint:
+        raise InputError(f"data.name: the pixels are not those that {start} was trained on; choose another run.name")
+    if state.step > total_steps or (state.step == total_steps and state.test_step != state.step):
+        raise InputError(
+            f"train.epochs, train.max_steps: end at step {total_steps}, but {start} is at {state.step} already"
+        )
+    return state, saved["engine"]
 
 
 def versions() -> dict[str, str]:

@@ -1,0 +1,70 @@
+"""Run by test_engine.py under torchrun: what happens on all ranks when something is wrong on one of them."""
+
+import math
+import os
+import sys
+from dataclasses import replace
+
+import torch
+
+from vae import assemble, launch
+from vae.config import load
+from vae.data.batches import TrainingBatches
+from vae.engine import Engine, NonFiniteError
+
+STEPS, BAD = 6, 3
+
+
+def build(prepared: bool, overrides: list[str]) -> tuple[Engine, TrainingBatches]:
+    torch.set_num_threads(1)
+    config = load(None, ["model.hidden_dim=16", "train.batch_size=20", "objective.beta=1", *overrides])
+    accelerator = launch.make_accelerator("cpu", "no", os.environ)
+    vae = assemble.build_model(config, (1, 6, 6))
+    model, optimizer = accelerator.prepare(vae, assemble.build_optimizer(config, vae))
+    engine = assemble.build_engine(
+        config, accelerator, model if prepared else vae, assemble.build_objective(config), optimizer
+    )
+    images = torch.rand(200, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    rank, world_size = accelerator.process_index, accelerator.num_processes
+    return engine, TrainingBatches(images, batch_size=20, latent_dim=2, seed=0, rank=rank, world_size=world_size)
+
+
+def unsynchronised() -> str:
+    """Train past DDP, as `unwrap_model(model).encode(...)` would."""
+    engine, batches = build(False, [])
+    engine.step(batches(0), 0, 0.0)
+    try:
+        engine.assert_ranks_agree()
+    except RuntimeError as error:
+        return str(error)
+    return "not noticed"
+
+
+def fault_on_last_rank(policy: str) -> str:
+    """Give the last rank alone an image that is not a number, at one step."""
+    engine, batches = build(True, [f"train.on_nonfinite={policy}"])
+    before = after = 0.0
+    for step in range(STEPS):
+        batch = batches(step)
+        if step == BAD and engine.accelerator.process_index == engine.accelerator.num_processes - 1:
+            batch = replace(batch, x=torch.full_like(batch.x, math.nan))
+        before = _norm(engine) if step == BAD else before
+        engine.step(batch, step, 0.0)
+        after = _norm(engine) if step == BAD else after
+    assert before == after, "the faulty update was made"
+    try:
+        interval = engine.drain()
+    except NonFiniteError as error:
+        return f"{error} weights {_norm(engine) == before}"
+    return f"skipped {interval.skipped} of {STEPS}, {interval.examples} examples, finite {math.isfinite(interval.loss)}"
+
+
+def _norm(engine: Engine) -> float:
+    return sum(weight.detach().double().square().sum().item() for weight in engine.parameters)
+
+
+if __name__ == "__main__":
+    what, *arguments = sys.argv[1:]
+    answer = unsynchronised() if what == "unsynchronised" else fault_on_last_rank(*arguments)
+    print(f"rank {os.environ['RANK']}: {answer}", flush=True)
+    launch.leave()
