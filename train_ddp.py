@@ -10,6 +10,7 @@ Exit codes: 0 done, 2 refused input, 130 interrupted from the keyboard, 1 anythi
 
 import argparse
 import json
+import math
 import os
 import sys
 import time
@@ -24,7 +25,7 @@ from vae.components import InputError
 from vae.config import Config, describe, flatten, load, to_yaml, warnings
 from vae.engine import NonFiniteError
 from vae.evaluation import evaluate, pictures
-from vae.run import RunFolder, RunState, folder_of, naming_last_checkpoint, restore, summarise
+from vae.run import RunFolder, RunState, folder_of, restore, saying_how_to_go_on, summarise
 from vae.tracking import Stopwatch, Tracker
 
 
@@ -34,11 +35,11 @@ def train(config: Config, args: argparse.Namespace) -> None:
     data = assemble.build_data(config)
 
     # Start this process among the others.
-    threads = launch.set_threads(config.train.threads, os.environ)
     mixed_precision = assemble.MIXED_PRECISION[config.train.precision]
     accelerator = launch.make_accelerator(config.train.device, mixed_precision, os.environ)
+    threads = launch.set_threads(config.train.threads, os.environ)
     rank, world_size, device = accelerator.process_index, accelerator.num_processes, accelerator.device
-    say = accelerator.print
+    say = accelerator.on_main_process(print)
 
     # Build the pieces.
     vae = assemble.build_model(config, data.image_shape)
@@ -52,7 +53,9 @@ def train(config: Config, args: argparse.Namespace) -> None:
     folder = launch.on_main(accelerator, lambda: folder_of(config, args.config))
     plan = f"{vae.count_parameters():,} parameters, {total_steps:,} steps of {config.train.batch_size} images, "
     plan += f"{world_size} process{'es' if world_size > 1 else ''} on {device.type} ({threads} threads each)"
+    notes = warnings(config, batches.progress(total_steps))
     if args.dry_run:
+        say("".join(f"warning: {note}\n" for note in notes), end="", file=sys.stderr)
         say(f"{to_yaml(config)}\nwould train in {folder}: {plan}")
         return
 
@@ -60,7 +63,8 @@ def train(config: Config, args: argparse.Namespace) -> None:
     run = RunFolder(folder)
     start = launch.on_main(accelerator, lambda: run.claim(config, args.resume, total_steps))
     if start.summary is not None:
-        say(f"{folder} is finished: test loss {start.summary['test']['loss']:.2f} nats. Nothing to do.")
+        steps, loss = start.summary["steps"], start.summary["test"]["loss"]
+        say(f"{folder} is finished ({steps:,} steps): test loss {loss:.2f} nats. Nothing to do.")
         return
 
     # Continue from the newest valid checkpoint.
@@ -69,16 +73,18 @@ def train(config: Config, args: argparse.Namespace) -> None:
         checkpoint.load_weights(start.checkpoint, vae)
         state, engine_state = restore(start.checkpoint, total_steps, data.fingerprint)
         engine.load_state_dict(engine_state)
-    for note in [*start.notes, *warnings(config)]:
+    if accelerator.is_main_process:
+        run.record(config)
+    for note in [*start.notes, *notes]:
         say(f"warning: {note}", file=sys.stderr)
     say(f"training in {folder}: {plan}" + (f", from step {state.step:,}" if state.step else ""))
 
     # Train.
     first_step, startup_seconds = state.step, time.time() - STARTED
-    watch = Stopwatch(device, state.train_seconds)
+    watch = Stopwatch(device, state.train_seconds, state.logged_seconds)
     assess = partial(evaluate, accelerator, vae, seed=config.run.seed)
     tracker = Tracker(accelerator, folder, step=state.step, total_steps=total_steps)
-    with tracker, naming_last_checkpoint(folder):
+    with tracker, saying_how_to_go_on(folder):
         while state.step < total_steps:
             # Make one update.
             progress = batches.progress(state.step)
@@ -102,6 +108,8 @@ def train(config: Config, args: argparse.Namespace) -> None:
             if is_last or (is_epoch_end and is_due(now["epoch"], config.train.eval_every)):
                 with watch.paused():
                     test = assess(data.test.images, split="test")
+                    if not math.isfinite(test.loss):
+                        raise NonFiniteError(state.step, "test loss")
                     state.note_test(test)
                     tracker.log_evaluation("test", test, **now)
                     tracker.log_images(pictures(vae, data.test.images, config.run.seed), state.step)
@@ -113,7 +121,7 @@ def train(config: Config, args: argparse.Namespace) -> None:
             # Save a checkpoint.
             if save_now:
                 with watch.paused():
-                    state.train_seconds = watch.seconds
+                    state.train_seconds, state.logged_seconds = watch.seconds, watch.lap_started
                     saved = {"engine": engine.state_dict(), "run": asdict(state), "data": data.fingerprint}
                     tracker.flush()
                     if accelerator.is_main_process:
@@ -126,7 +134,10 @@ def train(config: Config, args: argparse.Namespace) -> None:
             tracker.log_hyperparameters(flatten(config), {"test_loss": summary["test"]["loss"]})
             checkpoint.save_model(folder / "model", vae)
             say("drawing figures")
-            report.draw_figures(folder, vae, data, config.run.seed)
+            try:
+                report.draw_figures(folder, vae, data, config.run.seed)
+            except Exception as error:  # the numbers do not depend on the pictures
+                say(f"warning: figures not drawn ({error}); again: python -m vae report {folder}", file=sys.stderr)
             checkpoint.write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     accelerator.wait_for_everyone()
     run.release()
@@ -156,17 +167,13 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args = parse(argv)
         train(load(args.config, args.overrides), args)
-        return 0
-    except (InputError, NonFiniteError) as error:
+        code = 0
+    except (InputError, NonFiniteError, KeyboardInterrupt) as error:
         if launch.speaks(os.environ):
-            print(f"train_ddp.py: {error}", file=sys.stderr)
-        return 2 if isinstance(error, InputError) else 1
-    except KeyboardInterrupt:
-        if launch.speaks(os.environ):
-            print("train_ddp.py: interrupted; the same command continues from the last checkpoint", file=sys.stderr)
-        return 130
-    finally:
-        launch.leave()
+            print(f"train_ddp.py: {error or 'interrupted'}", file=sys.stderr)
+        code = {InputError: 2, NonFiniteError: 1, KeyboardInterrupt: 130}[type(error)]
+    launch.leave()  # not after other errors: one rank alone would wait for the others
+    return code
 
 
 if __name__ == "__main__":

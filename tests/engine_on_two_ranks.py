@@ -4,6 +4,7 @@ import math
 import os
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -64,7 +65,7 @@ def _norm(engine: Engine) -> float:
 
 
 if __name__ == "__main__":
-    what, *arguments = sys.argv[1:]
+    folder, what, *arguments = sys.argv[1:]
     answer = unsynchronised() if what == "unsynchronised" else fault_on_last_rank(*arguments)
-    print(f"rank {os.environ['RANK']}: {answer}", flush=True)
+    (Path(folder) / os.environ["RANK"]).write_text(answer)
     launch.leave()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from vae import checkpoint
 from vae.components import InputError
@@ -30,7 +30,7 @@ def folder(tmp_path: Path, model: VAE) -> Path:
 def test_what_is_saved_is_loaded(folder: Path, model: VAE) -> None:
     newest, warnings = checkpoint.newest_valid(folder)
     assert newest is not None
-    assert (checkpoint.step_of(newest), warnings) == (20, [])
+    assert (newest.name, warnings) == ("step-00000020", [])
     assert checkpoint.load_state(newest)["step"] == 20
     assert torch.equal(checkpoint.load_state(newest)["tensor"], torch.arange(3))
     other = VAE(image_shape=(1, 4, 4), hidden_dim=4, depth=1)
@@ -55,6 +55,18 @@ def test_the_newest_two_stay_and_the_best(folder: Path, model: VAE) -> None:
     for step in (30, 40, 50):
         checkpoint.save(folder, step, model, {}, keep=["step-00000010"])
     assert sorted(path.name for path in folder.iterdir()) == ["step-00000010", "step-00000040", "step-00000050"]
+
+
+def test_a_damaged_later_checkpoint_does_not_push_out_a_good_one(folder: Path, model: VAE) -> None:
+    flip(folder / "step-00000020" / "state.pt")
+    checkpoint.save(folder, 15, model, {})
+    assert sorted(path.name for path in folder.iterdir()) == ["step-00000010", "step-00000015"]
+
+
+def test_a_model_with_weights_missing_is_not_loaded(folder: Path) -> None:
+    save_file({}, folder / "step-00000020" / "model.safetensors")
+    with pytest.raises(RuntimeError, match="Missing key"):
+        VAE.from_pretrained(folder / "step-00000020")
 
 
 def flip(path: Path) -> None:
@@ -112,7 +124,7 @@ def test_a_crash_at_any_point_leaves_the_older_ones_and_is_tidied_up(
         place, name = {
             "save_pretrained": (VAE, "save_pretrained"),
             "torch.save": (torch, "save"),
-            "manifest": (json, "dumps"),
+            "manifest": (checkpoint, "_sha256"),
             "rename": (Path, "rename"),
         }[crash]
         patch.setattr(place, name, die)

@@ -159,13 +159,16 @@ def test_an_unusable_npz_is_named_with_the_reason(case: str, tmp_path: Path) -> 
     assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("content", [None, b"", b"no zip", "truncated"])
+@pytest.mark.parametrize("content", [None, b"", b"no zip", "truncated", "single array"])
 def test_an_unreadable_npz_is_named(content: bytes | str | None, tmp_path: Path) -> None:
     path = tmp_path / "x.npz"
     if content == "truncated":
         buffer = io.BytesIO()
         np.savez(buffer, images=np.zeros((40, 9, 9)))
         path.write_bytes(buffer.getvalue()[:2000])
+    elif content == "single array":
+        with path.open("wb") as stream:
+            np.save(stream, np.zeros((4, 5, 5)))
     elif isinstance(content, bytes):
         path.write_bytes(content)
     with pytest.raises(InputError, match=r"x\.npz: not a readable \.npz"):

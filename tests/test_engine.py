@@ -1,8 +1,11 @@
 """The training step: against plain torch, and what all ranks do when one of them has a fault."""
 
+import math
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +14,7 @@ from tests.conftest import ROOT, environment
 from vae import assemble, launch
 from vae.config import load
 from vae.data.batches import TrainingBatches
-from vae.engine import Engine
+from vae.engine import Engine, NonFiniteError
 from vae.model import VAE
 
 IMAGES = torch.rand(50, 1, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -76,10 +79,32 @@ def test_sums_survive_a_change_of_world_size(engine: Engine) -> None:
     source = batches()
     engine.step(source(0), 0, 0.0)
     state = engine.state_dict()
-    parts = torch.cat([state["sums"] * 0.25, state["sums"] * 0.75])  # as two ranks would have saved them
     expected = engine.drain()
-    engine.load_state_dict(state | {"sums": parts})
-    assert engine.drain() == expected
+    share = torch.tensor([0.25, 0.25, 0.25, 0.25, 0.0, 0.0, 0.0])  # what the second of two ranks would have saved
+    skipped = torch.tensor([[0.0] * 6 + [1.0]])
+    first, second = state["sums"] * (1 - share) + skipped, state["sums"] * share
+    engine.load_state_dict(state | {"sums": torch.cat([first, second])})
+    assert engine.drain() == replace(expected, skipped=1)
+
+
+def test_an_interval_of_skipped_steps_alone_does_not_stop_the_run_but_a_thousand_do(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.skip_nonfinite = engine.keeps_going = True
+    bad = replace(batches()(0), x=torch.full((20, 1, 6, 6), math.nan, dtype=torch.float64))
+    engine.step(bad, 0, 0.0)
+    lost = engine.drain()
+    assert (lost.examples, lost.skipped) == (0, 1)
+    assert math.isnan(lost.loss)
+    engine.step(batches()(1), 1, 0.0)
+    assert engine.drain().examples == 20
+    monkeypatch.setattr("vae.engine.MAX_SKIPPED", 3)
+    for step in range(2, 4):
+        engine.step(bad, step, 0.0)
+    assert engine.drain().skipped == 2
+    engine.step(bad, 4, 0.0)
+    with pytest.raises(NonFiniteError, match="step 4: not finite: the last 3 losses or gradients"):
+        engine.drain()
 
 
 def test_the_learning_rate_follows_its_schedule(engine: Engine) -> None:
@@ -90,32 +115,30 @@ def test_the_learning_rate_follows_its_schedule(engine: Engine) -> None:
     assert engine.optimizer.param_groups[0]["lr"] == pytest.approx(0.5e-3)
 
 
-def on_two_ranks(*arguments: str) -> list[str]:
+def on_two_ranks(folder: Path, *arguments: str) -> list[str]:
+    """Return what each rank found."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     variables = {key: value for key, value in environment().items() if key != "PYTHONWARNINGS"}
     variables |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    script = ROOT / "tests" / "engine_on_two_ranks.py"
+    script = [str(ROOT / "tests" / "engine_on_two_ranks.py"), str(folder)]
     done = subprocess.run(
-        [*command, str(script), *arguments], env=variables, capture_output=True, text=True, timeout=120, check=False
+        [*command, *script, *arguments], env=variables, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
-    return sorted(line for line in done.stdout.splitlines() if line.startswith("rank "))
+    return [(folder / rank).read_text() for rank in ("0", "1")]
 
 
-def test_gradients_that_are_not_synchronised_are_noticed_on_both_ranks() -> None:
-    lines = on_two_ranks("unsynchronised")
-    assert len(lines) == 2
-    assert all("gradients are not synchronised: their norms differ between ranks" in line for line in lines)
+def test_gradients_that_are_not_synchronised_are_noticed_on_both_ranks(tmp_path: Path) -> None:
+    for answer in on_two_ranks(tmp_path, "unsynchronised"):
+        assert "gradients are not synchronised: their norms differ between ranks" in answer
 
 
-def test_a_fault_on_one_rank_stops_both_before_the_update() -> None:
-    expected = "step 3: not finite: reconstruction, kl weights True"
-    assert on_two_ranks("fault", "stop") == [f"rank 0: {expected}", f"rank 1: {expected}"]
+def test_a_fault_on_one_rank_stops_both_before_the_update(tmp_path: Path) -> None:
+    assert on_two_ranks(tmp_path, "fault", "stop") == ["step 3: not finite: reconstruction, kl weights True"] * 2
 
 
-def test_a_fault_on_one_rank_is_skipped_by_both_and_counted_once() -> None:
-    expected = "skipped 1 of 6, 100 examples, finite True"
-    assert on_two_ranks("fault", "skip") == [f"rank 0: {expected}", f"rank 1: {expected}"]
+def test_a_fault_on_one_rank_is_skipped_by_both_and_counted_once(tmp_path: Path) -> None:
+    assert on_two_ranks(tmp_path, "fault", "skip") == ["skipped 1 of 6, 100 examples, finite True"] * 2
 
 
 @pytest.mark.gpu

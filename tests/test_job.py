@@ -2,9 +2,7 @@
 
 import contextlib
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 import yaml
@@ -23,6 +22,7 @@ from tests.conftest import DATA, ROOT, Outcome, arguments, environment, launch, 
 from vae import checkpoint
 from vae.config import load
 from vae.data import sources
+from vae.data.randomness import generator
 from vae.model import VAE
 
 Job = Callable[..., Outcome]
@@ -115,6 +115,14 @@ def test_tensorboard_has_the_tags_once_for_each_step(finished: Path) -> None:
     assert first.encoded_image_string != last.encoded_image_string
 
 
+def cross_entropy(model: VAE, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+    """-log p(x|z) of one image (C, H, W), by the definition, in double precision."""
+    with torch.no_grad():
+        p = model.decoder(z[None].to(next(model.parameters()))).double().sigmoid()[0]
+    x = x.double()
+    return -(x * p.log() + (1 - x) * (1 - p).log()).sum()
+
+
 def test_training_metrics_are_means_over_the_examples_of_the_interval(job: Job, small: Path) -> None:
     """With a learning rate of next to nothing, an epoch's mean can be computed by hand; the last batch has 40 of 64."""
     frozen = ["optim.lr=1e-30", "optim.weight_decay=0", "objective.beta=0.5", "train.log_every=1000", "train.epochs=1"]
@@ -127,6 +135,11 @@ def test_training_metrics_are_means_over_the_examples_of_the_interval(job: Job, 
     loc, scale = output.latents[0].q.mean.double(), output.latents[0].q.stddev.double()
     exact_kl = 0.5 * (loc.square() + scale.square() - 1 - 2 * scale.log()).sum(1)
     assert row["kl"] == pytest.approx(exact_kl.mean().item(), rel=1e-5)
+    # noise belongs to the position in the epoch's order
+    order = generator(0, "order").permutation(1000)
+    eps = torch.from_numpy(generator(0, "noise").standard_normal((1000, 2), dtype=np.float32))
+    by_hand = [cross_entropy(model, images[i], loc[i] + scale[i] * e).item() for i, e in zip(order, eps, strict=True)]
+    assert row["reconstruction"] == pytest.approx(np.mean(by_hand), rel=1e-5)
     assert row["loss"] == pytest.approx(row["reconstruction"] + 0.5 * row["kl"], rel=1e-6)
 
 
@@ -134,15 +147,18 @@ def test_evaluation_is_the_exact_mean_over_real_examples(finished: Path, small: 
     """By hand, one example at a time, in double precision."""
     model = VAE.from_pretrained(finished / "model").double()
     images = sources.load(str(small), "").test.images.double() / 255
-    kl, mean_z = [], []
-    with torch.no_grad():
-        for x in images:
+    noise = torch.from_numpy(generator(0, "evaluate/test").standard_normal((130, 2), dtype=np.float32))
+    kl, mean_z, sampled = [], [], []
+    for x, eps in zip(images, noise, strict=True):
+        with torch.no_grad():
             q = model.encode(x[None])
-            kl.append(0.5 * (q.mean**2 + q.variance - 1 - q.variance.log()).sum().item())
-            p = model.decode(q.mean).mean
-            mean_z.append(-(x * p.log() + (1 - x) * (1 - p).log()).sum().item())
+        kl.append(0.5 * (q.mean**2 + q.variance - 1 - q.variance.log()).sum().item())
+        mean_z.append(cross_entropy(model, x, q.mean[0]).item())
+        sampled.append(cross_entropy(model, x, q.mean[0] + q.stddev[0] * eps).item())
     summary = json.loads((finished / "summary.json").read_text())
     assert summary["test"]["kl"] == pytest.approx(np.mean(kl), rel=1e-6)
+    assert summary["test"]["reconstruction"] == pytest.approx(np.mean(sampled), rel=1e-6)
+    assert summary["test"]["loss"] == pytest.approx(np.mean(kl) + np.mean(sampled), rel=1e-6)
     assert summary["test"]["reconstruction_mean_z"] == pytest.approx(np.mean(mean_z), rel=1e-6)
 
 
@@ -227,14 +243,14 @@ def test_every_setting_trains(job: Job, small: Path, settings: list[str]) -> Non
     train = [row for row in rows(Path("r")) if row["split"] == "train"]
     assert train[-1]["reconstruction"] < train[0]["reconstruction"]
     summary = json.loads(Path("r/summary.json").read_text())
-    assert summary["test"]["protocol"]["normalised"] is (settings[0] != "data.binarize=none" and _normalised(settings))
+    assert summary["test"]["protocol"]["normalised"] is _normalised(settings)
 
 
 def _normalised(settings: list[str]) -> bool:
     return any("binarize" in setting or "likelihood" in setting for setting in settings)
 
 
-@pytest.mark.parametrize("shape", [(60, 9, 7), (60, 3, 8, 8)], ids=str)
+@pytest.mark.parametrize("shape", [(60, 9, 7), (60, 3, 8, 8), (60, 2, 8, 8), (60, 5, 6, 6)], ids=str)
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_any_image_size_and_channel_count_trains(job: Job, tmp_path: Path, shape: tuple[int, ...], dtype: type) -> None:
     images = np.random.default_rng(0).integers(0, 256, shape)
@@ -242,6 +258,7 @@ def test_any_image_size_and_channel_count_trains(job: Job, tmp_path: Path, shape
     np.savez(tmp_path / "odd.npz", images=images)
     done = job("data.name=odd.npz", "run.dir=r", "model.hidden_dim=8", "train.batch_size=16", "train.epochs=2")
     assert done.code == 0, done.err
+    assert {path.stem for path in Path("r/figures").iterdir()} == FIGURES
     assert VAE.from_pretrained("r/model").image_shape == (shape[1:] if len(shape) == 4 else (1, *shape[1:]))
 
 
@@ -348,20 +365,13 @@ def kill_after_checkpoint(processes: int, folder: Path, step: int, settings: lis
         assert running.poll() is None, "ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.002)
-    time.sleep(0.2)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(running.pid, signal.SIGKILL)
-    _kill_by_argument(str(folder))
+    time.sleep(0.05)
+    parent = psutil.Process(running.pid)
+    for process in [parent, *parent.children(recursive=True)]:  # torchrun gives each worker a session of its own
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
     running.wait()
     assert not (folder / "summary.json").exists(), "it had already finished"
-
-
-def _kill_by_argument(text: str) -> None:
-    """torchrun gives each worker a session of its own: find them in the process table."""
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if text in (process / "cmdline").read_text() and int(process.name) != os.getpid():
-                os.kill(int(process.name), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -448,17 +458,21 @@ def test_a_run_with_other_settings_is_refused_with_the_differences(job: Job, fin
 def test_a_checkpoint_of_a_different_model_is_refused_with_what_differs(job: Job, finished: Path, small: Path) -> None:
     text = (finished / "config.yaml").read_text()
     (finished / "config.yaml").write_text(text.replace("hidden_dim: 32", "hidden_dim: 16"))
+    before = snapshot(finished)
     refused = job(f"data.name={small}", "run.name=short", *SMALL, "model.hidden_dim=16", "train.epochs=3")
     assert refused.code == 2
     assert "different model: decoder.layers.0.bias (16,) float32, here (8,) float32" in refused.line
+    assert snapshot(finished) == before
 
 
 def test_a_limit_before_the_last_checkpoint_is_refused(job: Job, finished: Path, small: Path) -> None:
     (finished / "summary.json").unlink()
+    before = snapshot(finished)
     refused = job(f"data.name={small}", "run.name=short", *SMALL, "train.max_steps=20")
     assert refused.code == 2
     assert "end at step 20" in refused.line
-    assert "is at 32 already" in refused.line
+    assert "ask for more than 32 steps" in refused.line
+    assert snapshot(finished) == before
 
 
 def test_other_pixels_under_the_same_name_are_refused(job: Job, finished: Path, tmp_path: Path) -> None:
@@ -466,9 +480,44 @@ def test_other_pixels_under_the_same_name_are_refused(job: Job, finished: Path, 
     settings = ["data.name=data.npz", "run.dir=r", *SMALL]
     assert job(*settings).code == 0
     np.savez(tmp_path / "data.npz", images=np.ones((40, 5, 5), np.uint8))
+    before = snapshot(Path("r"))
     refused = job(*settings, "train.epochs=3")
     assert refused.code == 2
     assert "data.name" in refused.line
+    assert snapshot(Path("r")) == before
+
+
+def test_checkpoints_without_their_configuration_are_not_taken_for_a_new_run(
+    job: Job, finished: Path, small: Path
+) -> None:
+    (finished / "config.yaml").unlink()
+    refused = job(f"data.name={small}", "run.name=short", *SMALL)
+    assert refused.code == 2
+    assert "holds checkpoints but no config.yaml" in refused.line
+
+
+def test_the_threads_asked_for_are_the_threads_used(job: Job, small: Path) -> None:
+    launched = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
+    assert "(1 threads each)" in job(f"data.name={small}", "--dry-run", "train.threads=1").out
+    code = "import os, sys, train_ddp, torch; train_ddp.main(sys.argv[1:]); print(torch.get_num_threads())"
+    variables = environment() | launched
+    variables.pop("PYTHONWARNINGS")  # Accelerate warns that it sets the threads, which we then correct
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments(f"data.name={small}", "--dry-run", "train.threads=2")],
+        cwd=ROOT, env=variables, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.endswith("\n2\n")
+
+
+def test_a_failing_picture_does_not_fail_the_run(job: Job, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("no ink")
+
+    monkeypatch.setattr("vae.report.draw_figures", fail)
+    done = job(f"data.name={small}", "run.dir=r", *SMALL)
+    assert done.code == 0
+    assert "figures not drawn (no ink); again: python -m vae report r" in done.err
+    assert Path("r/summary.json").exists()
 
 
 def test_resume_never_refuses_a_folder_with_a_run(job: Job, finished: Path, small: Path) -> None:

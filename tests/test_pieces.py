@@ -148,8 +148,14 @@ def test_kl_is_exact_and_never_negative_next_to_the_prior() -> None:
     assert (ours - exact).abs().max() < 1e-9  # the usual form in float32 is off by 1e-7 here
 
 
+def test_kl_of_a_family_that_torch_has_a_rule_for_is_that_rule() -> None:
+    q = td.Independent(td.Laplace(torch.zeros(4, D), 1.5), 1)
+    expected = td.kl_divergence(td.Laplace(0.0, 1.5), td.Normal(0.0, 1.0)) * D
+    torch.testing.assert_close(kl(q, StandardGaussian(torch.zeros(D)), noise(4)), expected.expand(4))
+
+
 def test_kl_without_a_rule_is_the_estimate_at_the_sample() -> None:
-    q, p = td.Independent(td.Laplace(torch.zeros(4, D), 1.0), 1), StandardGaussian(torch.zeros(D))
+    q, p = td.Independent(td.StudentT(torch.full((4, D), 5.0)), 1), StandardGaussian(torch.zeros(D))
     z = noise(4)
     torch.testing.assert_close(kl(q, p, z), q.log_prob(z) - p.log_prob(z))
 

@@ -5,6 +5,7 @@ A checkpoint is a folder `step-00000469/` with the model as `from_pretrained` re
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -30,7 +31,7 @@ def name_of(step: int) -> str:
 
 
 def save(folder: Path, step: int, model: VAE, state: dict[str, Any], keep: Iterable[str] = ()) -> Path:
-    """Write a checkpoint (main process only) and prune: the newest two stay, and those named in `keep`.
+    """Write a checkpoint (main process only) and prune: this one, the one before and those named in `keep` stay.
 
     Args:
         folder: holds all checkpoints of a run.
@@ -49,7 +50,7 @@ def save(folder: Path, step: int, model: VAE, state: dict[str, Any], keep: Itera
     files = {file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(partial.iterdir())}
     (partial / MANIFEST).write_text(json.dumps({"step": step, "files": files}, indent=1) + "\n")
     _move_into_place(partial, final)
-    _prune(folder, {final.name, *keep})
+    _prune(folder, final.name, set(keep))
     return final
 
 
@@ -92,11 +93,6 @@ def find_problem(path: Path) -> str | None:
     return None
 
 
-def step_of(path: Path) -> int:
-    """Return the updates made when a checkpoint was written."""
-    return int(path.name.removeprefix("step-"))
-
-
 def load_state(path: Path) -> dict[str, Any]:
     """Return what `save` was given as `state`, on the CPU; plain data and tensors, nothing is unpickled."""
     return torch.load(path / STATE, map_location="cpu", weights_only=True)
@@ -135,19 +131,26 @@ def _move_into_place(partial: Path, final: Path) -> None:
     """Sync a finished folder and rename it; what stands in its place is older or damaged."""
     for path in [*partial.iterdir(), partial]:
         _sync(path)
+    aside = final.with_name(f"{_PARTIAL}old-{final.name}")
+    shutil.rmtree(aside, ignore_errors=True)
     if final.exists():
-        shutil.rmtree(final)
+        final.rename(aside)
     partial.rename(final)
     _sync(final.parent)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _shape(tensor: torch.Tensor | None) -> str:
     return "is missing" if tensor is None else f"{tuple(tensor.shape)} {tensor.dtype}".replace("torch.", "")
 
 
-def _prune(folder: Path, keep: set[str]) -> None:
-    """Remove all but the newest two and those in `keep`, and what crashes left behind."""
-    kept = keep | {path.name for path in sorted(folder.glob("step-*"))[-2:]}
+def _prune(folder: Path, newest: str, keep: set[str]) -> None:
+    """Remove all but the newest, the one before it and those in `keep`.
+
+    Later ones are damaged, or the run would have continued from them; partial ones are what crashes left.
+    """
+    names = sorted(path.name for path in folder.glob("step-*"))
+    kept = keep | {newest, *[name for name in names if name < newest][-1:]}
     for path in [*folder.glob("step-*"), *folder.glob(f"{_PARTIAL}*")]:
         if path.name not in kept:
             shutil.rmtree(path, ignore_errors=True)
@@ -163,6 +166,9 @@ def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if not (path.is_dir() and error.errno == errno.EINVAL):  # some network file systems cannot sync a folder
+            raise
     finally:
         os.close(descriptor)
 

@@ -28,7 +28,7 @@ def _kl_diagonal_standard(q: Independent, p: StandardGaussian) -> Tensor:
     `expm1` keeps it exact and non-negative near the prior, where `s^2 - 1 - log s^2` cancels.
     """
     if not isinstance(q.base_dist, Normal):
-        raise NotImplementedError
+        return kl_divergence(q.base_dist, p.base_dist).sum(-1)
     log_variance = 2 * q.base_dist.scale.log()
     return 0.5 * (q.base_dist.loc.square() + torch.expm1(log_variance) - log_variance).sum(-1)
 

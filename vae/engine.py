@@ -16,6 +16,7 @@ from vae.schedules import Schedule
 # what a rank adds up between two logging points; the fault is the step and the terms of the first bad update
 SUMS = ("loss", "reconstruction", "kl", "examples", "grad_norm", "steps", "skipped")
 FAULT = ("step", "reconstruction", "kl")
+MAX_SKIPPED = 1000  # a run that skips so many steps in a row will not recover
 
 
 class NonFiniteError(RuntimeError):
@@ -29,7 +30,14 @@ class NonFiniteError(RuntimeError):
 
 @dataclass(frozen=True)
 class Interval:
-    """Means over all real examples of all ranks since the last logging point; the gradient norm over its steps."""
+    """What happened since the last logging point, all ranks together.
+
+    Attributes:
+        loss, reconstruction, kl: means over the real examples, nats; NaN without any (all steps were skipped).
+        grad_norm: mean over the steps, before clipping.
+        examples: how many were learnt from.
+        skipped: steps left out because they were not finite.
+    """
 
     loss: float
     reconstruction: float
@@ -74,7 +82,10 @@ class Engine:
         self.sums = torch.zeros(len(SUMS), dtype=torch.float64, device=device)
         self.fault = torch.full((len(FAULT),), -1.0, dtype=torch.float64, device=device)
         self.grad_norm = torch.zeros((), device=device)
-        self._skipped = torch.tensor([0.0] * (len(SUMS) - 1) + [1.0], dtype=torch.float64, device=device)
+        # what all ranks know alike (steps, gradient norms, skipped steps) is counted by the main one
+        self._once = float(accelerator.is_main_process)
+        self._skip = torch.tensor([0.0] * (len(SUMS) - 1) + [self._once], dtype=torch.float64, device=device)
+        self._skipped_in_a_row = 0
         # a fused optimizer leaves weights and moments alone where found_inf is 1: no host sync. fp16: the scaler's job
         self._found_inf = torch.zeros((), device=device)
         if accelerator.scaler is None:
@@ -108,17 +119,18 @@ class Engine:
         """Return the means since the last call and start anew (all ranks: one collective, one sync).
 
         Raises:
-            NonFiniteError: an update was not finite (or, where these are skipped, every one).
+            NonFiniteError: an update was not finite (or, where these are skipped, the last 1000 of them).
         """
         totals = dict(zip(SUMS, self.gather_sums().sum(0).tolist(), strict=True))
-        examples, steps = totals["examples"], totals["steps"]
-        if not examples:
-            raise NonFiniteError(int(self.fault[0]), "every loss or gradient since")
+        examples, steps, skipped = totals["examples"], totals["steps"], round(totals["skipped"])
+        self._skipped_in_a_row = 0 if examples else self._skipped_in_a_row + skipped
+        if self._skipped_in_a_row >= MAX_SKIPPED:
+            raise NonFiniteError(int(self.fault[0]), f"the last {self._skipped_in_a_row} losses or gradients")
         self.sums.zero_()
         self.fault.fill_(-1.0)
-        means = {name: totals[name] / examples for name in ("loss", "reconstruction", "kl")}
-        skipped = round(totals["skipped"]) // self.accelerator.num_processes
-        return Interval(**means, grad_norm=totals["grad_norm"] / steps, examples=round(examples), skipped=skipped)
+        means = {name: totals[name] / (examples or math.nan) for name in ("loss", "reconstruction", "kl")}
+        grad_norm = totals["grad_norm"] / (steps or math.nan)
+        return Interval(**means, grad_norm=grad_norm, examples=round(examples), skipped=skipped)
 
     def gather_sums(self) -> Tensor:
         """Return every rank's sums, (world size, 7), float64, on the CPU (all ranks); raises `NonFiniteError`."""
@@ -156,7 +168,8 @@ class Engine:
         """Raise if the last gradient norm differs between ranks: then gradients are not synchronised (all ranks)."""
         norms = self.accelerator.gather(self.grad_norm[None])
         assert isinstance(norms, Tensor)
-        if bool(norms.isfinite().all()) and not bool((norms == norms[0]).all()):
+        # bitwise on equal devices; unlike ones may round the norm differently, missing synchronisation shows in digits
+        if bool(norms.isfinite().all()) and not torch.allclose(norms, norms[:1].expand_as(norms), rtol=1e-4):
             raise RuntimeError(f"gradients are not synchronised: their norms differ between ranks: {norms.tolist()}")
 
     def _set_learning_rate(self, progress: float) -> None:
@@ -175,8 +188,9 @@ class Engine:
         # after a fault nothing is updated any more, until the host notices at the next logging point
         skip = bad if self.keeps_going else self.fault[0] >= 0
         count = norm.new_full((1,), len(terms.loss))  # filled on the device: a copy from the host would wait
-        good = torch.cat([nats, count, norm[None], torch.ones_like(count), torch.zeros_like(count)])
-        self.sums += torch.where(skip, self._skipped, good)
+        one = torch.full_like(count, self._once)
+        good = torch.cat([nats, count, one * norm, one, torch.zeros_like(count)])
+        self.sums += torch.where(skip, self._skip, good)
         self._found_inf.fill_(skip)
 
     def _raise_fault(self, fault: list[float]) -> None:

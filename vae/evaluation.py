@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vae.data import randomness
 from vae.data.batches import share, to_unit_interval
+from vae.data.sources import DataSet
 from vae.model import VAE
 from vae.objectives import negative_elbo
 
@@ -65,7 +66,7 @@ def evaluate(accelerator: Accelerator, model: VAE, images: Tensor, *, seed: int,
 
 @torch.no_grad()
 def pictures(model: VAE, images: Tensor, seed: int, count: int = 64) -> dict[str, Tensor]:
-    """Return `Originals`, `Reconstructions` (z = E[z|x]) and `Samples`, each (count, C, H, W) in [0, 1].
+    """Return `Originals`, `Reconstructions` (z = E[z|x]) and `Samples`, each (count, 1 or 3, H, W) in [0, 1].
 
     Args:
         model: the unwrapped model.
@@ -77,23 +78,31 @@ def pictures(model: VAE, images: Tensor, seed: int, count: int = 64) -> dict[str
     originals = to_unit_interval(images[:count].to(weights.device), weights.dtype)
     noise = randomness.normal(count, model.latent_dim, seed, "samples").to(weights)
     return {
-        "Originals": originals,
-        "Reconstructions": model.reconstruct(originals).clamp(0, 1),
-        "Samples": model.sample(noise=noise).clamp(0, 1),
+        "Originals": visible(originals),
+        "Reconstructions": visible(model.reconstruct(originals)),
+        "Samples": visible(model.sample(noise=noise)),
     }
 
 
-def protocol(data: str, binarize: str, likelihood: str, *, seed: int, split: str) -> dict[str, Any]:
+def visible(images: Tensor) -> Tensor:
+    """Return images (N, C, H, W) as a screen can show them: in [0, 1], and of C other than 1 or 3 the first channel."""
+    return (images if images.shape[1] in (1, 3) else images[:, :1]).clamp(0, 1)
+
+
+def protocol(data: DataSet, binarize: str, likelihood: str, *, seed: int, split: str) -> dict[str, Any]:
     """Return how a number was made: two numbers may be compared only if this agrees.
 
     Args:
-        data: the data set's name.
+        data: the data set, as it was evaluated.
         binarize: `none`, `dynamic` or `static`; when not `none` one fixed draw of the evaluated split is used.
         likelihood: the family of p(x|z).
         seed, split: of the evaluation noise, and what was evaluated.
     """
+    part = data.val if split == "val" else data.test
+    assert part is not None
     return {
-        "data": data,
+        "data": data.name,
+        "pixels_crc32": part.fingerprint,
         "split": split,
         "pixels": "grey in [0, 1]" if binarize == "none" else "0/1, one fixed draw",
         "likelihood": likelihood,

@@ -33,6 +33,10 @@ def make_accelerator(device: str, mixed_precision: str, environment: Mapping[str
     use_cpu = device == "cpu" or not has_cuda
     if mixed_precision == "fp16" and use_cpu:
         raise InputError("train.precision = 'fp16': needs a CUDA device; use bf16 or fp32 on a CPU")
+    here = int(environment.get("LOCAL_WORLD_SIZE", "1"))
+    if not use_cpu and here > torch.cuda.device_count():
+        devices = f"this machine has {torch.cuda.device_count()} CUDA devices for {here} processes"
+        raise InputError(f"train.device = {device!r}: {devices}; start fewer, or set train.device=cpu")
     accelerator = Accelerator(
         cpu=use_cpu,
         mixed_precision=mixed_precision,
@@ -49,6 +53,9 @@ def _check_launcher(environment: Mapping[str, str]) -> int:
     """Return the processes that the launcher announced; refuses a WORLD_SIZE without the rest of its variables."""
     announced = environment.get("WORLD_SIZE", "1")
     missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in environment]
+    per_machine = environment.get("LOCAL_WORLD_SIZE", "1")
+    if not per_machine.isdecimal() or int(per_machine) < 1:
+        raise InputError(f"LOCAL_WORLD_SIZE = {per_machine}: not a number of processes; {_HOW_TO_LAUNCH}")
     if not announced.isdecimal() or (int(announced) > 1 and missing):
         hint = f"but {', '.join(missing)} not set" if missing else "not a number"
         raise InputError(f"WORLD_SIZE = {announced}: {hint}; {_HOW_TO_LAUNCH}")
@@ -56,7 +63,10 @@ def _check_launcher(environment: Mapping[str, str]) -> int:
 
 
 def set_threads(threads: int, environment: Mapping[str, str]) -> int:
-    """Set and return this process's CPU threads; 0: the cores we may use, divided by the processes on this machine."""
+    """Set and return this process's CPU threads; 0: the cores we may use, divided by the processes on this machine.
+
+    To be called after `make_accelerator`: Accelerate sets them too, by its own rule.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(threads or max(1, cores // int(environment.get("LOCAL_WORLD_SIZE", "1"))))
     return torch.get_num_threads()
@@ -68,16 +78,17 @@ def speaks(environment: Mapping[str, str]) -> bool:
 
 
 def on_main(accelerator: Accelerator, action: Callable[[], Result]) -> Result:
-    """Run `action` on the main process and give its result, or its `InputError`, to all of them (all ranks)."""
+    """Run `action` on the main process and give its result, or what it raised, to all of them (all ranks)."""
     outcome: list[Any] = [None, None]
     if accelerator.is_main_process:
         try:
             outcome = [action(), None]
-        except InputError as error:
-            outcome = [None, str(error)]
+        except Exception as error:  # the others wait for an answer, whatever it is
+            known = isinstance(error, InputError)
+            outcome = [None, error if known else RuntimeError(f"on the main process: {type(error).__name__}: {error}")]
     broadcast_object_list(outcome)
     if outcome[1] is not None:
-        raise InputError(outcome[1])
+        raise outcome[1]
     return outcome[0]
 
 

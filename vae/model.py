@@ -74,9 +74,10 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
 
     @classmethod
     def _from_pretrained(cls, **location: Any) -> "VAE":
-        """Load as the mixin does, without the line it prints."""
+        """Load as the mixin does, but without the line it prints, and never with weights missing."""
+        # the hook's signature is the mixin's own and changes with its version: passed on as it comes
         with contextlib.redirect_stdout(None):
-            return super()._from_pretrained(**location)
+            return super()._from_pretrained(**{**location, "strict": True})
 
     def forward(self, x: Tensor, noise: Tensor | None = None) -> VAEOutput:
         """Encode, draw z ~ q(z|x), decode.

@@ -19,7 +19,7 @@ from vae.config import load
 from vae.data import randomness
 from vae.data.batches import to_unit_interval
 from vae.data.sources import DataSet, Split
-from vae.evaluation import CHUNK, pictures
+from vae.evaluation import CHUNK, pictures, visible
 from vae.model import VAE
 from vae.tracking import METRICS
 
@@ -61,12 +61,12 @@ def report(run_dir: Path) -> list[Path]:
 
 
 def draw_figures(run_dir: Path, model: VAE, data: DataSet, seed: int) -> list[Path]:
-    """Draw a run's pictures; the same run gives the same pictures every time.
+    """Draw a run's pictures; on one device the same run gives the same pictures every time.
 
     Args:
         run_dir: holds metrics.jsonl and config.yaml; `figures/` is written there, whole files only.
         model: the unwrapped model, on any device.
-        data: what it was trained on; the test set is shown. Images of other than 1 or 3 channels are not drawn.
+        data: what it was trained on; the test set is shown, of images with other than 1 or 3 channels the first one.
         seed: of the samples and of z ~ q(z|x).
 
     Returns:
@@ -110,20 +110,18 @@ def _draw_curves(rows: list[dict[str, Any]], max_grad_norm: float | None) -> dic
 
 
 def _draw_images(model: VAE, data: DataSet, seed: int) -> dict[str, Figure]:
-    if data.image_shape[0] not in (1, 3):
-        return {}
     weights = next(model.parameters())
     shown = _one_of_each(data.test, count=10)
     originals = to_unit_interval(data.test.images[shown].to(weights.device), weights.dtype)
     drawn = {
-        "reconstructions": figures.reconstructions(originals, model.reconstruct(originals)),
+        "reconstructions": figures.reconstructions(visible(originals), visible(model.reconstruct(originals))),
         "samples": figures.samples(pictures(model, data.test.images, seed)["Samples"]),
     }
     if len(originals) > 1:
-        drawn["interpolation"] = figures.interpolation(model.interpolate(originals[0], originals[1]))
+        drawn["interpolation"] = figures.interpolation(visible(model.interpolate(originals[0], originals[1])))
     if model.latent_dim == 2:
         z = torch.cartesian_prod(PLANE, PLANE).flip(-1)  # z_1 runs fastest
-        drawn["latent_plane"] = figures.latent_plane(model.decode(z.to(weights)).mean, PLANE)
+        drawn["latent_plane"] = figures.latent_plane(visible(model.decode(z.to(weights)).mean), PLANE)
     return drawn
 
 

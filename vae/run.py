@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import platform
 import time
 from collections.abc import Iterator
@@ -17,13 +18,14 @@ from filelock import FileLock, Timeout
 
 from vae import __version__, checkpoint
 from vae.components import InputError
-from vae.config import Config, differences, flatten, load, to_yaml
+from vae.config import Config, differences, load, to_yaml
 from vae.data.sources import DataSet
 from vae.engine import NonFiniteError
 from vae.evaluation import Evaluation, protocol
 from vae.model import VAE
 
 RUNS = Path("runs")
+CONFIG, CHECKPOINTS = "config.yaml", "checkpoints"
 
 
 @dataclass
@@ -33,6 +35,7 @@ class RunState:
     Attributes:
         step: updates made.
         train_seconds: time spent on training steps, evaluations and checkpoints not counted.
+        logged_seconds: the same, at the last line of training metrics.
         skipped: updates left out because they were not finite.
         test: the latest evaluation on the test set, and the step it was made at.
         best: the best checkpoint so far, chosen on the validation set: its name, step, epoch and both losses there.
@@ -40,6 +43,7 @@ class RunState:
 
     step: int = 0
     train_seconds: float = 0.0
+    logged_seconds: float = 0.0
     skipped: int = 0
     test: dict[str, Any] | None = None
     test_step: int = 0
@@ -51,7 +55,7 @@ class RunState:
 
     def note_best(self, val_loss: float, test_loss: float, epoch: float) -> bool:
         """Remember this step if its validation loss is the lowest so far; returns whether it is."""
-        if self.best is not None and val_loss >= self.best["val_loss"]:
+        if not val_loss < (self.best["val_loss"] if self.best else math.inf):  # NaN is never the best
             return False
         name = checkpoint.name_of(self.step)
         losses = {"val_loss": val_loss, "test_loss": test_loss}
@@ -69,13 +73,11 @@ class Start:
     """Where a run begins.
 
     Attributes:
-        folder: the run folder.
         checkpoint: continue from this one; None: begin at step 0.
         summary: the summary of a run that is finished already, else None.
         notes: what the user should know, a line each.
     """
 
-    folder: Path
     checkpoint: Path | None
     summary: dict[str, Any] | None
     notes: list[str]
@@ -84,14 +86,14 @@ class Start:
 def folder_of(config: Config, config_file: str | None) -> Path:
     """Return the run's folder: `run.dir`, or `runs/<run.name>`, or `runs/<config file>-<time>`."""
     if config.run.dir:
-        return Path(config.run.dir)
+        return Path(config.run.dir).expanduser()
     if config.run.name:
         return RUNS / config.run.name
     return RUNS / f"{Path(config_file).stem if config_file else 'default'}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 class RunFolder:
-    """One run's folder, claimed by one job: the lock is held until the process ends, however it ends."""
+    """One run's folder, claimed by one job. Where the file system knows `flock`, the lock ends with the process."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -109,57 +111,66 @@ class RunFolder:
             InputError: another job holds the folder, it cannot be written, it holds a run with other settings, or it
                 does not fit `resume`.
         """
-        existed = (self.folder / "config.yaml").exists()
-        if resume == "must" and not existed:
+        if resume == "must" and not self._holds_a_run():
             raise InputError(f"--resume must: {self.folder} holds no run; check run.name or run.dir")
         self._acquire()
-        existed = (self.folder / "config.yaml").exists()
-        if not existed:
-            checkpoint.write_text(self.folder / "config.yaml", to_yaml(config))
-            return Start(self.folder, None, None, [])
+        if not self._holds_a_run():
+            if any((self.folder / CHECKPOINTS).glob("step-*")):
+                raise InputError(
+                    f"{self.folder}: holds checkpoints but no {CONFIG}; restore it or choose another run.name"
+                )
+            return Start(None, None, [])
         if resume == "never":
             raise InputError(f"--resume never: {self.folder} already holds a run; choose another run.name or delete it")
         return self._continue(config, resume, total_steps)
 
+    def record(self, config: Config) -> None:
+        """Write config.yaml (main process only): from here on the folder holds this run."""
+        checkpoint.write_text(self.folder / CONFIG, to_yaml(config))
+
     def release(self) -> None:
         """Give the folder free."""
         self._lock.release()
+
+    def _holds_a_run(self) -> bool:
+        return (self.folder / CONFIG).exists()
 
     def _acquire(self) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise InputError(f"{self.folder}: another job is running in this folder; choose another run.name") from None
+            hint = f"choose another run.name (or, if no job runs, delete {self.folder}/.lock)"
+            raise InputError(f"{self.folder}: another job is running in this folder; {hint}") from None
         except OSError as error:
             raise InputError(f"{self.folder}: cannot be written: {error.strerror}; set run.dir") from None
 
     def _continue(self, config: Config, resume: str, total_steps: int) -> Start:
-        before = load(self.folder / "config.yaml")
-        if changed := differences(before, config):
+        if changed := differences(load(self.folder / CONFIG), config):
             changes = "; ".join(changed)
             raise InputError(f"{self.folder}: holds a run with other settings ({changes}); choose another run.name")
-        newest, notes = checkpoint.newest_valid(self.folder / "checkpoints")
+        newest, notes = checkpoint.newest_valid(self.folder / CHECKPOINTS)
         if newest is None and resume == "must":
             raise InputError(
                 f"--resume must: {self.folder} holds no valid checkpoint; " + "; ".join(notes or ["none yet"])
             )
         summary = _read_summary(self.folder / "summary.json")
         if summary and summary.get("steps", 0) >= total_steps:
-            return Start(self.folder, newest, summary, notes)
-        if flatten(before) != flatten(config):
-            checkpoint.write_text(self.folder / "config.yaml", to_yaml(config))
-        return Start(self.folder, newest, None, notes)
+            return Start(newest, summary, notes)
+        return Start(newest, None, notes)
 
 
 @contextlib.contextmanager
-def naming_last_checkpoint(folder: Path) -> Iterator[None]:
-    """Add to a `NonFiniteError` which checkpoint is the last good one."""
+def saying_how_to_go_on(folder: Path) -> Iterator[None]:
+    """Add to a `NonFiniteError` which checkpoint is the last good one, and to an interrupt how to continue."""
     try:
         yield
     except NonFiniteError as error:
-        newest, _ = checkpoint.newest_valid(folder / "checkpoints")
+        newest, _ = checkpoint.newest_valid(folder / CHECKPOINTS)
         raise NonFiniteError(error.step, error.term, str(newest or "none yet")) from None
+    except KeyboardInterrupt:
+        hint = f"the same command with run.dir={folder} continues from the last checkpoint"
+        raise KeyboardInterrupt(f"interrupted; {hint}") from None
 
 
 def restore(start: Path, total_steps: int, fingerprint: str) -> tuple[RunState, dict[str, Any]]:
@@ -174,13 +185,15 @@ def restore(start: Path, total_steps: int, fingerprint: str) -> tuple[RunState, 
         InputError: the data are others, or the run is further than it is asked to go.
     """
     saved = checkpoint.load_state(start)
-    state = RunState(**saved["run"])
+    try:
+        state = RunState(**saved["run"])
+    except TypeError:
+        raise InputError(f"{start}: written by another version of this program; use that one to continue it") from None
     if saved["data"] != fingerprint:
         raise InputError(f"data.name: the pixels are not those that {start} was trained on; choose another run.name")
     if state.step > total_steps or (state.step == total_steps and state.test_step != state.step):
-        raise InputError(
-            f"train.epochs, train.max_steps: end at step {total_steps}, but {start} is at {state.step} already"
-        )
+        limits = f"train.epochs, train.max_steps: end at step {total_steps}, but {start} is there already"
+        raise InputError(f"{limits}; ask for more than {state.step} steps")
     return state, saved["engine"]
 
 
@@ -204,7 +217,7 @@ def summarise(
     """Return the contents of summary.json: what ran, how fast, and the final numbers with their protocol."""
     assert state.test is not None
     likelihood = config.model.likelihood["name"]
-    how = protocol(data.name, config.data.binarize, likelihood, seed=config.run.seed, split="test")
+    how = protocol(data, config.data.binarize, likelihood, seed=config.run.seed, split="test")
     return {
         "parameters": model.count_parameters(),
         "world_size": world_size,

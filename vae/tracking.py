@@ -29,11 +29,12 @@ class Stopwatch:
     Args:
         device: whose queued work is waited for before a pause.
         seconds: to start from, when a run is continued.
+        lap_started: what the watch showed when the lap began that is continued.
     """
 
-    def __init__(self, device: torch.device, seconds: float = 0.0):
+    def __init__(self, device: torch.device, seconds: float = 0.0, lap_started: float = 0.0):
         self.device, self._seconds, self._started = device, seconds, time.perf_counter()
-        self._lap = seconds
+        self.lap_started = lap_started
 
     @property
     def seconds(self) -> float:
@@ -43,7 +44,7 @@ class Stopwatch:
     def lap(self) -> float:
         """Return the seconds since the last call."""
         now = self.seconds
-        passed, self._lap = now - self._lap, now
+        passed, self.lap_started = now - self.lap_started, now
         return passed
 
     @contextlib.contextmanager
@@ -63,7 +64,7 @@ class Tracker:
         accelerator: starts the TensorBoard tracker on the main process.
         folder: the run folder.
         step: updates made already; records of later steps, left by a run that was cut off, are removed.
-        total_steps, total_examples: of the whole run, for the progress bar.
+        total_steps: of the whole run, for the progress bar.
     """
 
     def __init__(self, accelerator: Accelerator, folder: Path, *, step: int, total_steps: int):
@@ -90,7 +91,7 @@ class Tracker:
         if self.enabled:
             self.bar.close()
             self.metrics.close()
-            self.writer.flush()
+            self.writer.close()
 
     def advance(self) -> None:
         """Move the progress bar by one step."""
@@ -108,6 +109,11 @@ class Tracker:
         """Record the means since the last logging point."""
         if not self.enabled:
             return
+        if interval.skipped:
+            self.writer.add_scalar("SkippedSteps/Train", interval.skipped, step)
+        if not interval.examples:
+            self.say(f"step {step}: all {interval.skipped} steps since the last line were skipped: not finite")
+            return
         row = {"loss": interval.loss, "reconstruction": interval.reconstruction, "kl": interval.kl}
         self._write_row(
             "train", step, epoch, row, beta=beta, lr=lr, grad_norm=interval.grad_norm,
@@ -118,8 +124,6 @@ class Tracker:
         self.writer.add_scalar("GradNorm/Train", interval.grad_norm, step)
         self.writer.add_scalar("LearningRate", lr, step)
         self.writer.add_scalar("ImagesPerSecond", images_per_second, step)
-        if interval.skipped:
-            self.writer.add_scalar("SkippedSteps/Train", interval.skipped, step)
         shown = {key: f"{value:.1f}" for key, value in row.items()}
         self.bar.set_postfix(shown | {"img/s": f"{images_per_second:,.0f}"}, refresh=False)
 
@@ -157,7 +161,7 @@ class Tracker:
             self.writer.add_hparams(plain, {f"hparam/{key}": value for key, value in results.items()}, run_name=".")
 
     def flush(self) -> None:
-        """Force all records to the disk, so that no checkpoint is ahead of them."""
+        """Write everything out, metrics.jsonl down to the disk, so that no checkpoint is ahead of it."""
         if self.enabled:
             self.metrics.flush()
             os.fsync(self.metrics.fileno())

@@ -59,7 +59,7 @@ def _type_name(field: FieldInfo) -> str:
         kind = " | ".join("null" if o is type(None) else getattr(o, "__name__", str(o)) for o in options)
     else:
         kind = getattr(field.annotation, "__name__", str(field.annotation))
-    signs = {"gt": ">", "ge": ">=", "lt": "<"}
+    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
     bounds = [
         f"{sign} {getattr(item, name):g}"
         for item in field.metadata

@@ -13,6 +13,7 @@ from vae.config.help import component_keys, known_keys
 from vae.config.schema import HARMLESS, Config
 from vae.networks import mlp_widths
 from vae.objectives import ObjectiveSpec
+from vae.schedules import ScheduleSpec
 
 
 def load(path: str | Path | None = None, overrides: list[str] | tuple[str, ...] = ()) -> Config:
@@ -27,7 +28,7 @@ def load(path: str | Path | None = None, overrides: list[str] | tuple[str, ...] 
     """
     raw = Config().model_dump()
     if path is not None:
-        _merge(raw, _read_yaml(Path(path)), source=str(path))
+        _merge(raw, _read_yaml(Path(path).expanduser()), source=str(path))
     for override in overrides:
         _merge(raw, _parse_override(override), source="the command line")
     return from_dict(raw)
@@ -49,13 +50,17 @@ def from_dict(raw: Mapping[str, Any]) -> Config:
     return config
 
 
-def warnings(config: Config) -> list[str]:
-    """Return what is allowed but probably not meant, a line each."""
-    beta = ObjectiveSpec.build(config.objective).beta
-    if beta.ends_at > config.train.epochs:
-        length = f"{beta.ends_at:g} epochs, longer than train.epochs = {config.train.epochs}"
-        return [f"objective.beta: the warm-up lasts {length}"]
-    return []
+def warnings(config: Config, epochs: float) -> list[str]:
+    """Return what is allowed but probably not meant in a run of so many epochs, a line each."""
+    schedules = {
+        "objective.beta": ObjectiveSpec.build(config.objective).beta,
+        "optim.lr_schedule": ScheduleSpec.build(config.optim.lr_schedule),
+    }
+    return [
+        f"{key}: the warm-up lasts {schedule.ends_at:g} epochs, longer than the run ({epochs:g} epochs)"
+        for key, schedule in schedules.items()
+        if schedule.ends_at > epochs
+    ]
 
 
 def differences(old: Config, new: Config) -> list[str]:

@@ -23,7 +23,9 @@ class RunConfig(Section):
     """The run: where it is kept, and the seed everything random derives from."""
 
     name: str | None = Field(
-        default=None, pattern=r"^[^/\\]+$", description="the run's folder is runs/NAME; without it, file name and time"
+        default=None,
+        pattern=r"^[^/\\.][^/\\]*$",
+        description="the run's folder is runs/NAME; without it, file name and time",
     )
     dir: str | None = Field(default=None, min_length=1, description="the run's folder, instead of runs/NAME")
     seed: int = Field(

@@ -8,11 +8,12 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from torch import Tensor
 from torchvision import datasets
 from torchvision.datasets.utils import calculate_md5
@@ -20,6 +21,8 @@ from torchvision.datasets.utils import calculate_md5
 from vae.components import InputError, nearest
 from vae.data import randomness
 from vae.networks import Shape
+
+LOCK_TIMEOUT = 1800  # seconds to wait for another process that downloads or unpacks
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The CRC-32 of the pixels."""
+        return f"{zlib.crc32(np.ascontiguousarray(self.images.numpy()).data):08x}"
 
     def __getitem__(self, index: Tensor) -> "Split":
         return Split(self.images[index], None if self.labels is None else self.labels[index])
@@ -51,14 +59,11 @@ class DataSet:
         _, C, H, W = self.train.images.shape
         return C, H, W
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """A checksum of all pixels, to notice that a run is continued on other data."""
-        parts = [part.images for part in (self.train, self.val, self.test) if part is not None]
-        checksum = 0
-        for images in parts:
-            checksum = zlib.crc32(np.ascontiguousarray(images.numpy()).data, checksum)
-        return f"{checksum:08x}"
+        parts = [part.fingerprint for part in (self.train, self.val, self.test) if part is not None]
+        return f"{zlib.crc32(' '.join(parts).encode()):08x}"
 
     def hold_out(self, val_size: int) -> "DataSet":
         """Return the data set with the last `val_size` examples of a fixed permutation of the training set held out.
@@ -99,9 +104,9 @@ def load(name: str, root: str | Path) -> DataSet:
         InputError: a missing, altered or unusable file, or an unknown name.
     """
     if name in _TORCHVISION:
-        return _TORCHVISION[name](name, Path(root))
+        return _TORCHVISION[name](name, Path(root).expanduser())
     if name.endswith(".npz"):
-        return _read_npz(Path(name))
+        return _read_npz(Path(name).expanduser())
     known = [*_TORCHVISION, "path/to/file.npz"]
     raise InputError(f"data.name = {name!r}: no such data set{nearest(name, known)}; known: {', '.join(known)}")
 
@@ -123,8 +128,10 @@ def _read_mnist(name: str, root: Path) -> DataSet:
 
 def _read_emnist(name: str, root: Path) -> DataSet:
     """Read EMNIST balanced (47 classes), turned upright: the files hold each image transposed."""
-    with _locked(root):
-        _download(root / name, lambda: datasets.EMNIST(root, split="balanced", download=True))
+    parts = (f"emnist-balanced-{part}-ubyte" for part in ("train-images-idx3", "train-labels-idx1", "test-images-idx3"))
+    if not all((root / name / "raw" / part).exists() for part in parts):
+        with _locked(root):
+            _download(root / name, lambda: datasets.EMNIST(root, split="balanced", download=True))
     data = _from_torchvision(name, lambda train: datasets.EMNIST(root, split="balanced", train=train))
     upright = {
         part: replace(split, images=split.images.transpose(-1, -2).contiguous())
@@ -184,7 +191,7 @@ def _unpack(archives: dict[Path, str], download: Callable[[], object]) -> None:
 
 def _download(folder: Path, download: Callable[[], object]) -> None:
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()):  # its progress bar is on stderr and stays
             download()
     except (OSError, RuntimeError, EOFError, gzip.BadGzipFile, zipfile.BadZipFile) as error:
         missing = "a file is missing or cannot be unpacked, and downloading it failed"
@@ -199,7 +206,10 @@ def _locked(root: Path):  # noqa: ANN202
     try:
         root.mkdir(parents=True, exist_ok=True)
         lock = FileLock(root / ".lock")
-        lock.acquire()
+        lock.acquire(timeout=LOCK_TIMEOUT)
+    except Timeout:
+        hint = f"another process has held {root / '.lock'} for {LOCK_TIMEOUT // 60} minutes"
+        raise InputError(f"data.root = {str(root)!r}: {hint}; end it, or delete that file if there is none") from None
     except OSError as error:
         raise InputError(f"data.root = {str(root)!r}: cannot be written ({error.strerror}); set data.root") from None
     try:
@@ -213,8 +223,12 @@ def _locked(root: Path):  # noqa: ANN202
 
 def _read_npz(path: Path) -> DataSet:
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
+        with path.open("rb") as stream:
+            archive = np.load(stream, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError("a single array: save it with np.savez(path, images=...)")
+            with archive:
+                arrays = {key: archive[key] for key in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else _one_line(error)
         raise InputError(f"{path}: not a readable .npz of plain arrays ({reason})") from None
