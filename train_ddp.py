@@ -73,8 +73,7 @@ def train(config: Config, args: argparse.Namespace) -> None:
         checkpoint.load_weights(start.checkpoint, vae)
         state, engine_state = restore(start.checkpoint, total_steps, data.fingerprint)
         engine.load_state_dict(engine_state)
-    if accelerator.is_main_process:
-        run.record(config)
+    launch.on_main(accelerator, lambda: run.record(config))
     for note in [*start.notes, *notes]:
         say(f"warning: {note}", file=sys.stderr)
     say(f"training in {folder}: {plan}" + (f", from step {state.step:,}" if state.step else ""))
@@ -107,6 +106,7 @@ def train(config: Config, args: argparse.Namespace) -> None:
             save_now = is_last or state.step % (config.train.checkpoint_every or batches.steps_per_epoch) == 0
             if is_last or (is_epoch_end and is_due(now["epoch"], config.train.eval_every)):
                 with watch.paused():
+                    engine.raise_faults()
                     test = assess(data.test.images, split="test")
                     if not math.isfinite(test.loss):
                         raise NonFiniteError(state.step, "test loss")
@@ -170,7 +170,7 @@ def main(argv: list[str] | None = None) -> int:
         code = 0
     except (InputError, NonFiniteError, KeyboardInterrupt) as error:
         if launch.speaks(os.environ):
-            print(f"train_ddp.py: {error or 'interrupted'}", file=sys.stderr)
+            print(f"train_ddp.py: {str(error) or 'interrupted'}", file=sys.stderr)
         code = {InputError: 2, NonFiniteError: 1, KeyboardInterrupt: 130}[type(error)]
     launch.leave()  # not after other errors: one rank alone would wait for the others
     return code

@@ -58,7 +58,7 @@ class Outcome:
 def environment() -> dict[str, str]:
     """Return this process's environment without what a launcher or CI may have set."""
     launcher = {"WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS"}
-    return {key: value for key, value in os.environ.items() if key not in launcher} | {"PYTHONWARNINGS": "error"}
+    return {key: value for key, value in os.environ.items() if key not in launcher}
 
 
 def arguments(*args: Any) -> list[str]:
@@ -77,8 +77,6 @@ def launcher(processes: int) -> list[str]:
 def launch(processes: int, *args: Any, cwd: Path | None = None, env: dict[str, str] | None = None) -> Outcome:
     """Run the job in fresh processes under torchrun (or plain Python for one) and wait for it."""
     variables = environment() | {"OMP_NUM_THREADS": "1"} | (env or {})
-    if processes > 1:  # torchrun's own imports are not ours to keep free of warnings
-        variables.pop("PYTHONWARNINGS")
     command = launcher(processes) + arguments(*args)
     done = subprocess.run(
         command, cwd=cwd or ROOT, env=variables, capture_output=True, text=True, timeout=280, check=False

@@ -118,8 +118,7 @@ def test_the_learning_rate_follows_its_schedule(engine: Engine) -> None:
 def on_two_ranks(folder: Path, *arguments: str) -> list[str]:
     """Return what each rank found."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    variables = {key: value for key, value in environment().items() if key != "PYTHONWARNINGS"}
-    variables |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    variables = environment() | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     script = [str(ROOT / "tests" / "engine_on_two_ranks.py"), str(folder)]
     done = subprocess.run(
         [*command, *script, *arguments], env=variables, capture_output=True, text=True, timeout=120, check=False

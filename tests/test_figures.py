@@ -17,6 +17,7 @@ from vae import checkpoint, figures
 from vae.components import InputError
 from vae.config import load, to_yaml
 from vae.data.sources import load as load_data
+from vae.evaluation import visible
 from vae.figures.latents import CLASS_ORDER
 from vae.figures.style import PALETTE
 from vae.model import VAE
@@ -327,8 +328,11 @@ def test_more_latent_dimensions_have_no_plane(make_run):
     assert {path.name for path in report(make_run(latent_dim=3, channels=3))} == CURVES | PICTURES
 
 
-def test_images_that_cannot_be_shown_are_left_out(make_run):
-    assert {path.name for path in report(make_run(latent_dim=3, channels=2))} == CURVES | {"latent_marginals.png"}
+@pytest.mark.parametrize("channels", [2, 5])
+def test_of_other_channel_counts_the_first_is_shown(make_run, channels):
+    assert {path.name for path in report(make_run(latent_dim=3, channels=channels))} == CURVES | PICTURES
+    images = torch.linspace(-0.2, 1.2, 4 * channels * 9).reshape(4, channels, 3, 3)
+    assert torch.equal(visible(images), images[:, :1].clamp(0, 1))
 
 
 def test_the_model_is_left_as_it_was(run):

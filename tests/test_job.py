@@ -335,7 +335,6 @@ def test_accelerate_launch_with_the_shipped_file_starts_two_processes(tmp_path: 
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "launch/accelerate/cpu.yaml"]
     settings = arguments(f"data.name={small}", f"run.dir={tmp_path / 'r'}", *SMALL)
     variables = environment() | {"OMP_NUM_THREADS": "1"}
-    variables.pop("PYTHONWARNINGS")
     done = subprocess.run(
         [*command, "train_ddp.py", *settings],
         cwd=ROOT,
@@ -355,7 +354,6 @@ def test_accelerate_launch_with_the_shipped_file_starts_two_processes(tmp_path: 
 def kill_after_checkpoint(processes: int, folder: Path, step: int, settings: list[Any]) -> None:
     """Start the job and kill -9 all of it as soon as it has moved on from the checkpoint of `step`."""
     variables = environment() | {"OMP_NUM_THREADS": "1"}
-    variables.pop("PYTHONWARNINGS")
     command = launcher(processes) + arguments(*settings, f"run.dir={folder}")
     running = subprocess.Popen(
         command, cwd=ROOT, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
@@ -501,7 +499,6 @@ def test_the_threads_asked_for_are_the_threads_used(job: Job, small: Path) -> No
     assert "(1 threads each)" in job(f"data.name={small}", "--dry-run", "train.threads=1").out
     code = "import os, sys, train_ddp, torch; train_ddp.main(sys.argv[1:]); print(torch.get_num_threads())"
     variables = environment() | launched
-    variables.pop("PYTHONWARNINGS")  # Accelerate warns that it sets the threads, which we then correct
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments(f"data.name={small}", "--dry-run", "train.threads=2")],
         cwd=ROOT, env=variables, capture_output=True, text=True, check=True,

@@ -140,6 +140,10 @@ class Engine:
         self._raise_fault(rows[:, len(SUMS) :].amax(0).tolist())
         return rows[:, : len(SUMS)]
 
+    def raise_faults(self) -> None:
+        """Raise `NonFiniteError` if an update was not finite and may not be skipped (all ranks)."""
+        self.gather_sums()
+
     def learning_rate(self, progress: float) -> float:
         """Return the learning rate at `progress` epochs."""
         return self.lr * self.lr_schedule(progress)
