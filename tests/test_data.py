@@ -44,6 +44,13 @@ def idx(path: Path) -> np.ndarray:
     return np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(dimensions)
 
 
+def write_idx(path: Path, array: np.ndarray) -> None:
+    """Write an IDX file; gzip-compressed where the name ends in .gz."""
+    header = struct.pack(f">BBBB{array.ndim}i", 0, 0, 8, array.ndim, *array.shape)
+    content = header + array.astype(np.uint8).tobytes()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+
+
 def test_mnist_is_what_the_archives_hold(mnist: sources.DataSet) -> None:
     assert np.array_equal(mnist.train.images[:, 0].numpy(), idx(RAW / "train-images-idx3-ubyte.gz"))
     assert np.array_equal(mnist.test.images[:, 0].numpy(), idx(RAW / ARCHIVE))
@@ -105,13 +112,34 @@ def test_fashion_mnist_is_read_from_its_own_archives(tmp_path: Path, monkeypatch
     images = {"train": rng.integers(0, 256, (50, 28, 28)), "t10k": rng.integers(0, 256, (20, 28, 28))}
     for part, pixels in images.items():
         for kind, array in {"images-idx3": pixels, "labels-idx1": pixels[:, 0, 0] % 10}.items():
-            header = struct.pack(f">BBBB{array.ndim}i", 0, 0, 8, array.ndim, *array.shape)
-            (folder / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(header + array.astype(np.uint8).tobytes()))
+            write_idx(folder / f"{part}-{kind}-ubyte.gz", array)
     resources = [(path.name, calculate_md5(path)) for path in sorted(folder.iterdir())]
     monkeypatch.setattr(datasets.FashionMNIST, "resources", resources)
     data = sources.load("FashionMNIST", tmp_path)
     assert np.array_equal(data.train.images[:, 0].numpy(), images["train"])
     assert np.array_equal(data.test.images[:, 0].numpy(), images["t10k"])
+
+
+def test_emnist_is_turned_upright(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files hold each image transposed (Cohen et al. 2017); stand-ins in the same format."""
+    folder = tmp_path / "EMNIST" / "raw"
+    folder.mkdir(parents=True)
+    images = np.random.default_rng(0).integers(0, 256, (30, 28, 28))
+    for part in ("train", "test"):
+        write_idx(folder / f"emnist-balanced-{part}-images-idx3-ubyte", images.transpose(0, 2, 1))
+        write_idx(folder / f"emnist-balanced-{part}-labels-idx1-ubyte", np.arange(30))
+    monkeypatch.setattr("vae.data.sources._locked", None)  # what is there is read without a lock
+    data = sources.load("EMNIST", tmp_path)
+    assert np.array_equal(data.test.images[:, 0].numpy(), images)
+    assert data.train.labels is not None
+    assert data.train.labels.tolist() == list(range(30))
+
+
+def test_a_failed_download_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.KMNIST, "mirrors", ["http://127.0.0.1:9/"])
+    with pytest.raises(InputError, match="downloading it failed"):
+        sources.load("KMNIST", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 def npz(path: Path, **arrays: Any) -> str:

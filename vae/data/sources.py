@@ -194,6 +194,9 @@ def _download(folder: Path, download: Callable[[], object]) -> None:
         with contextlib.redirect_stdout(io.StringIO()):  # its progress bar is on stderr and stays
             download()
     except (OSError, RuntimeError, EOFError, gzip.BadGzipFile, zipfile.BadZipFile) as error:
+        for left_empty in (folder, folder.parent):
+            with contextlib.suppress(OSError):
+                left_empty.rmdir()
         missing = "a file is missing or cannot be unpacked, and downloading it failed"
         raise InputError(
             f"{folder}: {missing} ({_one_line(error)}); put the original archives there, or set data.root"
