@@ -80,15 +80,17 @@ def speaks(environment: Mapping[str, str]) -> bool:
 def on_main(accelerator: Accelerator, action: Callable[[], Result]) -> Result:
     """Run `action` on the main process and give its result, or what it raised, to all of them (all ranks)."""
     outcome: list[Any] = [None, None]
+    failure: Exception | None = None
     if accelerator.is_main_process:
         try:
             outcome = [action(), None]
         except Exception as error:  # the others wait for an answer, whatever it is
+            failure = error
             known = isinstance(error, InputError)
             outcome = [None, error if known else RuntimeError(f"on the main process: {type(error).__name__}: {error}")]
     broadcast_object_list(outcome)
-    if outcome[1] is not None:
-        raise outcome[1]
+    if failure or outcome[1]:
+        raise failure or outcome[1]
     return outcome[0]
 
 
