@@ -1,5 +1,6 @@
 """One process among several: its accelerator, its threads, and one answer for all ranks."""
 
+import gc
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -97,5 +98,8 @@ def on_main(accelerator: Accelerator, action: Callable[[], Result]) -> Result:
 def leave() -> None:
     """Leave the process group, if there is one, and forget Accelerate's state."""
     if PartialState._shared_state:
+        # what an exception's frames still hold of the model would keep the process group's threads alive past its end,
+        # which aborts the process as it exits
+        gc.collect()
         PartialState().destroy_process_group()
         AcceleratorState._reset_state(reset_partial_state=True)
