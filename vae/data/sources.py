@@ -6,7 +6,7 @@ import io
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -204,7 +204,7 @@ def _download(folder: Path, download: Callable[[], object]) -> None:
 
 
 @contextlib.contextmanager
-def _locked(root: Path):  # noqa: ANN202
+def _locked(root: Path) -> Iterator[None]:
     """Hold a lock on the data folder, so that processes and jobs that start together unpack once."""
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -259,9 +259,13 @@ def _npz_split(path: Path, arrays: dict[str, np.ndarray], prefix: str) -> Split:
     if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
         raise InputError(f"{where} has type {images.dtype}; must be uint8, or floating point in [0, 1]")
     if images.dtype != np.uint8 and not (images.min() >= 0 and images.max() <= 1):  # also refuses NaN
-        raise InputError(f"{where} has values from {images.min():g} to {images.max():g}; floating point must be in [0, 1]")
+        raise InputError(
+            f"{where} has values from {images.min():g} to {images.max():g}; floating point must be in [0, 1]"
+        )
     if labels is not None and (labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer)):
-        raise InputError(f"{path}: `{prefix}labels` has shape {labels.shape} ({labels.dtype}); must be ({len(images)},), integers")
+        raise InputError(
+            f"{path}: `{prefix}labels` has shape {labels.shape} ({labels.dtype}); must be ({len(images)},), integers"
+        )
     pixels = torch.from_numpy(np.ascontiguousarray(images if images.dtype == np.uint8 else images.astype(np.float32)))
     return Split(
         pixels if pixels.ndim == 4 else pixels.unsqueeze(1),
