@@ -25,7 +25,7 @@ from vae.components import InputError
 from vae.config import Config, describe, flatten, load, to_yaml, warnings
 from vae.engine import NonFiniteError
 from vae.evaluation import evaluate, pictures
-from vae.run import RunFolder, RunState, folder_of, restore, saying_how_to_go_on, summarise
+from vae.run import CHECKPOINTS, SUMMARY, RunFolder, RunState, folder_of, restore, saying_how_to_go_on, summarise
 from vae.tracking import Stopwatch, Tracker
 
 
@@ -125,7 +125,7 @@ def train(config: Config, args: argparse.Namespace) -> None:
                     saved = {"engine": engine.state_dict(), "run": asdict(state), "data": data.fingerprint}
                     tracker.flush()
                     if accelerator.is_main_process:
-                        checkpoint.save(folder / "checkpoints", state.step, vae, saved, keep=state.keep)
+                        checkpoint.save(folder / CHECKPOINTS, state.step, vae, saved, keep=state.keep)
 
         # Write the results.
         if accelerator.is_main_process:
@@ -138,7 +138,7 @@ def train(config: Config, args: argparse.Namespace) -> None:
                 report.draw_figures(folder, vae, data, config.run.seed)
             except Exception as error:  # the numbers do not depend on the pictures
                 say(f"warning: figures not drawn ({error}); again: python -m vae report {folder}", file=sys.stderr)
-            checkpoint.write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+            checkpoint.write_text(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
     accelerator.wait_for_everyone()
     run.release()
     say(f"done: {folder} holds model/, figures/, summary.json; curves: tensorboard --logdir {folder}/tensorboard")

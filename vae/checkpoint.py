@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,6 @@ def save(folder: Path, step: int, model: VAE, state: dict[str, Any], keep: Itera
         The checkpoint's folder.
     """
     final, partial = folder / name_of(step), folder / (_PARTIAL + name_of(step))
-    shutil.rmtree(partial, ignore_errors=True)  # left by a crash
     _write_model(partial, model)
     torch.save(state, partial / STATE)
     files = {file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(partial.iterdir())}
@@ -57,7 +56,6 @@ def save(folder: Path, step: int, model: VAE, state: dict[str, Any], keep: Itera
 def save_model(folder: Path, model: VAE) -> None:
     """Write `model` so that `VAE.from_pretrained(folder)` reads it, replacing what was there (main process only)."""
     partial = folder.with_name(_PARTIAL + folder.name)
-    shutil.rmtree(partial, ignore_errors=True)
     _write_model(partial, model)
     _move_into_place(partial, folder)
 
@@ -121,6 +119,7 @@ def load_weights(path: Path, model: VAE) -> None:
 
 
 def _write_model(folder: Path, model: VAE) -> None:
+    shutil.rmtree(folder, ignore_errors=True)  # left by a crash
     folder.mkdir(parents=True)
     model.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)  # the hub mixin's model card
@@ -173,13 +172,19 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace a file's contents so that a crash leaves either the old ones or the new ones."""
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a partial file to write, then put it in the place of `path`: a crash leaves the old contents or the new."""
     partial = path.with_name(_PARTIAL + path.name)
     try:
-        partial.write_text(text, encoding="utf-8")
+        yield partial
         _sync(partial)
         partial.replace(path)
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            partial.unlink()
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file's contents whole, see `replacing`."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")

@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic_core import core_schema
 
 Spec = dict[str, Any]
 Table = Mapping[str, type]
@@ -44,8 +45,6 @@ class PieceOf:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         """Let pydantic call `complete` on the raw value."""
-        from pydantic_core import core_schema
-
         return core_schema.no_info_plain_validator_function(self.complete)
 
     def complete(self, value: Any) -> Spec:

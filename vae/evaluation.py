@@ -1,5 +1,6 @@
 """Numbers on held-out data: exact sums over real examples at any world size, each stamped with its protocol."""
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +37,18 @@ class Evaluation:
     examples: int
 
 
-@torch.no_grad()
+@contextlib.contextmanager
+def evaluating(model: VAE) -> Iterator[None]:
+    """Put the model in evaluation mode, without gradients, and back as it was."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+
+
 def evaluate(accelerator: Accelerator, model: VAE, images: Tensor, *, seed: int, split: str) -> Evaluation:
     """Return the means over all `images`, each rank doing its share (all ranks).
 
@@ -49,22 +61,20 @@ def evaluate(accelerator: Accelerator, model: VAE, images: Tensor, *, seed: int,
     dtype = next(model.parameters()).dtype
     noise = randomness.normal(len(images), model.latent_dim, seed, f"evaluate/{split}")
     sums = torch.zeros(4, dtype=torch.float64, device=accelerator.device)
-    model.eval()
-    for rows in _chunks(share(len(images), accelerator.process_index, accelerator.num_processes)):
-        x = to_unit_interval(images[rows].to(accelerator.device), dtype)
-        with accelerator.autocast():
-            output = model(x, noise[rows].to(accelerator.device, dtype))
-            at_mean = model.decode(output.latents[0].q.mean)
-        terms = negative_elbo(output, x)
-        values = torch.stack([terms.loss, terms.reconstruction, terms.kl, -at_mean.log_prob(x)])
-        sums += values.double().sum(1)
-    model.train()
+    with evaluating(model):
+        for rows in _chunks(share(len(images), accelerator.process_index, accelerator.num_processes)):
+            x = to_unit_interval(images[rows].to(accelerator.device), dtype)
+            with accelerator.autocast():
+                output = model(x, noise[rows].to(accelerator.device, dtype))
+                at_mean = model.decode(output.latents[0].q.mean)
+            terms = negative_elbo(output, x)
+            values = torch.stack([terms.loss, terms.reconstruction, terms.kl, -at_mean.log_prob(x)])
+            sums += values.double().sum(1)
     totals = accelerator.reduce(sums, "sum")
     assert isinstance(totals, Tensor)
     return Evaluation(*(totals / len(images)).tolist(), examples=len(images))
 
 
-@torch.no_grad()
 def pictures(model: VAE, images: Tensor, seed: int, count: int = 64) -> dict[str, Tensor]:
     """Return `Originals`, `Reconstructions` (z = E[z|x]) and `Samples`, each (count, 1 or 3, H, W) in [0, 1].
 
@@ -77,11 +87,12 @@ def pictures(model: VAE, images: Tensor, seed: int, count: int = 64) -> dict[str
     weights = next(model.parameters())
     originals = to_unit_interval(images[:count].to(weights.device), weights.dtype)
     noise = randomness.normal(count, model.latent_dim, seed, "samples").to(weights)
-    return {
-        "Originals": visible(originals),
-        "Reconstructions": visible(model.reconstruct(originals)),
-        "Samples": visible(model.sample(noise=noise)),
-    }
+    with evaluating(model):
+        return {
+            "Originals": visible(originals),
+            "Reconstructions": visible(model.reconstruct(originals)),
+            "Samples": visible(model.sample(noise=noise)),
+        }
 
 
 def visible(images: Tensor) -> Tensor:

@@ -27,14 +27,13 @@ def make_accelerator(device: str, mixed_precision: str, environment: Mapping[str
     Raises:
         InputError: the device is not there, fp16 has no device, or the launcher started another number of processes.
     """
-    announced = _check_launcher(environment)
+    announced, here = _check_launcher(environment), _processes_here(environment)
     has_cuda = torch.cuda.is_available()
     if device == "cuda" and not has_cuda:
         raise InputError("train.device = 'cuda': this machine has no CUDA device; use auto or cpu")
     use_cpu = device == "cpu" or not has_cuda
     if mixed_precision == "fp16" and use_cpu:
         raise InputError("train.precision = 'fp16': needs a CUDA device; use bf16 or fp32 on a CPU")
-    here = int(environment.get("LOCAL_WORLD_SIZE", "1"))
     if not use_cpu and here > torch.cuda.device_count():
         devices = f"this machine has {torch.cuda.device_count()} CUDA devices for {here} processes"
         raise InputError(f"train.device = {device!r}: {devices}; start fewer, or set train.device=cpu")
@@ -54,13 +53,18 @@ def _check_launcher(environment: Mapping[str, str]) -> int:
     """Return the processes that the launcher announced; refuses a WORLD_SIZE without the rest of its variables."""
     announced = environment.get("WORLD_SIZE", "1")
     missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in environment]
-    per_machine = environment.get("LOCAL_WORLD_SIZE", "1")
-    if not per_machine.isdecimal() or int(per_machine) < 1:
-        raise InputError(f"LOCAL_WORLD_SIZE = {per_machine}: not a number of processes; {_HOW_TO_LAUNCH}")
     if not announced.isdecimal() or (int(announced) > 1 and missing):
         hint = f"but {', '.join(missing)} not set" if missing else "not a number"
         raise InputError(f"WORLD_SIZE = {announced}: {hint}; {_HOW_TO_LAUNCH}")
     return int(announced)
+
+
+def _processes_here(environment: Mapping[str, str]) -> int:
+    """Return the processes of this job on this machine."""
+    count = environment.get("LOCAL_WORLD_SIZE", "1")
+    if not count.isdecimal() or int(count) < 1:
+        raise InputError(f"LOCAL_WORLD_SIZE = {count}: not a number of processes; {_HOW_TO_LAUNCH}")
+    return int(count)
 
 
 def set_threads(threads: int, environment: Mapping[str, str]) -> int:
@@ -69,7 +73,7 @@ def set_threads(threads: int, environment: Mapping[str, str]) -> int:
     To be called after `make_accelerator`: Accelerate sets them too, by its own rule.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(threads or max(1, cores // int(environment.get("LOCAL_WORLD_SIZE", "1"))))
+    torch.set_num_threads(threads or max(1, cores // _processes_here(environment)))
     return torch.get_num_threads()
 
 

@@ -1,8 +1,6 @@
 """Pictures of a finished run, written into its folder."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +11,17 @@ from torchvision import datasets
 
 from vae import figures
 from vae.assemble import build_data, build_model
-from vae.checkpoint import WEIGHTS, load_weights
+from vae.checkpoint import WEIGHTS, load_weights, replacing
 from vae.components import InputError
 from vae.config import load
 from vae.data import randomness
 from vae.data.batches import to_unit_interval
 from vae.data.sources import DataSet, Split
-from vae.evaluation import CHUNK, pictures, visible
+from vae.evaluation import CHUNK, evaluating, pictures, visible
 from vae.model import VAE
+from vae.run import CONFIG
 from vae.tracking import METRICS
 
-CONFIG = "config.yaml"
 HINT = "give a folder that train_ddp.py wrote, e.g. runs/mnist"
 NUMBERS = {  # what a row of each split must hold
     "train": ("epoch", "loss", "reconstruction", "kl", "beta", "grad_norm"),
@@ -79,7 +77,7 @@ def draw_figures(run_dir: Path, model: VAE, data: DataSet, seed: int) -> list[Pa
     rows = read_metrics(run_dir / METRICS)
     max_grad_norm = load(run_dir / CONFIG).optim.max_grad_norm
     drawn = _draw_curves(rows, max_grad_norm)
-    with _evaluating(model):
+    with evaluating(model):
         drawn |= _draw_images(model, data, seed) | _draw_latents(model, data, seed)
     return [_save(figure, run_dir / "figures" / f"{name}.png") for name, figure in drawn.items()]
 
@@ -157,23 +155,19 @@ def _one_of_each(split: Split, *, count: int) -> Tensor:
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-def _must_exist(path: Path, problem: str) -> Path:
+def _must_exist(path: Path, problem: str) -> None:
     if not path.is_file():
         raise InputError(problem)
-    return path
 
 
 def _save(figure: Figure, path: Path) -> Path:
     """Write a PNG so that a crash leaves either the old picture or the new one."""
-    partial = path.with_name(f".partial-{path.name}")
     try:
         path.parent.mkdir(exist_ok=True)
-        figure.savefig(partial, format="png")
-        partial.replace(path)
+        with replacing(path) as partial:
+            figure.savefig(partial, format="png")
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}") from None
-    finally:
-        partial.unlink(missing_ok=True)
     return path
 
 
@@ -194,15 +188,3 @@ def _parse_row(line: str, where: str) -> dict[str, Any]:
         if not isinstance(row.get(key), (int, float)):
             raise InputError(f"{where}: {key} = {row.get(key)!r}: must be a number; restore or remove the line")
     return row
-
-
-@contextmanager
-def _evaluating(model: VAE) -> Iterator[None]:
-    """Put the model in evaluation mode, without gradients, and back as it was."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(was_training)

@@ -25,7 +25,7 @@ from vae.evaluation import Evaluation, protocol
 from vae.model import VAE
 
 RUNS = Path("runs")
-CONFIG, CHECKPOINTS = "config.yaml", "checkpoints"
+CONFIG, CHECKPOINTS, SUMMARY = "config.yaml", "checkpoints", "summary.json"
 
 
 @dataclass
@@ -154,7 +154,7 @@ class RunFolder:
             raise InputError(
                 f"--resume must: {self.folder} holds no valid checkpoint; " + "; ".join(notes or ["none yet"])
             )
-        summary = _read_summary(self.folder / "summary.json")
+        summary = _read_summary(self.folder / SUMMARY)
         if summary and summary.get("steps", 0) >= total_steps:
             return Start(newest, summary, notes)
         return Start(newest, None, notes)

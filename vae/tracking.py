@@ -69,7 +69,6 @@ class Tracker:
 
     def __init__(self, accelerator: Accelerator, folder: Path, *, step: int, total_steps: int):
         self.enabled = accelerator.is_main_process
-        self.accelerator, self.folder = accelerator, folder
         resumed = (folder / METRICS).exists()
         accelerator.project_configuration.logging_dir = str(folder)
         writer_settings: dict[str, Any] = {"flush_secs": 30}
@@ -148,7 +147,7 @@ class Tracker:
         if not self.enabled:
             return
         for name, batch in images.items():
-            grid = make_grid(batch.float().clamp(0, 1).cpu(), nrow=math.isqrt(len(batch)))
+            grid = make_grid(batch.float().cpu(), nrow=math.isqrt(len(batch)))
             self.writer.add_image(f"Test/{name}", grid, step)
 
     def log_hyperparameters(self, settings: dict[str, Any], results: dict[str, float]) -> None:
