@@ -140,10 +140,12 @@ def test_a_warm_up_longer_than_training_is_a_warning() -> None:
     assert config.warnings(loaded, epochs=10) == []
 
 
-def test_differences_list_what_changes_a_run_and_nothing_else() -> None:
+def test_differences_tell_what_changes_a_run_from_what_does_not() -> None:
     before = load()
     after = load(None, ["train.epochs=60", "run.name=x", "train.log_every=7", "run.seed=3", "model.latent_dim=4"])
-    assert config.differences(before, after) == ["model.latent_dim: 2 -> 4", "run.seed: 0 -> 3"]
+    altering, harmless = config.differences(before, after)
+    assert altering == ["model.latent_dim: 2 -> 4", "run.seed: 0 -> 3"]
+    assert harmless == ["run.name: None -> x", "train.epochs: 50 -> 60", "train.log_every: 100 -> 7"]
 
 
 def test_help_lists_every_key_with_its_default_and_meaning() -> None:

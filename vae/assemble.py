@@ -6,11 +6,13 @@ from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 from torch.optim import AdamW
 
-from vae.config import Config
+from vae.components import InputError
+from vae.config import Config, TrainConfig
 from vae.data import randomness
 from vae.data.batches import TrainingBatches
 from vae.data.sources import DataSet, load
 from vae.engine import Engine
+from vae.gradients import AllReduced, Exact, Gradients
 from vae.model import VAE
 from vae.networks import Shape
 from vae.objectives import Objective, ObjectiveSpec
@@ -61,14 +63,25 @@ def build_batches(config: Config, data: DataSet, device: torch.device, rank: int
 def build_engine(
     config: Config, accelerator: Accelerator, model: nn.Module, objective: Objective, optimizer: AcceleratedOptimizer
 ) -> Engine:
-    """Return what runs the training steps of a prepared model and optimizer."""
+    """Return what runs the training steps of a prepared model and optimizer; raises `InputError`."""
     return Engine(
         accelerator,
-        model,
-        objective,
+        _build_gradients(config.train, accelerator, model, objective),
         optimizer,
         lr=config.optim.lr,
         lr_schedule=ScheduleSpec.build(config.optim.lr_schedule),
         max_grad_norm=config.optim.max_grad_norm,
         skip_nonfinite=config.train.on_nonfinite == "skip",
     )
+
+
+def _build_gradients(train: TrainConfig, accelerator: Accelerator, model: nn.Module, objective: Objective) -> Gradients:
+    if not train.exact:
+        return AllReduced(accelerator, model, objective)
+    if train.exact % accelerator.num_processes:
+        raise InputError(
+            f"train.exact = {train.exact}: must be a multiple of the number of processes ({accelerator.num_processes})"
+        )
+    if train.precision == "fp16":
+        raise InputError(f"train.exact = {train.exact}: not with train.precision=fp16; use bf16, fp32 or fp64")
+    return Exact(accelerator, model, objective, shards=train.exact)

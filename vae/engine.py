@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
-from torch import Tensor, nn
+from torch import Tensor
 
 from vae.data.batches import Batch
-from vae.objectives import Objective, Terms
+from vae.gradients import Gradients
+from vae.objectives import Terms
 from vae.schedules import Schedule
 
 # what a rank adds up between two logging points; the fault is the step and the terms of the first bad update
@@ -52,8 +53,8 @@ class Engine:
 
     Args:
         accelerator: owns precision, DDP and the collectives.
-        model, optimizer: as prepared by `accelerator.prepare`; the optimizer is fused.
-        objective: what is minimised.
+        gradients: fills the `grad` of the parameters from a batch.
+        optimizer: as prepared by `accelerator.prepare`; fused.
         lr: learning rate; `lr_schedule` is its factor over epochs.
         max_grad_norm: threshold for the global gradient norm; None: no clipping.
         skip_nonfinite: whether a non-finite update is skipped and counted; else it stops the run.
@@ -62,8 +63,7 @@ class Engine:
     def __init__(
         self,
         accelerator: Accelerator,
-        model: nn.Module,
-        objective: Objective,
+        gradients: Gradients,
         optimizer: AcceleratedOptimizer,
         *,
         lr: float,
@@ -71,13 +71,13 @@ class Engine:
         max_grad_norm: float | None,
         skip_nonfinite: bool,
     ):
-        self.accelerator, self.model, self.objective, self.optimizer = accelerator, model, objective, optimizer
+        self.accelerator, self.gradients, self.optimizer = accelerator, gradients, optimizer
         self.lr, self.lr_schedule = lr, lr_schedule
         self.max_grad_norm = math.inf if max_grad_norm is None else max_grad_norm
         # in fp16 an overflow now and then is how the loss scale is found: always skipped, by the scaler
         self.skip_nonfinite = skip_nonfinite
         self.keeps_going = skip_nonfinite or accelerator.scaler is not None
-        self.parameters = list(model.parameters())
+        self.parameters = list(gradients.model.parameters())
         device = accelerator.device
         self.sums = torch.zeros(len(SUMS), dtype=torch.float64, device=device)
         self.fault = torch.full((len(FAULT),), -1.0, dtype=torch.float64, device=device)
@@ -100,13 +100,7 @@ class Engine:
             progress: epochs seen before this one.
         """
         self._set_learning_rate(progress)
-        output = self.model(batch.x, batch.noise)
-        terms = self.objective(output, batch.x, progress).first(batch.count)
-
-        # DDP averages over ranks, so that the sum over ranks / n is the gradient of the mean over the global batch
-        loss = terms.loss.sum() * (self.accelerator.num_processes / batch.global_count)
-        # a loss that is not finite on one rank makes the gradient NaN on all of them
-        self.accelerator.backward(loss * torch.where(loss.detach().isfinite(), 1.0, math.nan))
+        terms = self.gradients(batch, progress)
         norm = self.accelerator.clip_grad_norm_(self.parameters, self.max_grad_norm)
         assert isinstance(norm, Tensor)
         self.grad_norm = norm.detach()

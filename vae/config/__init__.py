@@ -3,6 +3,8 @@
 from vae.components import InputError
 from vae.config.help import describe
 from vae.config.reading import differences, flatten, from_dict, load, to_yaml, warnings
-from vae.config.schema import Config
+from vae.config.schema import Config, TrainConfig
 
-__all__ = ["Config", "InputError", "describe", "differences", "flatten", "from_dict", "load", "to_yaml", "warnings"]
+__all__ = [
+    "Config", "InputError", "TrainConfig", "describe", "differences", "flatten", "from_dict", "load", "to_yaml", "warnings",
+]  # fmt: skip

@@ -63,11 +63,15 @@ def warnings(config: Config, epochs: float) -> list[str]:
     ]
 
 
-def differences(old: Config, new: Config) -> list[str]:
-    """Return `key: old -> new` for each key that differs and changes what a run computes."""
+def differences(old: Config, new: Config) -> tuple[list[str], list[str]]:
+    """Return `key: old -> new` for each key that differs: those that change what a run computes, and the harmless."""
     before, after = flatten(old), flatten(new)
-    changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
-    return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in changed if key not in HARMLESS]
+    altering: list[str] = []
+    harmless: list[str] = []
+    for key in sorted(before.keys() | after.keys()):
+        if before.get(key) != after.get(key):
+            (harmless if key in HARMLESS else altering).append(f"{key}: {before.get(key)} -> {after.get(key)}")
+    return altering, harmless
 
 
 def flatten(config: Config) -> dict[str, Any]:

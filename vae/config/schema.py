@@ -24,7 +24,7 @@ class RunConfig(Section):
 
     name: str | None = Field(
         default=None,
-        pattern=r"^[^/\\.][^/\\]*$",
+        pattern=r"^[^/\\.\x00-\x1f][^/\\\x00-\x1f]*$",
         description="the run's folder is runs/NAME; without it, file name and time",
     )
     dir: str | None = Field(default=None, min_length=1, description="the run's folder, instead of runs/NAME")
@@ -107,6 +107,17 @@ class TrainConfig(Section):
         default=1, ge=0, description="epochs between two evaluations on the test set; 0: only at the end"
     )
     checkpoint_every: int = Field(default=0, ge=0, description="steps between two checkpoints; 0: each epoch")
+    exact: int = Field(
+        default=0,
+        ge=0,
+        description="S: gradients of S fixed parts of a batch, summed in a fixed order: bitwise the same weights for "
+        "any number of processes that divides S; 0: off",
+    )
+    timeout: float = Field(
+        default=600.0,
+        gt=0,
+        description="seconds without progress after which several processes end, naming the missing",
+    )
     on_nonfinite: Literal["stop", "skip"] = Field(
         default="stop", description="a non-finite loss or gradient: stop all processes, or skip the update and count it"
     )
@@ -129,4 +140,5 @@ class Config(Section):
 HARMLESS = {
     "run.name", "run.dir", "data.root", "train.epochs", "train.max_steps", "train.engine", "train.device",
     "train.threads", "train.log_every", "train.eval_every", "train.checkpoint_every", "train.on_nonfinite",
+    "train.timeout",
 }  # fmt: skip

@@ -1,0 +1,104 @@
+"""The gradient of the mean loss over a global batch, of which each rank holds a part."""
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from vae.data.batches import Batch, share
+from vae.objectives import Objective, Terms
+
+
+class Gradients(ABC):
+    """Fills the `grad` of the parameters.
+
+    Args:
+        accelerator: owns precision, DDP and the collectives.
+        model: as prepared by `accelerator.prepare`.
+        objective: what is minimised.
+    """
+
+    def __init__(self, accelerator: Accelerator, model: nn.Module, objective: Objective):
+        self.accelerator, self.model, self.objective = accelerator, model, objective
+
+    @abstractmethod
+    def __call__(self, batch: Batch, progress: float) -> Terms:
+        """Set every `grad` from this rank's part of a global batch (all ranks); returns the terms of its examples."""
+
+
+class AllReduced(Gradients):
+    """DDP's way: one backward pass a rank, an all-reduce beside it. The last bits depend on the number of ranks."""
+
+    def __call__(self, batch: Batch, progress: float) -> Terms:
+        """Set every `grad` (all ranks)."""
+        terms = self.objective(self.model(batch.x, batch.noise), batch.x, progress).first(batch.count)
+        # DDP averages over ranks, so that the sum over ranks / n is the gradient of the mean over the global batch
+        loss = terms.loss.sum() * (self.accelerator.num_processes / batch.global_count)
+        self.accelerator.backward(_poison(loss))
+        return terms
+
+
+class Exact(Gradients):
+    """Bitwise the same for every number of ranks that divides `shards`: fixed parts, summed in a fixed order.
+
+    The global batch is cut into `shards` contiguous parts, whoever computes them. Their gradients are the leaves of one
+    binary tree; a rank sums what lies below its own nodes, all ranks gather the nodes and sum the rest alike.
+
+    Args:
+        accelerator, model, objective: see `Gradients`.
+        shards: S, a multiple of the number of ranks.
+    """
+
+    def __init__(self, accelerator: Accelerator, model: nn.Module, objective: Objective, *, shards: int):
+        super().__init__(accelerator, model, objective)
+        assert shards % accelerator.num_processes == 0
+        self.shards = shards
+        self.parameters = list(model.parameters())
+        self.flat = torch.cat([torch.zeros_like(weight).flatten() for weight in self.parameters])
+        views = self.flat.split([weight.numel() for weight in self.parameters])
+        self._views = [view.view_as(weight) for view, weight in zip(views, self.parameters, strict=True)]
+
+    def __call__(self, batch: Batch, progress: float) -> Terms:
+        """Set every `grad` (all ranks)."""
+        leaves, terms = zip(*[self._leaf(batch, part, progress) for part in self._parts(batch)], strict=True)
+        nodes = torch.stack(leaves)
+        while len(nodes) % 2 == 0:
+            nodes = nodes[0::2] + nodes[1::2]
+        gathered = self.accelerator.gather(nodes)
+        assert isinstance(gathered, Tensor)
+        self.flat.copy_(_sum_pairwise(gathered))
+        for weight, view in zip(self.parameters, self._views, strict=True):
+            weight.grad = view
+        return Terms(*[torch.cat([getattr(part, name) for part in terms]) for name in ("loss", "reconstruction", "kl")])
+
+    def _parts(self, batch: Batch) -> list[slice]:
+        """Return where this rank's shards lie in its part of the batch."""
+        rank, mine = self.accelerator.process_index, self.shards // self.accelerator.num_processes
+        parts = [share(batch.global_count, rank * mine + i, self.shards) for i in range(mine)]
+        return [slice(part.start - parts[0].start, part.stop - parts[0].start) for part in parts]
+
+    def _leaf(self, batch: Batch, part: slice, progress: float) -> tuple[Tensor, Terms]:
+        """Return one shard's share of the gradient, (P,), and the terms of its examples."""
+        x, noise = batch.x[part], batch.noise[part]
+        if not len(x):
+            none = self.flat.new_zeros(0)
+            return torch.zeros_like(self.flat), Terms(none, none, none)
+        with self.accelerator.no_sync(self.model):
+            terms = self.objective(self.model(x, noise), x, progress)
+            gradients = torch.autograd.grad(_poison(terms.loss.sum() / batch.global_count), self.parameters)
+        return torch.cat([gradient.flatten() for gradient in gradients]), terms
+
+
+def _poison(loss: Tensor) -> Tensor:
+    """Make the gradient of a loss that is not finite NaN, hence the global gradient on all ranks."""
+    return loss * torch.where(loss.detach().isfinite(), 1.0, math.nan)
+
+
+def _sum_pairwise(rows: Tensor) -> Tensor:
+    """Return the sum of rows (N, P) as a binary tree over neighbours: with itself as the subtree of a larger one."""
+    while len(rows) > 1:
+        paired = len(rows) // 2 * 2
+        rows = torch.cat([rows[0:paired:2] + rows[1:paired:2], rows[paired:]])
+    return rows[0]
