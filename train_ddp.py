@@ -5,7 +5,8 @@
     accelerate launch --config_file launch/accelerate/cpu.yaml train_ddp.py --config configs/mnist.yaml run.name=mnist
 
 Run the same command again to continue a run that was cut off.
-Exit codes: 0 done, 2 refused input, 130 interrupted from the keyboard, 1 anything else.
+Exit codes: 0 done, 2 refused input, 85 stopped by SIGTERM or SIGUSR1 after saving (run me again), 130 the same by
+Ctrl-C (a second one stops at once), 1 anything else.
 """
 
 import argparse
@@ -14,19 +15,39 @@ import math
 import os
 import sys
 import time
-from dataclasses import asdict
 from functools import partial
+from pathlib import Path
+from typing import Any
 
-STARTED = time.time()  # before the imports that take seconds
+from vae import signals, slurm
+
+STARTED = time.time()
+STOP = signals.StopRequest()
+if __name__ == "__main__":  # before torch is imported, which takes seconds
+    STOP.install(os.environ)
+    os.environ.update(slurm.process_environment(os.environ))
+    os.umask(os.umask(0) | 0o002)  # nothing that others may write
 
 from vae import assemble, checkpoint, launch, report
 from vae.cli import Parser
 from vae.components import InputError
 from vae.config import Config, describe, flatten, load, to_yaml, warnings
+from vae.data.sources import DataSet
 from vae.engine import NonFiniteError
 from vae.evaluation import evaluate, pictures
+from vae.model import VAE
 from vae.run import CHECKPOINTS, SUMMARY, RunFolder, RunState, folder_of, restore, saying_how_to_go_on, summarise
+from vae.saving import SaveError, Saver
 from vae.tracking import Stopwatch, Tracker
+from vae.watchdog import RankLostError, Watchdog
+
+EXIT_CODES = {
+    InputError: 2,
+    NonFiniteError: 1,
+    SaveError: 1,
+    signals.Stopped: signals.REQUEUE_ME,
+    KeyboardInterrupt: 130,
+}
 
 
 def train(config: Config, args: argparse.Namespace) -> None:
@@ -36,8 +57,9 @@ def train(config: Config, args: argparse.Namespace) -> None:
 
     # Start this process among the others.
     mixed_precision = assemble.MIXED_PRECISION[config.train.precision]
-    accelerator = launch.make_accelerator(config.train.device, mixed_precision, os.environ)
-    threads = launch.set_threads(config.train.threads, os.environ)
+    accelerator = launch.make_accelerator(config.train.device, mixed_precision, os.environ, config.train.timeout)
+    # sums over many numbers depend on how many threads share them
+    threads = launch.set_threads(config.train.threads or (1 if config.train.exact else 0), os.environ)
     rank, world_size, device = accelerator.process_index, accelerator.num_processes, accelerator.device
     say = accelerator.on_main_process(print)
 
@@ -73,23 +95,39 @@ def train(config: Config, args: argparse.Namespace) -> None:
         checkpoint.load_weights(start.checkpoint, vae)
         state, engine_state = restore(start.checkpoint, total_steps, data.fingerprint)
         engine.load_state_dict(engine_state)
-    launch.on_main(accelerator, lambda: run.record(config))
+    launch.on_main(accelerator, lambda: run.record(config, start, state.step, world_size))
+    watchdog = Watchdog(accelerator, config.train.timeout, os.environ, end=launch.abandon)
     for note in [*start.notes, *notes]:
         say(f"warning: {note}", file=sys.stderr)
-    say(f"training in {folder}: {plan}" + (f", from step {state.step:,}" if state.step else ""))
+    plan += f", from step {state.step:,}" if state.step else ""
+    plan += f" ({'; '.join(start.changed)})" if start.changed else ""
+    say(f"training in {folder}: {plan}")
 
     # Train.
     first_step, startup_seconds = state.step, time.time() - STARTED
     watch = Stopwatch(device, state.train_seconds, state.logged_seconds)
     assess = partial(evaluate, accelerator, vae, seed=config.run.seed)
+    stop_signal = launch.StopVote(accelerator, STOP)
     tracker = Tracker(accelerator, folder, step=state.step, total_steps=total_steps)
-    with tracker, saying_how_to_go_on(folder):
+    saver = Saver(accelerator, folder / CHECKPOINTS, vae, engine, tracker, data.fingerprint, step=state.step)
+    with tracker, saying_how_to_go_on(folder), watchdog.guarding():
         while state.step < total_steps:
+            # Stop where a signal asked for it.
+            if signum := stop_signal(state.step):
+                if state.step > saver.step:
+                    saver.save(state, watch)
+                saver.finish()
+                raise signals.Stopped(
+                    signum,
+                    f"stopped after step {state.step:,}, saved" if state.step else "stopped before the first step",
+                )
+
             # Make one update.
             progress = batches.progress(state.step)
             engine.step(batches(state.step), state.step, progress)
             state.step += 1
             tracker.advance()
+            watchdog.beat(state.step)
             if state.step == first_step + 1:
                 engine.assert_ranks_agree()
 
@@ -121,27 +159,39 @@ def train(config: Config, args: argparse.Namespace) -> None:
             # Save a checkpoint.
             if save_now:
                 with watch.paused():
-                    state.train_seconds, state.logged_seconds = watch.seconds, watch.lap_started
-                    saved = {"engine": engine.state_dict(), "run": asdict(state), "data": data.fingerprint}
-                    tracker.flush()
-                    if accelerator.is_main_process:
-                        checkpoint.save(folder / CHECKPOINTS, state.step, vae, saved, keep=state.keep)
+                    saver.save(state, watch)
 
         # Write the results.
-        if accelerator.is_main_process:
-            place = {"world_size": world_size, "device": device.type, "startup_seconds": startup_seconds}
-            summary = summarise(config, state, vae, data, epochs=batches.progress(state.step), **place)
-            tracker.log_hyperparameters(flatten(config), {"test_loss": summary["test"]["loss"]})
-            checkpoint.save_model(folder / "model", vae)
-            say("drawing figures")
-            try:
-                report.draw_figures(folder, vae, data, config.run.seed)
-            except Exception as error:  # the numbers do not depend on the pictures
-                say(f"warning: figures not drawn ({error}); again: python -m vae report {folder}", file=sys.stderr)
-            checkpoint.write_text(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
-    accelerator.wait_for_everyone()
+        saver.finish()
+        watchdog.dismiss()
+        place = {"world_size": world_size, "device": device.type, "startup_seconds": startup_seconds}
+        place["checkpoint_seconds"] = saver.waited_seconds
+        summary = summarise(config, state, vae, data, epochs=batches.progress(state.step), **place)
+        say("drawing figures")
+        finish = partial(write_results, folder, config, summary, vae, data, tracker)
+        launch.on_main(accelerator, finish, known=(SaveError, signals.Stopped))
     run.release()
     say(f"done: {folder} holds model/, figures/, summary.json; curves: tensorboard --logdir {folder}/tensorboard")
+
+
+def write_results(
+    folder: Path, config: Config, summary: dict[str, Any], vae: VAE, data: DataSet, tracker: Tracker
+) -> None:
+    """Write what a finished run leaves beside its records and checkpoints (main process only); the summary is last."""
+    try:
+        tracker.log_hyperparameters(flatten(config), {"test_loss": summary["test"]["loss"]}, step=summary["steps"])
+        checkpoint.save_model(folder / "model", vae)
+        try:
+            report.draw_figures(folder, vae, data, config.run.seed, before_each=STOP.obey)
+        except signals.Stopped:
+            raise
+        except Exception as error:  # the numbers do not depend on the pictures
+            tracker.warn(f"figures not drawn ({error}); again: python -m vae report {folder}")
+        checkpoint.write_text(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
+    except OSError as error:
+        raise SaveError(
+            f"{folder}: results not written ({error}); make room, then run the same command again"
+        ) from None
 
 
 def is_due(epoch: float, every: int) -> bool:
@@ -168,10 +218,12 @@ def main(argv: list[str] | None = None) -> int:
         args = parse(argv)
         train(load(args.config, args.overrides), args)
         code = 0
-    except (InputError, NonFiniteError, KeyboardInterrupt) as error:
+    except tuple(EXIT_CODES) as error:
         if launch.speaks(os.environ):
             print(f"train_ddp.py: {str(error) or 'interrupted'}", file=sys.stderr)
-        code = {InputError: 2, NonFiniteError: 1, KeyboardInterrupt: 130}[type(error)]
+        code = error.exit_code if isinstance(error, signals.Stopped) else EXIT_CODES[type(error)]
+    except RankLostError as error:
+        launch.abandon(f"train_ddp.py: {error}" if error.speaks else None)
     launch.leave()  # not after other errors: one rank alone would wait for the others
     return code
 

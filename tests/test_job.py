@@ -507,7 +507,7 @@ def test_the_threads_asked_for_are_the_threads_used(job: Job, small: Path) -> No
 
 
 def test_a_failing_picture_does_not_fail_the_run(job: Job, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise ValueError("no ink")
 
     monkeypatch.setattr("vae.report.draw_figures", fail)

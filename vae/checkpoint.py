@@ -7,8 +7,11 @@ A checkpoint is a folder `step-00000469/` with the model as `from_pretrained` re
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import os
+import pickle
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -42,14 +45,25 @@ def save(folder: Path, step: int, model: VAE, state: dict[str, Any], keep: Itera
 
     Returns:
         The checkpoint's folder.
+
+    Raises:
+        OSError: it could not be written; the older ones stay, and nothing of this one.
     """
     final, partial = folder / name_of(step), folder / (_PARTIAL + name_of(step))
-    _write_model(partial, model)
-    torch.save(state, partial / STATE)
-    files = {file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(partial.iterdir())}
-    (partial / MANIFEST).write_text(json.dumps({"step": step, "files": files}, indent=1) + "\n")
-    _move_into_place(partial, final)
-    _prune(folder, final.name, set(keep))
+    try:
+        _write_model(partial, model)
+        buffer = io.BytesIO()  # torch.save hides what is wrong with a disk
+        torch.save(state, buffer)
+        (partial / STATE).write_bytes(buffer.getbuffer())
+        files = {
+            file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(partial.iterdir())
+        }
+        (partial / MANIFEST).write_text(json.dumps({"step": step, "files": files}, indent=1) + "\n")
+        _move_into_place(partial, final)
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    _prune(folder, step, set(keep))
     return final
 
 
@@ -63,7 +77,7 @@ def save_model(folder: Path, model: VAE) -> None:
 def newest_valid(folder: Path) -> tuple[Path | None, list[str]]:
     """Return the newest checkpoint that is whole, or None, and a warning for each newer one that is not."""
     warnings = []
-    for path in sorted(folder.glob("step-*"), reverse=True):
+    for path in reversed(_all(folder).values()):
         problem = find_problem(path)
         if problem is None:
             return path, warnings
@@ -75,9 +89,11 @@ def find_problem(path: Path) -> str | None:
     """Return what is wrong with a checkpoint, or None if every file has the size and sha256 of its manifest."""
     try:
         manifest = json.loads((path / MANIFEST).read_text())
-        files = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()}
+        step, files = manifest["step"], {name: (e["bytes"], e["sha256"]) for name, e in manifest["files"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"{MANIFEST} is missing or damaged"
+    if path.name != name_of(step):
+        return f"{MANIFEST} belongs to step {step}"
     if missing := {STATE, WEIGHTS, MODEL} - files.keys():
         return f"{MANIFEST} does not list {', '.join(sorted(missing))}"
     for name, (size, sha256) in files.items():
@@ -92,8 +108,15 @@ def find_problem(path: Path) -> str | None:
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Return what `save` was given as `state`, on the CPU; plain data and tensors, nothing is unpickled."""
-    return torch.load(path / STATE, map_location="cpu", weights_only=True)
+    """Return what `save` was given as `state`, on the CPU; plain data and tensors, nothing else is unpickled.
+
+    Raises:
+        InputError: the file holds something else, such as code.
+    """
+    try:
+        return torch.load(path / STATE, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError):
+        raise InputError(f"{path / STATE}: not written by this program; delete the folder, or do not use it") from None
 
 
 def load_weights(path: Path, model: VAE) -> None:
@@ -121,8 +144,12 @@ def load_weights(path: Path, model: VAE) -> None:
 def _write_model(folder: Path, model: VAE) -> None:
     shutil.rmtree(folder, ignore_errors=True)  # left by a crash
     folder.mkdir(parents=True)
-    model.save_pretrained(folder)
-    (folder / "README.md").unlink(missing_ok=True)  # the hub mixin's model card
+    (folder / "README.md").touch()  # else the hub mixin writes its model card
+    try:
+        model.save_pretrained(folder)
+    except SafetensorError as error:
+        raise OSError(str(error)) from None
+    (folder / "README.md").unlink()
     (folder / WEIGHTS).chmod((folder / MODEL).stat().st_mode)  # safetensors leaves it to the owner alone
 
 
@@ -134,7 +161,12 @@ def _move_into_place(partial: Path, final: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
     if final.exists():
         final.rename(aside)
-    partial.rename(final)
+    try:
+        partial.rename(final)
+    except OSError:
+        if aside.exists():
+            aside.rename(final)
+        raise
     _sync(final.parent)
     shutil.rmtree(aside, ignore_errors=True)
 
@@ -143,16 +175,22 @@ def _shape(tensor: torch.Tensor | None) -> str:
     return "is missing" if tensor is None else f"{tuple(tensor.shape)} {tensor.dtype}".replace("torch.", "")
 
 
-def _prune(folder: Path, newest: str, keep: set[str]) -> None:
+def _all(folder: Path) -> dict[int, Path]:
+    """Return the checkpoints by step, oldest first, whole or not; what others have put into the folder is not one."""
+    found = [path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{8,}", path.name) and path.is_dir()]
+    return dict(sorted((int(path.name.removeprefix("step-")), path) for path in found))
+
+
+def _prune(folder: Path, newest: int, keep: set[str]) -> None:
     """Remove all but the newest, the one before it and those in `keep`.
 
     Later ones are damaged, or the run would have continued from them; partial ones are what crashes left.
     """
-    names = sorted(path.name for path in folder.glob("step-*"))
-    kept = keep | {newest, *[name for name in names if name < newest][-1:]}
-    for path in [*folder.glob("step-*"), *folder.glob(f"{_PARTIAL}*")]:
-        if path.name not in kept:
-            shutil.rmtree(path, ignore_errors=True)
+    paths = _all(folder)
+    kept = {newest, *[step for step in paths if step < newest][-1:]}
+    leftovers = folder.glob(f"{_PARTIAL}*")
+    for path in [*leftovers, *[path for step, path in paths.items() if step not in kept and path.name not in keep]]:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _sha256(file: Path) -> str:

@@ -2,27 +2,41 @@
 
 import gc
 import os
+import sys
+import time
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from datetime import timedelta
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, broadcast_object_list
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    InitProcessGroupKwargs,
+    ProjectConfiguration,
+    broadcast_object_list,
+)
+from torch import Tensor
 
 from vae.components import InputError
+from vae.signals import StopRequest
 
 Result = TypeVar("Result")
+SECONDS_BETWEEN_VOTES = 1.0
 _HOW_TO_LAUNCH = "start N processes with torchrun --nproc-per-node N (or accelerate launch), or unset WORLD_SIZE"
 
 
-def make_accelerator(device: str, mixed_precision: str, environment: Mapping[str, str]) -> Accelerator:
+def make_accelerator(
+    device: str, mixed_precision: str, environment: Mapping[str, str], timeout: float = 600.0
+) -> Accelerator:
     """Start the process group, if a launcher asked for one, and return the accelerator.
 
     Args:
         device: `auto`, `cpu` or `cuda`.
         mixed_precision: `no`, `bf16` or `fp16`.
         environment: `os.environ`: what the launcher said.
+        timeout: seconds to wait for the other processes, here and in every collective.
 
     Raises:
         InputError: the device is not there, fp16 has no device, or the launcher started another number of processes.
@@ -42,7 +56,11 @@ def make_accelerator(device: str, mixed_precision: str, environment: Mapping[str
         mixed_precision=mixed_precision,
         log_with="tensorboard",
         project_config=ProjectConfiguration(logging_dir="."),  # the tracker sets the run folder once it is known
-        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+            # the watchdog is to be first: it knows which rank is missing
+            InitProcessGroupKwargs(timeout=timedelta(seconds=1.5 * timeout + 10)),
+        ],
     )
     if accelerator.num_processes != announced:  # each process would believe to be alone and write the same files
         raise InputError(f"WORLD_SIZE = {announced}: but {accelerator.num_processes} came together; {_HOW_TO_LAUNCH}")
@@ -79,11 +97,18 @@ def set_threads(threads: int, environment: Mapping[str, str]) -> int:
 
 def speaks(environment: Mapping[str, str]) -> bool:
     """Whether this process reports what all processes on this machine find out alike."""
-    return environment.get("LOCAL_RANK", "0") in ("0", "-1")
+    first_task = environment.get("SLURM_LOCALID", "0") == "0"  # tasks with a GPU each are all LOCAL_RANK 0
+    return first_task and environment.get("LOCAL_RANK", "0") in ("0", "-1")
 
 
-def on_main(accelerator: Accelerator, action: Callable[[], Result]) -> Result:
-    """Run `action` on the main process and give its result, or what it raised, to all of them (all ranks)."""
+def on_main(accelerator: Accelerator, action: Callable[[], Result], known: tuple[type[Exception], ...] = ()) -> Result:
+    """Run `action` on the main process and give its result, or what it raised, to all of them (all ranks).
+
+    Args:
+        accelerator: the process group.
+        action: what to do.
+        known: exceptions, beside `InputError`, that all ranks raise as they are; others become a `RuntimeError`.
+    """
     outcome: list[Any] = [None, None]
     failure: Exception | None = None
     if accelerator.is_main_process:
@@ -91,12 +116,52 @@ def on_main(accelerator: Accelerator, action: Callable[[], Result]) -> Result:
             outcome = [action(), None]
         except Exception as error:  # the others wait for an answer, whatever it is
             failure = error
-            known = isinstance(error, InputError)
-            outcome = [None, error if known else RuntimeError(f"on the main process: {type(error).__name__}: {error}")]
+            as_it_is = isinstance(error, (InputError, *known))
+            outcome = [
+                None,
+                error if as_it_is else RuntimeError(f"on the main process: {type(error).__name__}: {error}"),
+            ]
     broadcast_object_list(outcome)
     if failure or outcome[1]:
         raise failure or outcome[1]
     return outcome[0]
+
+
+class StopVote:
+    """Whether all ranks stop now, because a signal reached one of them: the same answer at the same step on all.
+
+    With several processes they ask each other about once a second, at a step that follows from the last answer.
+
+    Args:
+        accelerator: the process group.
+        request: what has reached this process.
+    """
+
+    def __init__(self, accelerator: Accelerator, request: StopRequest):
+        self.accelerator, self.request = accelerator, request
+        self._next = 0
+        self._asked: tuple[int, float] | None = None  # the last vote's step and time
+
+    def __call__(self, step: int) -> int:
+        """Return the signal that stops the run before `step`, or 0 (all ranks, a collective where one is due)."""
+        self.request.watch()
+        if self.accelerator.num_processes == 1:
+            return self.request.signum
+        return 0 if step < self._next else self._ask(step)
+
+    def _ask(self, step: int) -> int:
+        now = time.perf_counter()
+        steps, seconds = (
+            (1, SECONDS_BETWEEN_VOTES) if self._asked is None else (step - self._asked[0], now - self._asked[1])
+        )
+        mine = torch.tensor([[float(self.request.signum), seconds / steps]], device=self.accelerator.device)
+        rows = self.accelerator.gather(mine)
+        assert isinstance(rows, Tensor)
+        signum, slowest = rows.amax(0).tolist()
+        # at most twice as far as the last time: a single step is no measure
+        ahead = min(SECONDS_BETWEEN_VOTES / slowest, 2 * steps)
+        self._next, self._asked = step + max(1, int(ahead)), (step, time.perf_counter())
+        return int(signum)
 
 
 def leave() -> None:
@@ -107,3 +172,12 @@ def leave() -> None:
         gc.collect()
         PartialState().destroy_process_group()
         AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def abandon(message: str | None) -> NoReturn:
+    """End this process at once with exit code 1, after a message if there is one: the group has lost a member."""
+    sys.stdout.flush()
+    if message:
+        sys.stderr.write(f"{message}\n")
+    sys.stderr.flush()
+    os._exit(1)

@@ -1,6 +1,7 @@
 """Pictures of a finished run, written into its folder."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,9 @@ def report(run_dir: Path) -> list[Path]:
     return draw_figures(run_dir, model, data, config.run.seed)
 
 
-def draw_figures(run_dir: Path, model: VAE, data: DataSet, seed: int) -> list[Path]:
+def draw_figures(
+    run_dir: Path, model: VAE, data: DataSet, seed: int, *, before_each: Callable[[], None] = lambda: None
+) -> list[Path]:
     """Draw a run's pictures; on one device the same run gives the same pictures every time.
 
     Args:
@@ -66,6 +69,7 @@ def draw_figures(run_dir: Path, model: VAE, data: DataSet, seed: int) -> list[Pa
         model: the unwrapped model, on any device.
         data: what it was trained on; the test set is shown, of images with other than 1 or 3 channels the first one.
         seed: of the samples and of z ~ q(z|x).
+        before_each: called now and then, at least each few seconds; what it raises ends the drawing.
 
     Returns:
         The files written: curves, reconstructions, samples, interpolation and marginals, and with two latent dimensions
@@ -76,10 +80,20 @@ def draw_figures(run_dir: Path, model: VAE, data: DataSet, seed: int) -> list[Pa
     """
     rows = read_metrics(run_dir / METRICS)
     max_grad_norm = load(run_dir / CONFIG).optim.max_grad_norm
-    drawn = _draw_curves(rows, max_grad_norm)
-    with evaluating(model):
-        drawn |= _draw_images(model, data, seed) | _draw_latents(model, data, seed)
-    return [_save(figure, run_dir / "figures" / f"{name}.png") for name, figure in drawn.items()]
+    kinds = [
+        lambda: _draw_curves(rows, max_grad_norm),
+        lambda: _draw_images(model, data, seed),
+        lambda: _draw_latents(model, data, seed),
+    ]
+    written = []
+    for draw in kinds:
+        before_each()
+        with evaluating(model):
+            drawn = draw()
+        for name, figure in drawn.items():
+            before_each()
+            written.append(_save(figure, run_dir / "figures" / f"{name}.png"))
+    return written
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import math
 import platform
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,10 @@ from vae.data.sources import DataSet
 from vae.engine import NonFiniteError
 from vae.evaluation import Evaluation, protocol
 from vae.model import VAE
+from vae.signals import Stopped
 
 RUNS = Path("runs")
-CONFIG, CHECKPOINTS, SUMMARY = "config.yaml", "checkpoints", "summary.json"
+CONFIG, CHECKPOINTS, SUMMARY, STARTS = "config.yaml", "checkpoints", "summary.json", "starts.jsonl"
 
 
 @dataclass
@@ -76,11 +77,13 @@ class Start:
         checkpoint: continue from this one; None: begin at step 0.
         summary: the summary of a run that is finished already, else None.
         notes: what the user should know, a line each.
+        changed: settings that differ from those of the last start, `key: old -> new`; none of them changes the run.
     """
 
-    checkpoint: Path | None
-    summary: dict[str, Any] | None
-    notes: list[str]
+    checkpoint: Path | None = None
+    summary: dict[str, Any] | None = None
+    notes: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
 
 
 def folder_of(config: Config, config_file: str | None) -> Path:
@@ -119,14 +122,21 @@ class RunFolder:
                 raise InputError(
                     f"{self.folder}: holds checkpoints but no {CONFIG}; restore it or choose another run.name"
                 )
-            return Start(None, None, [])
+            return Start()
         if resume == "never":
             raise InputError(f"--resume never: {self.folder} already holds a run; choose another run.name or delete it")
         return self._continue(config, resume, total_steps)
 
-    def record(self, config: Config) -> None:
-        """Write config.yaml (main process only): from here on the folder holds this run."""
-        checkpoint.write_text(self.folder / CONFIG, to_yaml(config))
+    def record(self, config: Config, start: Start, step: int, world_size: int) -> None:
+        """Write config.yaml and a line of starts.jsonl (main process only): from here on the folder holds this run."""
+        begun = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "host": platform.node(), "step": step}
+        begun |= {"world_size": world_size, "changed": start.changed, "versions": versions()}
+        try:
+            checkpoint.write_text(self.folder / CONFIG, to_yaml(config))
+            with (self.folder / STARTS).open("a", encoding="utf-8") as starts:
+                starts.write(json.dumps(begun) + "\n")
+        except OSError as error:
+            raise InputError(f"{self.folder}: cannot be written: {error.strerror}; make room or set run.dir") from None
 
     def release(self) -> None:
         """Give the folder free."""
@@ -146,8 +156,9 @@ class RunFolder:
             raise InputError(f"{self.folder}: cannot be written: {error.strerror}; set run.dir") from None
 
     def _continue(self, config: Config, resume: str, total_steps: int) -> Start:
-        if changed := differences(load(self.folder / CONFIG), config):
-            changes = "; ".join(changed)
+        altering, harmless = differences(load(self.folder / CONFIG), config)
+        if altering:
+            changes = "; ".join(altering)
             raise InputError(f"{self.folder}: holds a run with other settings ({changes}); choose another run.name")
         newest, notes = checkpoint.newest_valid(self.folder / CHECKPOINTS)
         if newest is None and resume == "must":
@@ -155,22 +166,24 @@ class RunFolder:
                 f"--resume must: {self.folder} holds no valid checkpoint; " + "; ".join(notes or ["none yet"])
             )
         summary = _read_summary(self.folder / SUMMARY)
-        if summary and summary.get("steps", 0) >= total_steps:
-            return Start(newest, summary, notes)
-        return Start(newest, None, notes)
+        if not summary or summary.get("steps", 0) < total_steps:
+            summary = None
+        return Start(newest, summary, notes, harmless)
 
 
 @contextlib.contextmanager
 def saying_how_to_go_on(folder: Path) -> Iterator[None]:
-    """Add to a `NonFiniteError` which checkpoint is the last good one, and to an interrupt how to continue."""
+    """Add to a `NonFiniteError` which checkpoint is the last good one, and to a stop how to continue."""
+    hint = f"the same command with run.dir={folder} continues"
     try:
         yield
     except NonFiniteError as error:
         newest, _ = checkpoint.newest_valid(folder / CHECKPOINTS)
         raise NonFiniteError(error.step, error.term, str(newest or "none yet")) from None
+    except Stopped as stop:
+        raise Stopped(stop.signum, f"{stop.where}; {hint}") from None
     except KeyboardInterrupt:
-        hint = f"the same command with run.dir={folder} continues from the last checkpoint"
-        raise KeyboardInterrupt(f"interrupted; {hint}") from None
+        raise KeyboardInterrupt(f"interrupted; {hint} from the last checkpoint") from None
 
 
 def restore(start: Path, total_steps: int, fingerprint: str) -> tuple[RunState, dict[str, Any]]:
@@ -213,6 +226,7 @@ def summarise(
     world_size: int,
     device: str,
     startup_seconds: float,
+    checkpoint_seconds: float,
 ) -> dict[str, Any]:
     """Return the contents of summary.json: what ran, how fast, and the final numbers with their protocol."""
     assert state.test is not None
@@ -230,6 +244,7 @@ def summarise(
         "train_seconds": state.train_seconds,
         "images_per_second": epochs * len(data.train) / state.train_seconds,
         "startup_seconds": startup_seconds,
+        "checkpoint_seconds": checkpoint_seconds,  # that training waited for checkpoints, in this start
         "versions": versions(),
         "test": {**state.test, "protocol": how},
         "best": state.best,

@@ -1,9 +1,8 @@
 """Records of a run: TensorBoard, metrics.jsonl, the progress bar. On all ranks but the main one, calls do nothing."""
 
 import contextlib
-import json
 import math
-import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +15,11 @@ from torch.utils.tensorboard.writer import SummaryWriter
 from torchvision.utils import make_grid
 from tqdm import tqdm
 
-from vae.checkpoint import write_text
+from vae.components import InputError
 from vae.engine import Interval
 from vae.evaluation import Evaluation
+from vae.launch import on_main
+from vae.records import Board, Journal, cut
 
 METRICS = "metrics.jsonl"
 
@@ -69,19 +70,11 @@ class Tracker:
 
     def __init__(self, accelerator: Accelerator, folder: Path, *, step: int, total_steps: int):
         self.enabled = accelerator.is_main_process
-        resumed = (folder / METRICS).exists()
-        accelerator.project_configuration.logging_dir = str(folder)
-        writer_settings: dict[str, Any] = {"flush_secs": 30}
-        if resumed:
-            writer_settings["purge_step"] = step + 1  # TensorBoard drops later steps of the run that was cut off
-        accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": writer_settings})
-        if not self.enabled:
-            return
-        self.writer = cast(SummaryWriter, accelerator.get_tracker("tensorboard", unwrap=True))
-        if resumed:
-            _cut(folder / METRICS, step)
-        self.metrics = (folder / METRICS).open("a", encoding="utf-8")
-        self.bar = tqdm(total=total_steps, initial=step, unit="step", disable=None, dynamic_ncols=True, smoothing=0.05)
+        on_main(accelerator, lambda: self._open(accelerator, folder, step))
+        if self.enabled:
+            self.bar = tqdm(
+                total=total_steps, initial=step, unit="step", disable=None, dynamic_ncols=True, smoothing=0.05
+            )
 
     def __enter__(self) -> "Tracker":
         return self
@@ -89,8 +82,23 @@ class Tracker:
     def __exit__(self, *_: object) -> None:
         if self.enabled:
             self.bar.close()
-            self.metrics.close()
-            self.writer.close()
+            self.journal.close()
+            self.board.close()
+
+    def _open(self, accelerator: Accelerator, folder: Path, step: int) -> None:
+        resumed = (folder / METRICS).exists()
+        writer_settings: dict[str, Any] = {"flush_secs": 30}
+        if resumed:
+            writer_settings["purge_step"] = step + 1  # TensorBoard drops later steps of the run that was cut off
+        accelerator.project_configuration.logging_dir = str(folder)
+        try:
+            if resumed:
+                cut(folder / METRICS, step)
+            self.journal = Journal(folder / METRICS, self.warn)
+            accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": writer_settings})
+        except OSError as error:
+            raise InputError(f"{folder}: cannot be written: {error.strerror}; make room or set run.dir") from None
+        self.board = Board(cast(SummaryWriter, accelerator.get_tracker("tensorboard", unwrap=True)), self.warn)
 
     def advance(self) -> None:
         """Move the progress bar by one step."""
@@ -102,6 +110,11 @@ class Tracker:
         if self.enabled:
             tqdm.write(line)
 
+    def warn(self, sentence: str) -> None:
+        """Print a warning to stderr, above the progress bar."""
+        if self.enabled:
+            tqdm.write(f"warning: {sentence}", file=sys.stderr)
+
     def log_training(
         self, interval: Interval, *, step: int, epoch: float, beta: float, lr: float, images_per_second: float
     ) -> None:
@@ -109,7 +122,7 @@ class Tracker:
         if not self.enabled:
             return
         if interval.skipped:
-            self.writer.add_scalar("SkippedSteps/Train", interval.skipped, step)
+            self.board.add("scalar", "SkippedSteps/Train", interval.skipped, step)
         if not interval.examples:
             self.say(f"step {step}: all {interval.skipped} steps since the last line were skipped: not finite")
             return
@@ -119,10 +132,10 @@ class Tracker:
             images_per_second=images_per_second, skipped=interval.skipped,
         )  # fmt: skip
         self._write_scalars("Train", row, step)
-        self.writer.add_scalar("KL/beta", beta, step)
-        self.writer.add_scalar("GradNorm/Train", interval.grad_norm, step)
-        self.writer.add_scalar("LearningRate", lr, step)
-        self.writer.add_scalar("ImagesPerSecond", images_per_second, step)
+        self.board.add("scalar", "KL/beta", beta, step)
+        self.board.add("scalar", "GradNorm/Train", interval.grad_norm, step)
+        self.board.add("scalar", "LearningRate", lr, step)
+        self.board.add("scalar", "ImagesPerSecond", images_per_second, step)
         shown = {key: f"{value:.1f}" for key, value in row.items()}
         self.bar.set_postfix(shown | {"img/s": f"{images_per_second:,.0f}"}, refresh=False)
 
@@ -138,7 +151,7 @@ class Tracker:
             reconstruction_mean_z=result.reconstruction_mean_z, examples=result.examples,
         )  # fmt: skip
         self._write_scalars(split.capitalize(), row, step)
-        self.writer.add_scalar(f"Loss/{split.capitalize()}/BCE_at_mean_z", result.reconstruction_mean_z, step)
+        self.board.add("scalar", f"Loss/{split.capitalize()}/BCE_at_mean_z", result.reconstruction_mean_z, step)
         loss = f"loss {result.loss:.2f} (reconstruction {result.reconstruction:.2f} + KL {result.kl:.2f} nats)"
         self.say(f"epoch {epoch:6.2f}  {split} {loss}")
 
@@ -148,42 +161,29 @@ class Tracker:
             return
         for name, batch in images.items():
             grid = make_grid(batch.float().cpu(), nrow=math.isqrt(len(batch)))
-            self.writer.add_image(f"Test/{name}", grid, step)
+            self.board.add("image", f"Test/{name}", grid, step)
 
-    def log_hyperparameters(self, settings: dict[str, Any], results: dict[str, float]) -> None:
+    def log_hyperparameters(self, settings: dict[str, Any], results: dict[str, float], step: int) -> None:
         """Record settings and final results for TensorBoard's HPARAMS page, once, at the end."""
         if self.enabled:
             plain = {
                 key: value if isinstance(value, (bool, int, float, str)) else str(value)
                 for key, value in settings.items()
             }
-            self.writer.add_hparams(plain, {f"hparam/{key}": value for key, value in results.items()}, run_name=".")
+            metrics = {f"hparam/{key}": value for key, value in results.items()}
+            # a step that a start which repeats the end of the run tells TensorBoard to forget
+            self.board.writer.add_hparams(plain, metrics, run_name=".", global_step=step + 1)
 
     def flush(self) -> None:
-        """Write everything out, metrics.jsonl down to the disk, so that no checkpoint is ahead of it."""
+        """Write everything out, down to the disk, so that no checkpoint is ahead of it; raises OSError."""
         if self.enabled:
-            self.metrics.flush()
-            os.fsync(self.metrics.fileno())
-            self.writer.flush()
+            self.journal.flush()
+            self.board.flush()
 
     def _write_row(self, split: str, step: int, epoch: float, row: dict[str, float], **more: float) -> None:
-        self.metrics.write(json.dumps({"split": split, "step": step, "epoch": epoch, **row, **more}) + "\n")
-        self.metrics.flush()
+        self.journal.append({"split": split, "step": step, "epoch": epoch, **row, **more})
 
     def _write_scalars(self, name: str, row: dict[str, float], step: int) -> None:
-        self.writer.add_scalar(f"Loss/{name}", row["loss"], step)
-        self.writer.add_scalar(f"Loss/{name}/BCE", row["reconstruction"], step)
-        self.writer.add_scalar(f"Loss/{name}/KLD", row["kl"], step)
-
-
-def _cut(metrics: Path, step: int) -> None:
-    """Remove the lines of later steps, and a last line that was cut short."""
-    kept = []
-    for line in metrics.read_text(encoding="utf-8").splitlines(keepends=True):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if line.endswith("\n") and row["step"] <= step:
-            kept.append(line)
-    write_text(metrics, "".join(kept))
+        self.board.add("scalar", f"Loss/{name}", row["loss"], step)
+        self.board.add("scalar", f"Loss/{name}/BCE", row["reconstruction"], step)
+        self.board.add("scalar", f"Loss/{name}/KLD", row["kl"], step)

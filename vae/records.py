@@ -1,0 +1,127 @@
+"""Files a run appends to, through a disk that fills up: what cannot be written now is kept and written later."""
+
+import contextlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard.writer import SummaryWriter
+
+from vae.checkpoint import write_text
+
+
+class Journal:
+    """A file of JSON lines. A line is there whole or not at all; those that find no room wait in memory.
+
+    Args:
+        path: the file; lines are added at its end.
+        warn: called with a sentence when lines begin to wait.
+    """
+
+    def __init__(self, path: Path, warn: Callable[[str], None]):
+        self.path, self._warn = path, warn
+        self._file = path.open("ab", buffering=0)
+        self._waiting: list[bytes] = []
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Add a line; never raises for want of room."""
+        self._waiting.append(json.dumps(row).encode() + b"\n")
+        try:
+            self._write()
+        except OSError as error:
+            if len(self._waiting) == 1:
+                self._warn(f"{self.path}: cannot be written ({error.strerror}); its lines are kept until it can")
+
+    def flush(self) -> None:
+        """Write what waits, down to the disk; raises OSError if that fails."""
+        self._write()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file; lines that still wait are lost with the process."""
+        self._file.close()
+
+    def _write(self) -> None:
+        lines = b"".join(self._waiting)
+        end = self._file.seek(0, 2)
+        try:
+            written = self._file.write(lines) or 0
+            while written < len(lines):  # a disk takes what it has room for, then says why it takes no more
+                written += self._file.write(lines[written:]) or 0
+        except OSError:
+            self._file.truncate(end)
+            raise
+        self._waiting.clear()
+
+
+def cut(path: Path, step: int) -> None:
+    """Remove the lines of a journal that belong to later steps, and a last line that was cut short."""
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if line.endswith("\n") and row["step"] <= step:
+            kept.append(line)
+    write_text(path, "".join(kept))
+
+
+class Board:
+    """TensorBoard's event file. After a failure, what was added since the last flush goes into a new file.
+
+    Args:
+        writer: TensorBoard's writer.
+        warn: called with a sentence when events begin to wait.
+    """
+
+    def __init__(self, writer: SummaryWriter, warn: Callable[[str], None]):
+        self.writer, self._warn = writer, warn
+        self._since_flush: list[tuple[str, str, Any, int]] = []
+        self._failed = False
+
+    def add(self, kind: str, tag: str, value: Any, step: int) -> None:
+        """Add a `scalar` or an `image` (C, H, W) in [0, 1]; never raises for want of room."""
+        self._since_flush.append((kind, tag, value, step))
+        try:
+            if not self._failed:
+                self._write(kind, tag, value, step)
+        except OSError as error:
+            self._note(error)
+
+    def flush(self) -> None:
+        """Write everything out; raises OSError if that fails."""
+        try:
+            if self._failed:
+                self._begin_new_file()
+            self.writer.flush()
+        except OSError as error:
+            self._note(error)
+            raise
+        self._failed = False
+        self._since_flush.clear()
+
+    def close(self) -> None:
+        """Close the file; what still waits is lost with the process."""
+        with contextlib.suppress(OSError):
+            self.writer.close()
+
+    def _write(self, kind: str, tag: str, value: Any, step: int) -> None:
+        add = self.writer.add_scalar if kind == "scalar" else self.writer.add_image
+        add(tag, value, step)
+
+    def _begin_new_file(self) -> None:
+        """Open another event file, which tells TensorBoard to forget the steps that it begins with, and fill it."""
+        self.close()
+        self.writer.file_writer = self.writer.all_writers = None
+        if self._since_flush:
+            self.writer.purge_step = self._since_flush[0][-1]
+        for event in self._since_flush:
+            self._write(*event)
+
+    def _note(self, error: OSError) -> None:
+        if not self._failed:
+            self._warn(f"TensorBoard's file cannot be written ({error.strerror}); its events are kept until it can")
+        self._failed = True

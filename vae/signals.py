@@ -1,0 +1,94 @@
+"""Signals that ask a job to stop: noted the moment they come, obeyed where nothing is lost.
+
+Standard library only: it is used before torch is imported, which takes seconds.
+"""
+
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Mapping
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+REQUEUE_ME, INTERRUPTED = 85, 130  # exit codes: stopped after saving; the same, from the keyboard
+STARTUP_SECONDS = 8.0  # a start that has come no further so long after the signal is given up: it has nothing to save
+DEBOUNCE_SECONDS = 0.5  # a keyboard and a launcher may both deliver the same Ctrl-C
+POLL_SECONDS = 1.0
+
+
+class Stopped(Exception):  # noqa: N818 (not an error)
+    """A signal stopped the run, on all ranks together.
+
+    Args:
+        signum: the signal.
+        where: what the user should know: what is saved and how to go on.
+    """
+
+    def __init__(self, signum: int, where: str):
+        super().__init__(signum, where)
+        self.signum, self.where, self.exit_code = signum, where, exit_code(signum)
+
+    def __str__(self) -> str:
+        return f"{signal.Signals(self.signum).name}: {self.where}"
+
+
+def exit_code(signum: int) -> int:
+    """Return the exit code of a job that this signal stopped."""
+    return INTERRUPTED if signum == signal.SIGINT else REQUEUE_ME
+
+
+class StopRequest:
+    """Whether a signal has asked this process to stop; `signum` is the first one that did, else 0.
+
+    A thread reads the signals from a pipe that the interpreter's own handler writes, so that they are noted also while
+    the main thread waits for another rank. A second SIGINT ends the process at once.
+    """
+
+    def __init__(self) -> None:
+        self.signum = 0
+        self._noted_at = 0.0
+        self._watched = False  # whether the main thread looks at `signum` by now
+
+    def install(self, environment: Mapping[str, str]) -> None:
+        """Take over SIGTERM, SIGUSR1 and SIGINT (main thread only); also stop when torchrun's agent is gone.
+
+        Args:
+            environment: `os.environ`, which tells whether torchrun (or `accelerate launch`) started this process.
+        """
+        reading, writing = os.pipe()
+        os.set_blocking(writing, False)
+        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        for signum in SIGNALS:
+            signal.signal(signum, lambda *_: None)  # the thread does the work
+        launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in environment else 0
+        threading.Thread(target=self._watch, args=(reading, launcher), name="signals", daemon=True).start()
+
+    def note(self, signum: int) -> None:
+        """Act on a signal, as if it had just come."""
+        now = time.monotonic()
+        if not self.signum:
+            self.signum, self._noted_at = signum, now
+        elif signum == signal.SIGINT and now > self._noted_at + DEBOUNCE_SECONDS:
+            os._exit(INTERRUPTED)
+
+    def watch(self) -> None:
+        """Say that from now on somebody looks at `signum` regularly: the start-up is over."""
+        self._watched = True
+
+    def obey(self) -> None:
+        """Raise `Stopped` if a signal has come (this process alone: not where other ranks go on)."""
+        if self.signum:
+            raise Stopped(self.signum, "stopped at the end of the run")
+
+    def _watch(self, pipe: int, launcher: int) -> None:
+        while True:
+            ready, _, _ = select.select([pipe], [], [], POLL_SECONDS)
+            for signum in os.read(pipe, 64) if ready else b"":
+                if signum in SIGNALS:
+                    self.note(signum)
+            if launcher and os.getppid() != launcher:  # killed, or ended by a signal that it does not know
+                launcher = 0
+                self.note(signal.SIGTERM)
+            if self.signum and not self._watched and time.monotonic() > self._noted_at + STARTUP_SECONDS:
+                os._exit(exit_code(self.signum))

@@ -1,0 +1,180 @@
+"""A rank that dies or hangs: the others notice, name it and end, instead of waiting in a collective for ever."""
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import NoReturn
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
+
+BEATS_TO_MISS = 3  # in a row, before a rank is called missing
+
+
+class RankLostError(RuntimeError):
+    """Another rank is gone: this one cannot go on, and cannot wait for the others to agree.
+
+    Args:
+        message: which rank is missing.
+        speaks: whether this rank reports it, for all that are left.
+    """
+
+    def __init__(self, message: str, *, speaks: bool):
+        super().__init__(message)
+        self.speaks = speaks
+
+
+@dataclass
+class Peer:
+    """What is known of another rank: where it runs, the last step it began, and when it was last heard of."""
+
+    where: str = "not heard of yet"
+    step: int = 0
+    beat: str = ""
+    heard_at: float = 0.0
+
+
+class Watchdog:
+    """Exchanges signs of life with the other ranks, through a store of its own that rank 0 holds.
+
+    A thread writes this rank's step there and reads the others'. Another one ends the process when the main thread has
+    not moved on for `timeout` seconds, whatever it is waiting in. With one process there is nothing to watch.
+
+    Args:
+        accelerator: the process group.
+        timeout: seconds without progress.
+        environment: `os.environ`: MASTER_ADDR, which is rank 0's host.
+        end: ends the process at once, with a message on one of the ranks.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        timeout: float,
+        environment: Mapping[str, str],
+        *,
+        end: Callable[[str | None], NoReturn],
+    ):
+        self.rank, self.world_size, self.timeout = accelerator.process_index, accelerator.num_processes, timeout
+        # a second, or more in a large world: each rank reads all others
+        self.interval = min(max(1.0, self.world_size / 64), timeout / 10)
+        self._end = end
+        self.step, self._moved_at, self._armed = 0, time.monotonic(), False
+        if self.world_size > 1:
+            self._begin(accelerator, environment["MASTER_ADDR"])
+
+    def beat(self, step: int) -> None:
+        """Say that the main thread has moved on to `step`."""
+        self.step, self._moved_at = step, time.monotonic()
+
+    @contextlib.contextmanager
+    def guarding(self) -> Iterator[None]:
+        """Watch over a block that all ranks run together.
+
+        Raises:
+            RankLostError: in place of a collective's own error, when another rank is missing.
+        """
+        self.beat(self.step)
+        self._armed = self.world_size > 1
+        try:
+            yield
+        except RuntimeError as error:
+            # errors of ours are raised on all ranks together; the collectives' own are of these types alone
+            if self._armed and type(error).__name__ in ("RuntimeError", "DistBackendError", "DistNetworkError"):
+                self._armed = False
+                if self._missing_after_a_while():
+                    message = f"rank {self.rank}: cannot go on after step {self.step:,}: {self._describe()}"
+                    raise RankLostError(message, speaks=self.speaks) from error
+            raise
+        finally:
+            self._armed = False
+
+    def dismiss(self) -> None:
+        """Stop watching: from here on the ranks do different things."""
+        self._armed = False
+
+    def _begin(self, accelerator: Accelerator, host: str) -> None:
+        patience = timedelta(seconds=max(1.0, self.interval))
+        port = [0]
+        if self.rank == 0:
+            self._store = TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=patience)
+            port = [self._store.port]
+        broadcast_object_list(port)
+        if self.rank != 0:
+            self._store = TCPStore(host, port[0], is_master=False, timeout=timedelta(seconds=self.timeout))
+            self._store.set_timeout(patience)
+        self._peers = [Peer(heard_at=time.monotonic()) for _ in range(self.world_size)]
+        self._where = f"{socket.gethostname()}, pid {os.getpid()}"
+        self._exchanged_at, self._store_is_gone = time.monotonic(), False
+        self._write(0)
+        accelerator.wait_for_everyone()  # from here on every rank's entry is there to be read
+        threading.Thread(target=self._exchange, name="signs of life", daemon=True).start()
+        threading.Thread(target=self._guard, name="watchdog", daemon=True).start()
+
+    def _write(self, beat: int) -> None:
+        self._store.set(str(self.rank), f"{beat}|{self.step}|{self._where}")
+
+    def _exchange(self) -> None:
+        beat, keys = 0, [str(rank) for rank in range(self.world_size)]
+        while True:
+            beat += 1
+            try:
+                self._write(beat)
+                entries = self._store.multi_get(keys)
+            except RuntimeError:
+                self._store_is_gone = True
+                return
+            now = time.monotonic()
+            for peer, entry in zip(self._peers, entries, strict=True):
+                latest, step, where = entry.decode().split("|", 2)
+                if latest != peer.beat:
+                    peer.beat, peer.step, peer.where, peer.heard_at = latest, int(step), where, now
+            self._exchanged_at = now
+            time.sleep(self.interval)
+
+    def _guard(self) -> None:
+        while True:
+            time.sleep(self.interval / 2)
+            if self._armed and time.monotonic() > self._moved_at + self.timeout:
+                waited = f"rank {self.rank}: no progress for train.timeout = {self.timeout:g} s at step {self.step:,}"
+                # the main thread may be inside a collective that nothing else ends
+                self._end(f"{waited}: {self._describe()}" if self.speaks else None)
+
+    def _missing(self) -> list[int]:
+        """Return the ranks of which nothing was heard for a while; if rank 0 is silent nothing is known of others."""
+        limit = time.monotonic() - BEATS_TO_MISS * self.interval - 0.5
+        if self.rank != 0 and (self._store_is_gone or self._exchanged_at < limit):
+            return [0]
+        return [rank for rank, peer in enumerate(self._peers) if rank != self.rank and peer.heard_at < limit]
+
+    def _missing_after_a_while(self) -> list[int]:
+        deadline = time.monotonic() + (BEATS_TO_MISS + 1) * self.interval + 1
+        while not self._missing() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return self._missing()
+
+    @property
+    def speaks(self) -> bool:
+        """Whether this rank reports what all those that are left find out alike: the first of them."""
+        missing = self._missing()
+        return self.rank == next(rank for rank in range(self.world_size) if rank not in missing)
+
+    def _describe(self) -> str:
+        if missing := self._missing():
+            return "; ".join(self._describe_rank(rank, "gives no sign of life") for rank in missing)
+        steps = [self.step if rank == self.rank else peer.step for rank, peer in enumerate(self._peers)]
+        behind = [rank for rank, step in enumerate(steps) if step == min(steps) < max(steps)]
+        if behind:
+            return "; ".join(self._describe_rank(rank, "is alive but behind") for rank in behind)
+        return "all ranks are alive and wait at the same step"
+
+    def _describe_rank(self, rank: int, what: str) -> str:
+        peer = self._peers[rank]
+        silent = time.monotonic() - peer.heard_at
+        return f"rank {rank} ({peer.where}) {what}, last heard of {silent:.0f} s ago at step {peer.step:,}"
