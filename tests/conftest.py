@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train_ddp
 from vae.data import sources
@@ -66,22 +68,32 @@ def arguments(*args: Any) -> list[str]:
     return [f"data.root={DATA}", *map(str, args)]
 
 
-def launcher(processes: int) -> list[str]:
+def launcher(processes: int, script: Path = ROOT / "train_ddp.py") -> list[str]:
     """Return the command that starts the job on so many processes."""
     if processes == 1:
-        return [sys.executable, str(ROOT / "train_ddp.py")]
+        return [sys.executable, str(script)]
     torchrun = [sys.executable, "-W", "default", "-m", "torch.distributed.run", "--standalone"]
-    return [*torchrun, "--nproc-per-node", str(processes), str(ROOT / "train_ddp.py")]
+    return [*torchrun, "--nproc-per-node", str(processes), str(script)]
 
 
-def launch(processes: int, *args: Any, cwd: Path | None = None, env: dict[str, str] | None = None) -> Outcome:
-    """Run the job in fresh processes under torchrun (or plain Python for one) and wait for it."""
-    variables = environment() | {"OMP_NUM_THREADS": "1"} | (env or {})
-    command = launcher(processes) + arguments(*args)
+def run(command: list[str], *, cwd: Path | None = None, env: dict[str, str] | None = None) -> Outcome:
+    """Run a command and wait for it."""
+    variables = environment() | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | (env or {})
     done = subprocess.run(
         command, cwd=cwd or ROOT, env=variables, capture_output=True, text=True, timeout=280, check=False
     )
     return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def launch(processes: int, *args: Any, cwd: Path | None = None, env: dict[str, str] | None = None) -> Outcome:
+    """Run the job in fresh processes under torchrun (or plain Python for one) and wait for it."""
+    return run(launcher(processes) + arguments(*args), cwd=cwd, env=env)
+
+
+def at_a_point(signal: str, point: str, count: int, rank: str, processes: int, *args: Any) -> Outcome:
+    """Run the job in fresh processes; a signal reaches `rank` (or `all`) at a given point, see at_a_point.py."""
+    script = launcher(processes, ROOT / "tests" / "at_a_point.py")
+    return run([*script, signal, point, str(count), rank, *arguments(*args)])
 
 
 @pytest.fixture
@@ -124,3 +136,25 @@ def rows(folder: Path, *, timeless: bool = False) -> list[dict[str, Any]]:
     """Return the lines of a run's metrics.jsonl; `timeless` leaves out what depends on the clock."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in row.items() if not (timeless and k == "images_per_second")} for row in lines]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def largest_difference(a: Path, b: Path) -> float:
+    return max((weights(a)[name] - tensor).abs().max().item() for name, tensor in weights(b).items())
+
+
+def events(folder: Path) -> EventAccumulator:
+    accumulator = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0, "images": 0})
+    return accumulator.Reload()
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    log = events(folder)
+    return {
+        tag: [(event.step, event.value) for event in log.Scalars(tag)]
+        for tag in log.Tags()["scalars"]
+        if tag != "ImagesPerSecond"
+    }

@@ -41,9 +41,9 @@ def unsynchronised() -> str:
     return "not noticed"
 
 
-def fault_on_last_rank(policy: str) -> str:
+def fault_on_last_rank(*settings: str) -> str:
     """Give the last rank alone an image that is not a number, at one step."""
-    engine, batches = build(True, [f"train.on_nonfinite={policy}"])
+    engine, batches = build(True, list(settings))
     before = after = 0.0
     for step in range(STEPS):
         batch = batches(step)

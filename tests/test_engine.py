@@ -12,9 +12,11 @@ import torch
 
 from tests.conftest import ROOT, environment
 from vae import assemble, launch
+from vae.components import InputError
 from vae.config import load
 from vae.data.batches import TrainingBatches
 from vae.engine import Engine, NonFiniteError
+from vae.gradients import sum_own, sum_tree
 from vae.model import VAE
 
 IMAGES = torch.rand(50, 1, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -25,9 +27,9 @@ def batches() -> TrainingBatches:
     return TrainingBatches(IMAGES, batch_size=20, latent_dim=2, seed=0, dtype=torch.float64)
 
 
-@pytest.fixture
-def engine() -> Iterator[Engine]:
-    config = load(None, SETTINGS)
+@pytest.fixture(params=[0, 1, 3, 16])  # more parts than the last batch has examples: some are empty
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    config = load(None, [*SETTINGS, f"train.exact={request.param}"])
     accelerator = launch.make_accelerator("cpu", "no", {})
     vae = assemble.build_model(config, (1, 6, 6))
     model, optimizer = accelerator.prepare(vae, assemble.build_optimizer(config, vae))
@@ -38,8 +40,8 @@ def engine() -> Iterator[Engine]:
 def test_a_step_is_what_plain_torch_does(engine: Engine) -> None:
     """The article's loop written out: mean over the batch, clip, AdamW, with autograd's own formulas."""
     model = VAE(image_shape=(1, 6, 6), hidden_dim=16).double()
-    assert isinstance(engine.model, VAE)
-    model.load_state_dict(engine.model.state_dict())
+    assert isinstance(engine.gradients.model, VAE)
+    model.load_state_dict(engine.gradients.model.state_dict())
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-2, fused=False)
     source, norms, losses = batches(), [], []
     for step in range(9):
@@ -57,7 +59,7 @@ def test_a_step_is_what_plain_torch_does(engine: Engine) -> None:
         optimizer.step()
         losses.append(loss.item() * len(batch.x))
         engine.step(batch, step, source.progress(step))
-    for name, weight in engine.model.state_dict().items():
+    for name, weight in engine.gradients.model.state_dict().items():
         torch.testing.assert_close(weight, model.state_dict()[name], rtol=1e-9, atol=1e-12)
     interval = engine.drain()
     assert interval.loss == pytest.approx(sum(losses) / 150, rel=1e-10)
@@ -115,6 +117,27 @@ def test_the_learning_rate_follows_its_schedule(engine: Engine) -> None:
     assert engine.optimizer.param_groups[0]["lr"] == pytest.approx(0.5e-3)
 
 
+@pytest.mark.parametrize(("leaves", "ranks"), [(n, w) for n in range(1, 25) for w in range(1, n + 1) if n % w == 0])
+def test_the_tree_of_sums_is_the_same_whoever_owns_the_leaves(leaves: int, ranks: int) -> None:
+    rows = torch.randn(leaves, 50, generator=torch.Generator().manual_seed(leaves))
+    own = [sum_own(part) for part in rows.split(leaves // ranks)]
+    assert torch.equal(sum_tree(torch.cat(own)), sum_tree(rows))
+    torch.testing.assert_close(sum_tree(rows).double(), rows.double().sum(0), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("settings", "words"), [(["train.precision=fp16"], "not with train.precision=fp16")])
+def test_exact_gradients_are_refused_where_they_cannot_be(settings: list[str], words: str) -> None:
+    config = load(None, [*SETTINGS, "train.exact=4", *settings])
+    accelerator = launch.make_accelerator("cpu", "no", {})
+    try:
+        vae = assemble.build_model(config, (1, 6, 6))
+        optimizer = accelerator.prepare(assemble.build_optimizer(config, vae))
+        with pytest.raises(InputError, match=words):
+            assemble.build_engine(config, accelerator, vae, assemble.build_objective(config), optimizer)
+    finally:
+        launch.leave()
+
+
 def on_two_ranks(folder: Path, *arguments: str) -> list[str]:
     """Return what each rank found."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -132,12 +155,16 @@ def test_gradients_that_are_not_synchronised_are_noticed_on_both_ranks(tmp_path:
         assert "gradients are not synchronised: their norms differ between ranks" in answer
 
 
-def test_a_fault_on_one_rank_stops_both_before_the_update(tmp_path: Path) -> None:
-    assert on_two_ranks(tmp_path, "fault", "stop") == ["step 3: not finite: reconstruction, kl weights True"] * 2
+@pytest.mark.parametrize("exact", [0, 4])
+def test_a_fault_on_one_rank_stops_both_before_the_update(exact: int, tmp_path: Path) -> None:
+    expected = "step 3: not finite: reconstruction, kl weights True"
+    assert on_two_ranks(tmp_path, "fault", "train.on_nonfinite=stop", f"train.exact={exact}") == [expected] * 2
 
 
-def test_a_fault_on_one_rank_is_skipped_by_both_and_counted_once(tmp_path: Path) -> None:
-    assert on_two_ranks(tmp_path, "fault", "skip") == ["skipped 1 of 6, 100 examples, finite True"] * 2
+@pytest.mark.parametrize("exact", [0, 4])
+def test_a_fault_on_one_rank_is_skipped_by_both_and_counted_once(exact: int, tmp_path: Path) -> None:
+    expected = "skipped 1 of 6, 100 examples, finite True"
+    assert on_two_ranks(tmp_path, "fault", "train.on_nonfinite=skip", f"train.exact={exact}") == [expected] * 2
 
 
 @pytest.mark.gpu

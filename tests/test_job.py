@@ -1,6 +1,5 @@
 """The whole job, from the command line to the files it leaves, on real MNIST; one process, two and three."""
 
-import contextlib
 import json
 import shutil
 import subprocess
@@ -8,17 +7,26 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.conftest import DATA, ROOT, Outcome, arguments, environment, launch, launcher, rows
+from tests.conftest import (
+    DATA,
+    ROOT,
+    Outcome,
+    arguments,
+    environment,
+    events,
+    largest_difference,
+    launch,
+    rows,
+    scalars,
+    weights,
+)
 from vae import checkpoint
 from vae.config import load
 from vae.data import sources
@@ -31,28 +39,6 @@ FIGURES = {
     "reconstructions", "samples", "loss_curves", "gradient_norm", "latent_scatter", "latent_histogram",
     "latent_marginals", "latent_plane", "interpolation",
 }  # fmt: skip
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model" / "model.safetensors")
-
-
-def largest_difference(a: Path, b: Path) -> float:
-    return max((weights(a)[name] - tensor).abs().max().item() for name, tensor in weights(b).items())
-
-
-def events(folder: Path) -> EventAccumulator:
-    accumulator = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0, "images": 0})
-    return accumulator.Reload()
-
-
-def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    log = events(folder)
-    return {
-        tag: [(event.step, event.value) for event in log.Scalars(tag)]
-        for tag in log.Tags()["scalars"]
-        if tag != "ImagesPerSecond"
-    }
 
 
 # --- one process ------------------------------------------------------------------------------------------------------
@@ -277,60 +263,6 @@ def test_the_best_checkpoint_is_chosen_on_validation_and_kept(job: Job, small: P
 # --- several processes ------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def by_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """The default model on real MNIST, 150 steps in float64, on 1, 2 and 3 processes."""
-    base = tmp_path_factory.mktemp("processes")
-    for processes in (1, 2, 3):
-        settings = ["train.precision=fp64", "train.max_steps=150", "train.log_every=50"]
-        done = launch(processes, *settings, f"run.dir={base / str(processes)}")
-        assert done.code == 0, done.err
-        assert f"{processes} process" in done.out
-        assert done.out.count("test loss") == 1, "only the main process speaks"
-    return {processes: base / str(processes) for processes in (1, 2, 3)}
-
-
-@pytest.mark.parametrize("processes", [2, 3])
-def test_several_processes_train_the_same_model_as_one(by_processes: dict[int, Path], processes: int) -> None:
-    assert largest_difference(by_processes[1], by_processes[processes]) < 1e-12
-    logged = (rows(by_processes[count], timeless=True) for count in (1, processes))
-    for alone, together in zip(*logged, strict=True):
-        assert together.pop("split") == alone.pop("split")
-        assert together == pytest.approx(alone, rel=1e-10)
-
-
-def test_real_digits_are_learnt(by_processes: dict[int, Path]) -> None:
-    first, *_, last = [row for row in rows(by_processes[1]) if row["split"] == "train"]
-    assert last["reconstruction"] < 200 < first["reconstruction"]
-
-
-@pytest.mark.parametrize("processes", [2, 3])
-def test_evaluation_is_the_same_at_any_world_size_in_float32(processes: int, tmp_path: Path) -> None:
-    settings = ["train.max_steps=1", "optim.lr=1e-30", "optim.weight_decay=0"]
-    for count in (1, processes):
-        done = launch(count, *settings, f"run.dir={tmp_path / str(count)}")
-        assert done.code == 0, done.err
-    alone, together = (json.loads((tmp_path / str(n) / "summary.json").read_text())["test"] for n in (1, processes))
-    for name in ("loss", "reconstruction", "kl", "reconstruction_mean_z"):
-        assert abs(alone[name] - together[name]) < 1e-4
-    assert together["examples"] == 10_000
-
-
-def test_a_world_larger_than_the_last_batch_trains_alike(tmp_path: Path, small: Path) -> None:
-    """1000 examples in batches of 333 leave one: two of three ranks have none of their own."""
-    settings = [
-        f"data.name={small}",
-        "model.hidden_dim=32",
-        "train.batch_size=333",
-        "train.epochs=3",
-        "train.precision=fp64",
-    ]
-    for processes in (1, 3):
-        done = launch(processes, *settings, f"run.dir={tmp_path / str(processes)}")
-        assert done.code == 0, done.err
-    assert largest_difference(tmp_path / "1", tmp_path / "3") < 1e-12
-
-
 def test_accelerate_launch_with_the_shipped_file_starts_two_processes(tmp_path: Path, small: Path) -> None:
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "launch/accelerate/cpu.yaml"]
     settings = arguments(f"data.name={small}", f"run.dir={tmp_path / 'r'}", *SMALL)
@@ -349,55 +281,6 @@ def test_accelerate_launch_with_the_shipped_file_starts_two_processes(tmp_path: 
 
 
 # --- resume -----------------------------------------------------------------------------------------------------------
-
-
-def kill_after_checkpoint(processes: int, folder: Path, step: int, settings: list[Any]) -> None:
-    """Start the job and kill -9 all of it as soon as it has moved on from the checkpoint of `step`."""
-    variables = environment() | {"OMP_NUM_THREADS": "1"}
-    command = launcher(processes) + arguments(*settings, f"run.dir={folder}")
-    running = subprocess.Popen(
-        command, cwd=ROOT, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    deadline = time.monotonic() + 120
-    while not (folder / "checkpoints" / checkpoint.name_of(step)).exists():
-        assert running.poll() is None, "ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    time.sleep(0.05)
-    parent = psutil.Process(running.pid)
-    for process in [parent, *parent.children(recursive=True)]:  # torchrun gives each worker a session of its own
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    running.wait()
-    assert not (folder / "summary.json").exists(), "it had already finished"
-
-
-@pytest.mark.parametrize("processes", [1, 2])
-def test_killed_mid_epoch_and_resumed_is_bitwise_the_undisturbed_run(processes: int, tmp_path: Path) -> None:
-    settings = ["train.max_steps=600", "train.log_every=30", "train.checkpoint_every=70", "model.hidden_dim=128"]
-    undisturbed = launch(processes, *settings, f"run.dir={tmp_path / 'whole'}")
-    assert undisturbed.code == 0, undisturbed.err
-    kill_after_checkpoint(processes, tmp_path / "killed", 140, settings)
-    resumed = launch(processes, *settings, f"run.dir={tmp_path / 'killed'}")
-    assert resumed.code == 0, resumed.err
-    assert "from step" in resumed.out
-
-    files = [tmp_path / name / "model" / "model.safetensors" for name in ("whole", "killed")]
-    assert files[0].read_bytes() == files[1].read_bytes()
-    assert rows(tmp_path / "whole", timeless=True) == rows(tmp_path / "killed", timeless=True)
-    assert scalars(tmp_path / "whole") == scalars(tmp_path / "killed")
-
-
-def test_resumed_on_another_number_of_processes_continues_the_same_run(tmp_path: Path) -> None:
-    settings = ["train.log_every=40", "model.hidden_dim=64", "train.precision=fp64"]
-    for processes, steps in ((2, 40), (1, 80), (3, 120)):
-        done = launch(processes, *settings, f"train.max_steps={steps}", f"run.dir={tmp_path / 'moved'}")
-        assert done.code == 0, done.err
-    assert launch(1, *settings, "train.max_steps=120", f"run.dir={tmp_path / 'whole'}").code == 0
-    assert largest_difference(tmp_path / "moved", tmp_path / "whole") < 1e-12
-    logged = {row["step"]: row["loss"] for row in rows(tmp_path / "moved") if row["split"] == "train"}
-    whole = {row["step"]: row["loss"] for row in rows(tmp_path / "whole") if row["split"] == "train"}
-    assert logged[120] == pytest.approx(whole[120], rel=1e-10)
 
 
 def test_a_damaged_checkpoint_is_passed_over_with_a_warning(job: Job, finished: Path, small: Path) -> None:

@@ -44,7 +44,8 @@ class Exact(Gradients):
     """Bitwise the same for every number of ranks that divides `shards`: fixed parts, summed in a fixed order.
 
     The global batch is cut into `shards` contiguous parts, whoever computes them. Their gradients are the leaves of one
-    binary tree; a rank sums what lies below its own nodes, all ranks gather the nodes and sum the rest alike.
+    binary tree; a rank sums what is below nodes of its own, all ranks gather these and sum the rest alike. Threads must
+    be the same in number too: sums over many elements are split among them.
 
     Args:
         accelerator, model, objective: see `Gradients`.
@@ -63,12 +64,9 @@ class Exact(Gradients):
     def __call__(self, batch: Batch, progress: float) -> Terms:
         """Set every `grad` (all ranks)."""
         leaves, terms = zip(*[self._leaf(batch, part, progress) for part in self._parts(batch)], strict=True)
-        nodes = torch.stack(leaves)
-        while len(nodes) % 2 == 0:
-            nodes = nodes[0::2] + nodes[1::2]
-        gathered = self.accelerator.gather(nodes)
+        gathered = self.accelerator.gather(sum_own(torch.stack(leaves)))
         assert isinstance(gathered, Tensor)
-        self.flat.copy_(_sum_pairwise(gathered))
+        self.flat.copy_(sum_tree(gathered))
         for weight, view in zip(self.parameters, self._views, strict=True):
             weight.grad = view
         return Terms(*[torch.cat([getattr(part, name) for part in terms]) for name in ("loss", "reconstruction", "kl")])
@@ -96,8 +94,15 @@ def _poison(loss: Tensor) -> Tensor:
     return loss * torch.where(loss.detach().isfinite(), 1.0, math.nan)
 
 
-def _sum_pairwise(rows: Tensor) -> Tensor:
-    """Return the sum of rows (N, P) as a binary tree over neighbours: with itself as the subtree of a larger one."""
+def sum_own(rows: Tensor) -> Tensor:
+    """Return a rank's leaves (N, P) summed to the nodes of `sum_tree` that hold none but its own, (N / 2^k, P)."""
+    while len(rows) % 2 == 0:
+        rows = rows[0::2] + rows[1::2]
+    return rows
+
+
+def sum_tree(rows: Tensor) -> Tensor:
+    """Return the sum (P,) of rows (N, P): neighbours in pairs, level by level, an odd last one passed up as it is."""
     while len(rows) > 1:
         paired = len(rows) // 2 * 2
         rows = torch.cat([rows[0:paired:2] + rows[1:paired:2], rows[paired:]])

@@ -6,5 +6,14 @@ from vae.config.reading import differences, flatten, from_dict, load, to_yaml, w
 from vae.config.schema import Config, TrainConfig
 
 __all__ = [
-    "Config", "InputError", "TrainConfig", "describe", "differences", "flatten", "from_dict", "load", "to_yaml", "warnings",
-]  # fmt: skip
+    "Config",
+    "InputError",
+    "TrainConfig",
+    "describe",
+    "differences",
+    "flatten",
+    "from_dict",
+    "load",
+    "to_yaml",
+    "warnings",
+]
