@@ -24,8 +24,12 @@ from vae import signals, slurm
 STARTED = time.time()
 STOP = signals.StopRequest()
 if __name__ == "__main__":  # before torch is imported, which takes seconds
+    try:
+        os.environ.update(slurm.process_environment(os.environ))
+    except ValueError as error:
+        print(f"train_ddp.py: {error}", file=sys.stderr)
+        sys.exit(2)
     STOP.install(os.environ)
-    os.environ.update(slurm.process_environment(os.environ))
     os.umask(os.umask(0) | 0o002)  # nothing that others may write
 
 from vae import assemble, checkpoint, launch, report

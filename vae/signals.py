@@ -12,7 +12,9 @@ from collections.abc import Mapping
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 REQUEUE_ME, INTERRUPTED = 85, 130  # exit codes: stopped after saving; the same, from the keyboard
-STARTUP_SECONDS = 8.0  # a start that has come no further so long after the signal is given up: it has nothing to save
+# A start that has come no further so long after the signal is given up: it has nothing to save. With several processes
+# it is better to come as far as telling the others.
+STARTUP_SECONDS, STARTUP_SECONDS_TOGETHER = 8.0, 25.0
 DEBOUNCE_SECONDS = 0.5  # a keyboard and a launcher may both deliver the same Ctrl-C
 POLL_SECONDS = 1.0
 
@@ -48,14 +50,17 @@ class StopRequest:
     def __init__(self) -> None:
         self.signum = 0
         self._noted_at = 0.0
+        self._patience = STARTUP_SECONDS
         self._watched = False  # whether the main thread looks at `signum` by now
 
     def install(self, environment: Mapping[str, str]) -> None:
         """Take over SIGTERM, SIGUSR1 and SIGINT (main thread only); also stop when torchrun's agent is gone.
 
         Args:
-            environment: `os.environ`, which tells whether torchrun (or `accelerate launch`) started this process.
+            environment: `os.environ`, which tells whether a launcher started this process, and with how many others.
         """
+        if environment.get("WORLD_SIZE", "1") != "1":
+            self._patience = STARTUP_SECONDS_TOGETHER
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
         signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
@@ -90,5 +95,5 @@ class StopRequest:
             if launcher and os.getppid() != launcher:  # killed, or ended by a signal that it does not know
                 launcher = 0
                 self.note(signal.SIGTERM)
-            if self.signum and not self._watched and time.monotonic() > self._noted_at + STARTUP_SECONDS:
+            if self.signum and not self._watched and time.monotonic() > self._noted_at + self._patience:
                 os._exit(exit_code(self.signum))

@@ -1,0 +1,150 @@
+"""A disk that is full, read-only or too small while a run goes on: warnings, nothing lost, and an honest exit code."""
+
+import contextlib
+import os
+import resource
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, arguments, environment, launch, launcher, rows, scalars
+from vae import checkpoint
+
+# sixty epochs of 16 steps, a checkpoint each; 0.7 MB of weights and moments in each
+SETTINGS = ["model.hidden_dim=32", "train.batch_size=64", "train.log_every=4", "train.epochs=60", "train.eval_every=9"]
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A small file system of its own."""
+    if os.geteuid() != 0:
+        pytest.skip("disk: mounting a file system needs root")
+    place = tmp_path / "disk"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(place)], check=True)
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+class Job:
+    """A job in the background whose stderr is read as it comes."""
+
+    def __init__(self, processes: int, *settings: str, limit: int | None = None):
+        command = launcher(processes) + arguments(*SETTINGS, *settings)
+        bounds = (limit, resource.RLIM_INFINITY)
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, env=environment() | {"OMP_NUM_THREADS": "1"}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            preexec_fn=(lambda: resource.setrlimit(resource.RLIMIT_FSIZE, bounds)) if limit else None,
+        )  # fmt: skip
+        self.err = ""
+        self._readers = [threading.Thread(target=self._read_err), threading.Thread(target=self._drop_out)]
+        for reader in self._readers:
+            reader.start()
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 120
+        while not condition():
+            assert self.process.poll() is None, self.err
+            assert time.monotonic() < deadline, self.err
+            time.sleep(0.005)
+
+    def end(self) -> int:
+        code = self.process.wait(120)
+        for reader in self._readers:
+            reader.join()
+        return code
+
+    def _read_err(self) -> None:
+        assert self.process.stderr is not None
+        with self.process.stderr as lines:
+            for line in lines:
+                self.err += line
+
+    def _drop_out(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as lines:
+            for _ in lines:
+                pass
+
+
+def fill(disk: Path) -> Path:
+    """Leave no room on a disk."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(b"\0" * 4096):
+            pass
+    return filler
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_full_disk_makes_warnings_and_once_there_is_room_nothing_is_missing(
+    disk: Path, small: Path, tmp_path: Path, processes: int
+) -> None:
+    whole = launch(processes, *SETTINGS, f"data.name={small}", f"run.dir={tmp_path / 'whole'}")
+    assert whole.code == 0, whole.err
+    job, folder = Job(processes, f"data.name={small}", f"run.dir={disk / 'run'}"), disk / "run"
+    job.wait_until(lambda: (folder / "checkpoints" / "step-00000032").exists())
+    filler = fill(disk)
+    job.wait_until(lambda: "No space left on device" in job.err and job.err.count("not saved") >= 2)
+    newest, _ = checkpoint.newest_valid(folder / "checkpoints")
+    assert newest is not None, "the older checkpoints stay"
+    filler.unlink()
+    assert job.end() == 0, job.err
+    assert "the older ones stay; trying again at the next interval" in job.err
+    assert checkpoint.newest_valid(folder / "checkpoints") == (folder / "checkpoints" / "step-00000960", [])
+    assert rows(folder, timeless=True) == rows(tmp_path / "whole", timeless=True)
+    assert scalars(folder) == scalars(tmp_path / "whole")
+
+
+def test_a_disk_that_stays_read_only_ends_the_run_with_an_error_and_the_old_checkpoint(disk: Path, small: Path) -> None:
+    job, folder = Job(2, f"data.name={small}", f"run.dir={disk / 'run'}"), disk / "run"
+    job.wait_until(lambda: (folder / "checkpoints" / "step-00000032").exists())
+    # open files may still be written to after a lazy change: bind the folder read-only over itself
+    subprocess.run(["mount", "--bind", str(folder / "checkpoints"), str(folder / "checkpoints")], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro", str(folder / "checkpoints")], check=True)
+    try:
+        assert job.end() == 1
+        newest, _ = checkpoint.newest_valid(folder / "checkpoints")
+    finally:
+        subprocess.run(["umount", str(folder / "checkpoints")], check=True)
+    assert newest is not None
+    assert "Read-only file system" in job.err
+    assert "step-00000960: not saved ([Errno 30] Read-only file system: " in job.err
+    assert f"the newest one is {newest}; make room, then run the same command again" in job.err
+    assert job.err.count("make room") == 1, "both ranks stop, one speaks"
+    assert not (folder / "summary.json").exists()
+    again = Job(2, f"data.name={small}", f"run.dir={folder}")
+    assert again.end() == 0, again.err
+
+
+def test_files_that_may_not_grow_are_warned_of_and_the_exit_code_is_1(small: Path, tmp_path: Path) -> None:
+    """RLIMIT_FSIZE, as a quota would: the model's file is larger than any may be."""
+    folder = tmp_path / "run"
+    job = Job(1, f"data.name={small}", f"run.dir={folder}", "train.epochs=20", limit=150_000)
+    assert job.end() == 1
+    assert job.err.count("not saved (") >= 2
+    assert "File too large" in job.err
+    assert "there is none; make room, then run the same command again" in job.err
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == []
+
+
+def test_a_limit_that_is_lifted_in_time_costs_nothing(small: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    job = Job(1, f"data.name={small}", f"run.dir={folder}", limit=150_000)
+    job.wait_until(lambda: "not saved" in job.err)
+    resource.prlimit(job.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert job.end() == 0, job.err
+    assert checkpoint.newest_valid(folder / "checkpoints") == (folder / "checkpoints" / "step-00000960", [])
+
+
+def test_a_start_on_a_full_disk_is_refused(disk: Path, small: Path) -> None:
+    (disk / "run").mkdir()
+    fill(disk)
+    job = Job(1, f"data.name={small}", f"run.dir={disk / 'run'}")
+    assert job.end() == 2
+    assert "cannot be written: No space left on device; make room or set run.dir" in job.err
