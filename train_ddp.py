@@ -168,9 +168,9 @@ def train(config: Config, args: argparse.Namespace) -> None:
         # Write the results.
         saver.finish()
         watchdog.dismiss()
-        place = {"world_size": world_size, "device": device.type, "startup_seconds": startup_seconds}
-        place["checkpoint_seconds"] = saver.waited_seconds
-        summary = summarise(config, state, vae, data, epochs=batches.progress(state.step), **place)
+        place = {"world_size": world_size, "device": device.type}
+        costs = {"checkpoints": saver.costs(), "startup_seconds": startup_seconds}
+        summary = summarise(config, state, vae, data, epochs=batches.progress(state.step), **place, **costs)
         say("drawing figures")
         finish = partial(write_results, folder, config, summary, vae, data, tracker)
         launch.on_main(accelerator, finish, known=(SaveError, signals.Stopped))
@@ -228,6 +228,8 @@ def main(argv: list[str] | None = None) -> int:
         code = error.exit_code if isinstance(error, signals.Stopped) else EXIT_CODES[type(error)]
     except RankLostError as error:
         launch.abandon(f"train_ddp.py: {error}" if error.speaks else None)
+    except launch.RendezvousError as error:
+        launch.abandon(f"train_ddp.py: {error}")
     launch.leave()  # not after other errors: one rank alone would wait for the others
     return code
 

@@ -1,9 +1,15 @@
 """Checkpoints: whole or not there, the newest whole one found, whatever happened to the files."""
 
+import contextlib
+import errno
+import hashlib
 import json
 import os
+import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -40,8 +46,6 @@ def test_what_is_saved_is_loaded(folder: Path, model: VAE) -> None:
 
 
 def test_the_manifest_lists_every_file_with_size_and_sha256(folder: Path) -> None:
-    import hashlib
-
     newest = folder / "step-00000020"
     manifest = json.loads((newest / "manifest.json").read_text())
     files = {path.name for path in newest.iterdir()} - {"manifest.json"}
@@ -110,30 +114,115 @@ def test_without_a_whole_checkpoint_there_is_none(tmp_path: Path, folder: Path) 
     assert len(warnings) == 2
 
 
-@pytest.mark.parametrize("crash", ["save_pretrained", "torch.save", "manifest", "rename"])
-def test_a_crash_at_any_point_leaves_the_older_ones_and_is_tidied_up(
-    folder: Path, model: VAE, monkeypatch: pytest.MonkeyPatch, crash: str
+class Crash(BaseException):
+    """The process ends here: nothing that follows is run, no cleaning up either."""
+
+
+OPERATIONS: list[tuple[Any, str]] = [
+    (VAE, "save_pretrained"),
+    (torch, "save"),
+    (os, "fsync"),
+    (shutil, "rmtree"),
+    *[(Path, name) for name in ("mkdir", "touch", "unlink", "chmod", "write_bytes", "write_text", "rename")],
+]
+
+
+def count_operations(patch: pytest.MonkeyPatch, crash_at: int, error: type[BaseException]) -> list[str]:
+    """Let the n-th operation on the disk fail with `error`; returns a list that grows with each one."""
+    seen: list[str] = []
+
+    def counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            seen.append(name)
+            if len(seen) == crash_at:
+                raise error(errno.ENOSPC, "No space left on device")
+            return function(*args, **kwargs)
+
+        return wrapped
+
+    for place, name in OPERATIONS:
+        patch.setattr(place, name, counted(name, getattr(place, name)))
+    return seen
+
+
+@pytest.mark.parametrize("error", [Crash, OSError])
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_crash_or_an_error_at_any_point_leaves_a_whole_checkpoint_and_is_tidied_up(
+    tmp_path: Path, model: VAE, error: type[BaseException], damaged: bool
 ) -> None:
-    class Crash(BaseException):
-        pass
+    """Every operation on the disk in turn, of a new checkpoint and of one that takes the place of a damaged one."""
+    crash_at, operations = 0, [""]
+    while len(operations) >= crash_at:  # until a save came to its end without
+        crash_at += 1
+        folder = tmp_path / str(crash_at)
+        for step in (10, 20, 30) if damaged else (10, 20):
+            checkpoint.save(folder, step, model, {"step": step})
+        if damaged:
+            flip(folder / "step-00000030" / "state.pt")
+        with pytest.MonkeyPatch.context() as patch:
+            operations = count_operations(patch, crash_at, error)
+            with contextlib.suppress(Crash, OSError):
+                checkpoint.save(folder, 30, model, {"step": 30})
+        newest, _ = checkpoint.newest_valid(folder)
+        assert newest is not None, operations
+        assert newest.name in ("step-00000020", "step-00000030"), operations
+        checkpoint.save(folder, 30, model, {"step": 30})
+        left = sorted(path.name for path in folder.iterdir())
+        assert left == ["step-00000020", "step-00000030"], operations
+        assert checkpoint.find_problem(folder / "step-00000030") is None
+    assert crash_at > 15, "operations are no longer counted"
 
-    def die(*_: object, **__: object) -> None:
-        raise Crash
 
-    with monkeypatch.context() as patch:
-        place, name = {
-            "save_pretrained": (VAE, "save_pretrained"),
-            "torch.save": (torch, "save"),
-            "manifest": (checkpoint, "_sha256"),
-            "rename": (Path, "rename"),
-        }[crash]
-        patch.setattr(place, name, die)
-        with pytest.raises(Crash):
-            checkpoint.save(folder, 30, model, {"step": 30})
-    assert checkpoint.newest_valid(folder) == (folder / "step-00000020", [])
-    checkpoint.save(folder, 30, model, {"step": 30})
-    assert sorted(path.name for path in folder.iterdir()) == ["step-00000020", "step-00000030"]
-    assert checkpoint.find_problem(folder / "step-00000030") is None
+def test_what_others_put_among_the_checkpoints_is_neither_used_nor_removed(folder: Path, model: VAE) -> None:
+    shutil.copytree(folder / "step-00000020", folder / "step-00000020-backup")
+    shutil.copytree(folder / "step-00000020", folder / "step-00000099")  # a copy under another step's name
+    (folder / "step-00000500").write_text("a file")
+    (folder / "notes.txt").write_text("mine")
+    (folder / "step-00000020" / "stray").write_text("mine")
+    newest, warnings = checkpoint.newest_valid(folder)
+    assert newest == folder / "step-00000020"
+    assert [warning.rpartition(": ")[2] for warning in warnings] == ["manifest.json belongs to step 20"]
+    checkpoint.save(folder, 30, model, {})
+    for name in ("step-00000020-backup", "step-00000500", "notes.txt"):
+        assert (folder / name).exists()
+
+
+def test_a_hundred_million_steps_sort_after_one_less(tmp_path: Path, model: VAE) -> None:
+    for step in (99_999_999, 100_000_000):
+        checkpoint.save(tmp_path, step, model, {})
+    assert checkpoint.newest_valid(tmp_path)[0] == tmp_path / "step-100000000"
+
+
+class Payload:
+    """What an attacker would pickle: loading it makes a file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("name", ["state.pt", "model.safetensors"])
+@pytest.mark.parametrize("writer", ["torch.save", "pickle"])
+def test_a_crafted_pickle_is_refused_and_does_not_run(folder: Path, tmp_path: Path, name: str, writer: str) -> None:
+    newest, trap = folder / "step-00000020", tmp_path / "executed"
+    if writer == "torch.save":
+        torch.save({"engine": Payload(trap)}, newest / name)
+    else:
+        (newest / name).write_bytes(pickle.dumps(Payload(trap), protocol=2))
+    content = (newest / name).read_bytes()
+    manifest = json.loads((newest / "manifest.json").read_text())
+    manifest["files"][name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (newest / "manifest.json").write_text(json.dumps(manifest))
+    assert checkpoint.newest_valid(folder)[0] == newest, "the attacker has sealed it anew"
+    other = VAE(image_shape=(1, 4, 4), hidden_dim=4, depth=1)
+    load = {"state.pt": checkpoint.load_state, "model.safetensors": lambda path: checkpoint.load_weights(path, other)}
+    with pytest.raises(InputError, match=name):
+        load[name](newest)
+    assert not trap.exists()
+    pickle.loads(pickle.dumps(Payload(trap)))
+    assert trap.exists(), "the payload would have run"
 
 
 def test_a_different_model_is_refused_with_what_differs(folder: Path) -> None:

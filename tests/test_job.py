@@ -178,6 +178,8 @@ def test_a_finished_run_can_be_extended(job: Job, finished: Path, small: Path) -
     assert job(f"data.name={small}", "run.name=straight", *SMALL, "train.epochs=3").code == 0
     assert largest_difference(finished, Path("runs/straight")) == 0
     assert load(finished / "config.yaml").train.epochs == 3
+    starts = [json.loads(line) for line in (finished / "starts.jsonl").read_text().splitlines()]
+    assert [(start["step"], start["changed"]) for start in starts] == [(0, []), (32, ["train.epochs: 2 -> 3"])]
 
 
 def test_without_a_name_the_folder_is_called_after_file_and_time(job: Job, small: Path) -> None:
@@ -333,6 +335,32 @@ def test_a_run_with_other_settings_is_refused_with_the_differences(job: Job, fin
     refused = job(f"data.name={small}", "run.name=short", *SMALL, "model.latent_dim=3", "optim.lr=0.1")
     assert refused.code == 2
     assert "model.latent_dim: 2 -> 3; optim.lr: 0.001 -> 0.1" in refused.line
+    assert snapshot(finished) == before
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "run.seed=1",
+        "data.binarize=dynamic",
+        "data.val_size=10",
+        "model.depth=1",
+        "objective.beta=2",
+        "train.batch_size=32",
+        "train.precision=bf16",
+        "train.exact=2",
+        "optim.weight_decay=0",
+        "optim.max_grad_norm=2.0",
+    ],
+)
+def test_every_setting_that_changes_a_run_is_refused_for_a_run_that_has_begun(
+    job: Job, finished: Path, small: Path, setting: str
+) -> None:
+    before = snapshot(finished)
+    refused = job(f"data.name={small}", "run.name=short", *SMALL, setting, "train.epochs=3")
+    assert refused.code == 2
+    assert setting.partition("=")[0] in refused.line
+    assert " -> " in refused.line
     assert snapshot(finished) == before
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import ROOT, arguments, at_a_point, environment, launch, launcher, rows, scalars
+from tests.conftest import ROOT, arguments, at_a_point, environment, launch, launcher, rows, run, scalars
 from vae import checkpoint
 
 SECONDS_TO_EXIT = 10
@@ -257,6 +257,17 @@ def test_when_a_rank_hangs_the_others_name_it_and_end_after_the_time_set(start: 
     stopped.kill()
     stopped.communicate()
     job.assert_nothing_is_left()
+
+
+def test_a_rank_that_never_comes_is_one_line_after_the_time_set(tmp_path: Path) -> None:
+    alone, _ = _ranks(2)
+    done = run([*launcher(1), *arguments("train.timeout=2", f"run.dir={tmp_path / 'run'}")], env=alone)
+    assert done.code == 1
+    line = done.err.strip().splitlines()[-1]
+    assert line.startswith(f"train_ddp.py: 2 processes did not come together at 127.0.0.1:{alone['MASTER_PORT']} ("), (
+        line
+    )
+    assert not (tmp_path / "run").exists()
 
 
 def test_under_torchrun_nothing_is_left_when_a_rank_dies_and_the_run_goes_on_from_its_checkpoint(start: Start) -> None:

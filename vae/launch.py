@@ -27,6 +27,10 @@ SECONDS_BETWEEN_VOTES = 1.0
 _HOW_TO_LAUNCH = "start N processes with torchrun --nproc-per-node N (or accelerate launch), or unset WORLD_SIZE"
 
 
+class RendezvousError(RuntimeError):
+    """The processes of a job did not find each other."""
+
+
 def make_accelerator(
     device: str, mixed_precision: str, environment: Mapping[str, str], timeout: float = 600.0
 ) -> Accelerator:
@@ -40,6 +44,7 @@ def make_accelerator(
 
     Raises:
         InputError: the device is not there, fp16 has no device, or the launcher started another number of processes.
+        RendezvousError: the others did not come within the time.
     """
     announced, here = _check_launcher(environment), _processes_here(environment)
     has_cuda = torch.cuda.is_available()
@@ -51,7 +56,8 @@ def make_accelerator(
     if not use_cpu and here > torch.cuda.device_count():
         devices = f"this machine has {torch.cuda.device_count()} CUDA devices for {here} processes"
         raise InputError(f"train.device = {device!r}: {devices}; start fewer, or set train.device=cpu")
-    accelerator = Accelerator(
+    accelerator = _start(
+        environment,
         cpu=use_cpu,
         mixed_precision=mixed_precision,
         log_with="tensorboard",
@@ -59,12 +65,22 @@ def make_accelerator(
         kwargs_handlers=[
             DistributedDataParallelKwargs(gradient_as_bucket_view=True),
             # the watchdog is to be first: it knows which rank is missing
-            InitProcessGroupKwargs(timeout=timedelta(seconds=1.5 * timeout + 10)),
+            InitProcessGroupKwargs(timeout=timedelta(seconds=timeout + min(timeout / 2, 10))),
         ],
     )
     if accelerator.num_processes != announced:  # each process would believe to be alone and write the same files
         raise InputError(f"WORLD_SIZE = {announced}: but {accelerator.num_processes} came together; {_HOW_TO_LAUNCH}")
     return accelerator
+
+
+def _start(environment: Mapping[str, str], **settings: Any) -> Accelerator:
+    try:
+        return Accelerator(**settings)
+    except torch.distributed.DistError as error:  # pyright: ignore[reportPrivateImportUsage]
+        place = f"{environment.get('MASTER_ADDR')}:{environment.get('MASTER_PORT')}"
+        problem = f"{environment.get('WORLD_SIZE')} processes did not come together at {place}"
+        reason = str(error).splitlines()[0]
+        raise RendezvousError(f"{problem} ({reason}); `python -m vae doctor`, started alike, says more") from None
 
 
 def _check_launcher(environment: Mapping[str, str]) -> int:

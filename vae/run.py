@@ -226,7 +226,7 @@ def summarise(
     world_size: int,
     device: str,
     startup_seconds: float,
-    checkpoint_seconds: float,
+    checkpoints: dict[str, float],
 ) -> dict[str, Any]:
     """Return the contents of summary.json: what ran, how fast, and the final numbers with their protocol."""
     assert state.test is not None
@@ -244,7 +244,7 @@ def summarise(
         "train_seconds": state.train_seconds,
         "images_per_second": epochs * len(data.train) / state.train_seconds,
         "startup_seconds": startup_seconds,
-        "checkpoint_seconds": checkpoint_seconds,  # that training waited for checkpoints, in this start
+        "checkpoints": checkpoints,  # what they cost in this start
         "versions": versions(),
         "test": {**state.test, "protocol": how},
         "best": state.best,

@@ -48,7 +48,7 @@ class Saver:
         self.accelerator, self.folder, self.model, self.engine = accelerator, folder, model, engine
         self.tracker, self.fingerprint = tracker, fingerprint
         self.step = step  # of the last save, whether or not it came to be
-        self.waited_seconds = self.writing_seconds = 0.0  # of the training; of the thread
+        self._saves, self._waited_seconds, self._cpu_seconds = 0, 0.0, 0.0
         if accelerator.is_main_process:
             self._snapshot = copy.deepcopy(model).cpu()
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -65,7 +65,12 @@ class Saver:
             self._wait()  # one snapshot at a time
             self._snapshot.load_state_dict(self.model.state_dict())
             self._writing = self._thread.submit(self._write, state.step, copy.deepcopy(saved), state.keep)
-        self.waited_seconds += time.perf_counter() - started
+        self._saves += 1
+        self._waited_seconds += time.perf_counter() - started
+
+    def costs(self) -> dict[str, float]:
+        """Return how many checkpoints there were, seconds that training waited for them, and CPU seconds of writing."""
+        return {"saves": self._saves, "waited_seconds": self._waited_seconds, "cpu_seconds": self._cpu_seconds}
 
     def finish(self) -> None:
         """Wait until the last checkpoint is on the disk (all ranks).
@@ -99,4 +104,4 @@ class Saver:
             self._problem = error
             path = self.folder / checkpoint.name_of(step)
             self.tracker.warn(f"{path}: not saved ({error}); the older ones stay; trying again at the next interval")
-        self.writing_seconds += time.thread_time() - started
+        self._cpu_seconds += time.thread_time() - started

@@ -1,0 +1,56 @@
+"""What a run name, a loose umask or a YAML file must not do. Crafted checkpoint files: test_checkpoint.py."""
+
+import ast
+import stat
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, Outcome, arguments, launcher, run
+from tests.test_job import SMALL, Job
+
+
+@pytest.mark.parametrize("name", ["../out", "a/b", "..", ".hidden", "/tmp/x", "a\\\\b", '"a\\nb"', '"a\\u0000b"', '""'])
+def test_a_run_name_that_could_leave_the_runs_folder_is_refused(job: Job, name: str) -> None:
+    refused = job(f"run.name={name}")
+    assert refused.code == 2
+    assert refused.line.startswith("train_ddp.py: run.name"), refused.line
+    assert not list(Path().iterdir())
+
+
+def test_a_run_name_with_spaces_quotes_and_shell_syntax_is_just_a_name(job: Job, small: Path) -> None:
+    name = 'it\'s $(touch pwned) `touch pwned` & "so" on;'
+    done: Outcome = job(f"data.name={small}", f"run.name={name}", *SMALL)
+    assert done.code == 0, done.err
+    assert (Path("runs") / name / "summary.json").exists()
+    assert not Path("pwned").exists()
+
+
+def test_nothing_is_writable_by_others_even_without_a_umask(tmp_path: Path, small: Path) -> None:
+    command = [*launcher(1), *arguments(f"data.name={small}", f"run.dir={tmp_path / 'run'}", *SMALL)]
+    done = run(["sh", "-c", 'umask 0; exec "$@"', "sh", *command])
+    assert done.code == 0, done.err
+    loose = [path for path in [tmp_path / "run", *(tmp_path / "run").rglob("*")] if path.stat().st_mode & stat.S_IWOTH]
+    assert not loose
+
+
+def test_yaml_that_builds_objects_is_refused(job: Job, tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text(f"run: !!python/object/apply:os.system ['touch {tmp_path}/pwned']\n")
+    refused = job("--config", str(tmp_path / "bad.yaml"))
+    assert refused.code == 2
+    assert "bad.yaml line 1: not valid YAML" in refused.line
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_nothing_in_the_sources_unpickles_or_calls_a_shell() -> None:
+    """No pickle.load, no torch.load without weights_only=True, no shell=True."""
+    for path in [ROOT / "train_ddp.py", *(ROOT / "vae").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                name, keywords = ast.unparse(node.func), {keyword.arg: keyword.value for keyword in node.keywords}
+                safe = isinstance(value := keywords.get("weights_only"), ast.Constant) and value.value is True
+                assert name not in ("pickle.load", "pickle.loads", "os.system", "eval", "exec", "yaml.unsafe_load"), (
+                    path
+                )
+                assert name != "torch.load" or safe, path
+                assert "shell" not in keywords, path
