@@ -1,16 +1,21 @@
-"""`python -m vae COMMAND`: what can be done with finished runs.
+"""`python -m vae COMMAND`: what can be done before and after training.
 
-Exit codes: 0 done, 2 refused input, 130 interrupted from the keyboard, 1 anything else.
+Exit codes: 0 done, 2 refused input, 130 interrupted from the keyboard, 1 anything else (a failure found by `doctor`).
 """
 
 import argparse
+import os
 import sys
+import time
 from pathlib import Path
 
 from tqdm import tqdm
 
+from vae import slurm
 from vae.cli import Parser
 from vae.components import InputError
+
+SECONDS_FOR_RANK_0 = 5  # to finish its report, before a launcher ends it because another process has ended
 
 
 def add_report(parser: argparse.ArgumentParser) -> None:
@@ -19,21 +24,70 @@ def add_report(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(action=run_report)
 
 
-def run_report(args: argparse.Namespace) -> None:
-    """Print each file written."""
+def run_report(args: argparse.Namespace) -> int:
+    """Print each file written; returns the exit code."""
     from vae.report import report  # imports torch: seconds that `--help` need not wait for
 
     for run in tqdm(args.runs, desc="report", unit="run", delay=1, leave=False, disable=None):
         for path in report(run):
             tqdm.write(str(path))
+    return 0
 
 
-COMMANDS = {"report": add_report}
+def add_doctor(parser: argparse.ArgumentParser) -> None:
+    """Check whether a run would work here: takes what train_ddp.py takes, alone or under any launcher."""
+    parser.add_argument("--config", metavar="FILE", help="YAML that holds what differs from the defaults")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="any key of train_ddp.py --help")
+    parser.set_defaults(action=run_doctor)
+
+
+def run_doctor(args: argparse.Namespace) -> int:
+    """Print each finding, on one of the processes; returns the exit code, the same on all: 1 if there is a failure."""
+    try:
+        os.environ.update(slurm.process_environment(os.environ))  # before torch is imported
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    from vae import launch
+
+    try:
+        has_failed = _report_findings(args)
+    except InputError:  # on all ranks alike
+        if launch.speaks(os.environ):
+            raise
+        return 2
+    launch.leave()
+    return int(has_failed)
+
+
+def _report_findings(args: argparse.Namespace) -> bool:
+    """Return whether there is a failure among the findings; raises `InputError`."""
+    from vae import launch
+    from vae.config import load
+    from vae.doctor.examination import examine, summary
+    from vae.doctor.findings import Context
+
+    findings, context = [], Context(load(args.config, args.overrides), args.config, os.environ)
+    for finding in examine(context):
+        findings.append(finding)
+        speaks = {"main": False, "machine": launch.speaks(os.environ), "rank": True}
+        if context.rank == 0 or speaks[finding.speaker]:
+            print(finding, flush=True)
+    if context.rank == 0:
+        print(summary(findings), flush=True)
+    if any(finding.parts_ranks for finding in findings):
+        time.sleep(SECONDS_FOR_RANK_0 if context.rank else 0)
+        launch.abandon(None)  # to leave the process group would be to wait for the others
+    if context.accelerator:
+        context.accelerator.wait_for_everyone()  # a launcher may end all processes when one has an exit code
+    return any(finding.level == "failure" for finding in findings)
+
+
+COMMANDS = {"report": add_report, "doctor": add_doctor}
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Return the arguments; raises `InputError`."""
-    parser = Parser("python -m vae", description="What can be done with finished runs.")
+    parser = Parser("python -m vae", description="What can be done before and after training.")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, add_arguments in COMMANDS.items():
         add_arguments(commands.add_parser(name, help=add_arguments.__doc__, description=add_arguments.__doc__))
@@ -44,13 +98,12 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     try:
         args = parse(argv)
-        args.action(args)
+        return args.action(args)
     except InputError as error:
         print(f"python -m vae: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
-    return 0
 
 
 if __name__ == "__main__":
