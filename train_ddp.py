@@ -114,7 +114,7 @@ def train(config: Config, args: argparse.Namespace) -> None:
     stop_signal = launch.StopVote(accelerator, STOP)
     tracker = Tracker(accelerator, folder, step=state.step, total_steps=total_steps)
     saver = Saver(accelerator, folder / CHECKPOINTS, vae, engine, tracker, data.fingerprint, step=state.step)
-    with tracker, saying_how_to_go_on(folder), watchdog.guarding():
+    with tracker, saying_how_to_go_on(folder, config), watchdog.guarding():
         while state.step < total_steps:
             # Stop where a signal asked for it.
             if signum := stop_signal(state.step):

@@ -33,13 +33,13 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 class Job:
     """A job in the background whose stderr is read as it comes."""
 
-    def __init__(self, processes: int, *settings: str, limit: int | None = None):
+    def __init__(self, processes: int, *settings: str, limit: int = resource.RLIM_INFINITY):
         command = launcher(processes) + arguments(*SETTINGS, *settings)
         bounds = (limit, resource.RLIM_INFINITY)
         self.process = subprocess.Popen(
             command, cwd=ROOT, env=environment() | {"OMP_NUM_THREADS": "1"}, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            preexec_fn=(lambda: resource.setrlimit(resource.RLIMIT_FSIZE, bounds)) if limit else None,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, bounds),
         )  # fmt: skip
         self.err = ""
         self._readers = [threading.Thread(target=self._read_err), threading.Thread(target=self._drop_out)]

@@ -172,9 +172,10 @@ class RunFolder:
 
 
 @contextlib.contextmanager
-def saying_how_to_go_on(folder: Path) -> Iterator[None]:
+def saying_how_to_go_on(folder: Path, config: Config) -> Iterator[None]:
     """Add to a `NonFiniteError` which checkpoint is the last good one, and to a stop how to continue."""
-    hint = f"the same command with run.dir={folder} continues"
+    has_name = config.run.name or config.run.dir  # else each start makes a folder of its own
+    hint = "the same command" + ("" if has_name else f" with run.dir={folder}") + " continues"
     try:
         yield
     except NonFiniteError as error:

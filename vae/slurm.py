@@ -85,8 +85,9 @@ def _number(environment: Mapping[str, str], name: str) -> int:
 def _sees_its_own_gpu_only(environment: Mapping[str, str], tasks_here: int) -> bool:
     """Whether SLURM shows this task one GPU and the others on this node other ones (`--gpus-per-task=1`)."""
     visible = environment.get("CUDA_VISIBLE_DEVICES", "")
-    is_one = visible not in ("", "-1", "NoDevFiles") and "," not in visible
-    return is_one and int(environment.get("SLURM_GPUS_ON_NODE", tasks_here)) >= tasks_here
+    if visible in ("", "-1", "NoDevFiles") or "," in visible:
+        return False
+    return "SLURM_GPUS_ON_NODE" not in environment or _number(environment, "SLURM_GPUS_ON_NODE") >= tasks_here
 
 
 def _port(environment: Mapping[str, str]) -> int:
