@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, arguments, environment, launch, launcher, rows, scalars
+from tests.conftest import ROOT, arguments, environment, launch, launcher, machine_seconds, rows, scalars
 from vae import checkpoint
 
 # sixty epochs of 16 steps, a checkpoint each; 0.7 MB of weights and moments in each
@@ -47,10 +47,10 @@ class Job:
             reader.start()
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 120
+        deadline = machine_seconds() + 120
         while not condition():
             assert self.process.poll() is None, self.err
-            assert time.monotonic() < deadline, self.err
+            assert machine_seconds() < deadline, self.err
             time.sleep(0.005)
 
     def end(self) -> int:

@@ -20,6 +20,7 @@ from tests.conftest import (
     largest_difference,
     launch,
     launcher,
+    machine_seconds,
     rows,
     scalars,
 )
@@ -50,10 +51,8 @@ def attempts(processes: int) -> Sequence[tuple[str, int, str]]:
         ("step", rng.randint(8, 20), "0"),
         ("checkpoint", rng.randint(7, 13), "0"),  # in the second checkpoint of this start: six calls for each
         ("evaluation", rng.randint(1, 2), last),
-        ("step", rng.randint(8, 30), last),
-        ("checkpoint", rng.randint(1, 6), "0"),
-        ("step", rng.randint(8, 30), "all"),
-        ("evaluation", rng.randint(1, 3), "0"),
+        ("step", rng.randint(8, 30), last if processes > 1 else "all"),
+        ("checkpoint", rng.randint(1, 6), "all"),
     ]
 
 
@@ -83,10 +82,10 @@ def kill_after_checkpoint(processes: int, folder: Path, step: int, settings: lis
     running = subprocess.Popen(
         command, cwd=ROOT, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
-    deadline = time.monotonic() + 120
+    deadline = machine_seconds() + 120
     while not (folder / "checkpoints" / checkpoint.name_of(step)).exists():
         assert running.poll() is None, "ended before it could be killed"
-        assert time.monotonic() < deadline
+        assert machine_seconds() < deadline
         time.sleep(0.002)
     time.sleep(0.05)
     parent = psutil.Process(running.pid)
@@ -97,8 +96,8 @@ def kill_after_checkpoint(processes: int, folder: Path, step: int, settings: lis
     assert not (folder / "summary.json").exists(), "it had already finished"
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_killed_mid_epoch_and_resumed_is_bitwise_the_undisturbed_run(processes: int, tmp_path: Path) -> None:
+def test_killed_with_its_launcher_in_mid_epoch_it_is_bitwise_the_undisturbed_run(tmp_path: Path) -> None:
+    processes = 2
     settings = ["train.max_steps=600", "train.log_every=30", "train.checkpoint_every=70", "model.hidden_dim=128"]
     undisturbed = launch(processes, *settings, f"run.dir={tmp_path / 'whole'}")
     assert undisturbed.code == 0, undisturbed.err

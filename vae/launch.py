@@ -24,6 +24,7 @@ from vae.signals import StopRequest
 
 Result = TypeVar("Result")
 SECONDS_BETWEEN_VOTES = 1.0
+MIN_SECONDS_TO_MEET = 30.0  # processes that start together may take that long to import torch
 _HOW_TO_LAUNCH = "start N processes with torchrun --nproc-per-node N (or accelerate launch), or unset WORLD_SIZE"
 
 
@@ -65,7 +66,7 @@ def make_accelerator(
         kwargs_handlers=[
             DistributedDataParallelKwargs(gradient_as_bucket_view=True),
             # the watchdog is to be first: it knows which rank is missing
-            InitProcessGroupKwargs(timeout=timedelta(seconds=timeout + min(timeout / 2, 10))),
+            InitProcessGroupKwargs(timeout=timedelta(seconds=max(MIN_SECONDS_TO_MEET, timeout + 10))),
         ],
     )
     if accelerator.num_processes != announced:  # each process would believe to be alone and write the same files

@@ -78,7 +78,7 @@ class Job:
         path = re.search(r"StdOut=(.*)", self.cluster("scontrol", "show", "job", self.name))
         return Path(path[1]).read_text() if path and Path(path[1]).exists() else ""
 
-    def wait_until(self, condition: Callable[[], Any], what: str, seconds: float = 240) -> None:
+    def wait_until(self, condition: Callable[[], Any], what: str, seconds: float = 600) -> None:
         """Wait for a condition; fails with all there is to know if the job ends before, or it takes too long."""
         deadline = time.monotonic() + seconds
         while not condition():
@@ -86,7 +86,7 @@ class Job:
             assert condition() or not (ended or time.monotonic() > deadline), f"not {what}:\n{self.report()}"
             time.sleep(0.1)
 
-    def end(self, seconds: float = 240) -> tuple[str, str, int]:
+    def end(self, seconds: float = 600) -> tuple[str, str, int]:
         """Wait for its end, through all restarts; returns its state, exit code (`85:0`) and the restarts."""
         self.wait_until(lambda: self.show("JobState") in ENDED, "ended", seconds)
         return self.show("JobState"), self.show("ExitCode"), int(self.show("Restarts"))
