@@ -34,13 +34,13 @@ class Stopwatch:
     """
 
     def __init__(self, device: torch.device, seconds: float = 0.0, lap_started: float = 0.0):
-        self.device, self._seconds, self._started = device, seconds, time.perf_counter()
-        self.lap_started = lap_started
+        self.device, self._seconds, self.lap_started = device, seconds, lap_started
+        self._started: float | None = time.perf_counter()  # None: paused
 
     @property
     def seconds(self) -> float:
         """Seconds of training until now."""
-        return self._seconds + time.perf_counter() - self._started
+        return self._seconds + (0.0 if self._started is None else time.perf_counter() - self._started)
 
     def lap(self) -> float:
         """Return the seconds since the last call."""
@@ -53,7 +53,7 @@ class Stopwatch:
         """Stop the watch meanwhile."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        self._seconds = self.seconds
+        self._seconds, self._started = self.seconds, None
         yield
         self._started = time.perf_counter()
 
