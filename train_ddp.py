@@ -174,6 +174,7 @@ def train(config: Config, args: argparse.Namespace) -> None:
         say("drawing figures")
         finish = partial(write_results, folder, config, summary, vae, data, tracker)
         launch.on_main(accelerator, finish, known=(SaveError, signals.Stopped))
+    accelerator.wait_for_everyone()
     run.release()
     say(f"done: {folder} holds model/, figures/, summary.json; curves: tensorboard --logdir {folder}/tensorboard")
 

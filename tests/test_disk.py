@@ -54,7 +54,7 @@ class Job:
             time.sleep(0.005)
 
     def end(self) -> int:
-        code = self.process.wait(120)
+        code = self.process.wait(900)
         for reader in self._readers:
             reader.join()
         return code

@@ -1,6 +1,7 @@
 """A rank that dies or hangs: the others notice, name it and end, instead of waiting in a collective for ever."""
 
 import contextlib
+import math
 import os
 import socket
 import threading
@@ -65,13 +66,17 @@ class Watchdog:
         # a second, or more in a large world: each rank reads all others
         self.interval = min(max(1.0, self.world_size / 64), timeout / 10)
         self._end = end
-        self.step, self._moved_at, self._armed = 0, time.monotonic(), False
+        self.step, self._moved_at, self._over = 0, time.monotonic(), threading.Event()
         if self.world_size > 1:
             self._begin(accelerator, environment["MASTER_ADDR"])
 
     def beat(self, step: int) -> None:
         """Say that the main thread has moved on to `step`."""
         self.step, self._moved_at = step, time.monotonic()
+
+    def dismiss(self) -> None:
+        """Stop watching: from here on the ranks do different things."""
+        self._moved_at = math.inf
 
     @contextlib.contextmanager
     def guarding(self) -> Iterator[None]:
@@ -80,24 +85,30 @@ class Watchdog:
         Raises:
             RankLostError: in place of a collective's own error, when another rank is missing.
         """
+        threads = []
+        if self.world_size > 1:
+            threads = [
+                threading.Thread(target=self._exchange, name="signs of life", daemon=True),
+                threading.Thread(target=self._guard, name="watchdog", daemon=True),
+            ]
         self.beat(self.step)
-        self._armed = self.world_size > 1
+        for thread in threads:
+            thread.start()
         try:
             yield
         except RuntimeError as error:
             # errors of ours are raised on all ranks together; the collectives' own are of these types alone
-            if self._armed and type(error).__name__ in ("RuntimeError", "DistBackendError", "DistNetworkError"):
-                self._armed = False
+            if threads and type(error).__name__ in ("RuntimeError", "DistBackendError", "DistNetworkError"):
+                self.dismiss()
                 if self._missing_after_a_while():
                     message = f"rank {self.rank}: cannot go on after step {self.step:,}: {self._describe()}"
                     raise RankLostError(message, speaks=self.speaks) from error
             raise
         finally:
-            self._armed = False
-
-    def dismiss(self) -> None:
-        """Stop watching: from here on the ranks do different things."""
-        self._armed = False
+            # a thread inside the store's C++ code when the interpreter ends would abort the process
+            self._over.set()
+            for thread in threads:
+                thread.join()
 
     def _begin(self, accelerator: Accelerator, host: str) -> None:
         patience = timedelta(seconds=max(1.0, self.interval))
@@ -114,15 +125,13 @@ class Watchdog:
         self._exchanged_at, self._store_is_gone = time.monotonic(), False
         self._write(0)
         accelerator.wait_for_everyone()  # from here on every rank's entry is there to be read
-        threading.Thread(target=self._exchange, name="signs of life", daemon=True).start()
-        threading.Thread(target=self._guard, name="watchdog", daemon=True).start()
 
     def _write(self, beat: int) -> None:
         self._store.set(str(self.rank), f"{beat}|{self.step}|{self._where}")
 
     def _exchange(self) -> None:
         beat, keys = 0, [str(rank) for rank in range(self.world_size)]
-        while True:
+        while not self._over.is_set():
             beat += 1
             try:
                 self._write(beat)
@@ -136,12 +145,11 @@ class Watchdog:
                 if latest != peer.beat:
                     peer.beat, peer.step, peer.where, peer.heard_at = latest, int(step), where, now
             self._exchanged_at = now
-            time.sleep(self.interval)
+            self._over.wait(self.interval)
 
     def _guard(self) -> None:
-        while True:
-            time.sleep(self.interval / 2)
-            if self._armed and time.monotonic() > self._moved_at + self.timeout:
+        while not self._over.wait(self.interval / 2):
+            if time.monotonic() > self._moved_at + self.timeout:
                 waited = f"rank {self.rank}: no progress for train.timeout = {self.timeout:g} s at step {self.step:,}"
                 # the main thread may be inside a collective that nothing else ends
                 self._end(f"{waited}: {self._describe()}" if self.speaks else None)
