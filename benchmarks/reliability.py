@@ -1,6 +1,6 @@
 """What reliability costs: exact gradients and checkpoints, measured on the real job, the variants in turn.
 
-    python benchmarks/reliability.py [--repeats 3] [--steps 469] [--processes 1 2]
+    python benchmarks/reliability.py [--repeats 3] [--steps 469] [--processes 1 2] [--variants default exact=4 ...]
 
 Prints medians and ratios. Each run is `train_ddp.py` on MNIST with the default model, and its own summary.json says how
 long the training took.
@@ -49,8 +49,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="runs of each variant (default: 3)")
     parser.add_argument("--steps", type=int, default=469, help="of each run (default: 469, an epoch)")
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2], help="(default: 1 2)")
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), help="(default: all)")
     args = parser.parse_args()
-    plan = [(n, name) for _ in range(args.repeats) for n in args.processes for name in VARIANTS]
+    plan = [(n, name) for _ in range(args.repeats) for n in args.processes for name in args.variants]
     results: dict[tuple[int, str], list[dict]] = {}
     for processes, name in tqdm(plan, unit="run"):
         results.setdefault((processes, name), []).append(run(processes, VARIANTS[name], args.steps))
