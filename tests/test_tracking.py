@@ -2,6 +2,8 @@
 
 import errno
 import json
+import sys
+import threading
 import time
 from pathlib import Path
 
@@ -72,3 +74,26 @@ def test_a_journal_is_cut_back_to_a_step_and_loses_a_torn_last_line(tmp_path: Pa
     path.write_text('{"step": 1}\n{"step": 5}\n{"step": 2}\n{"step": 2')
     cut(path, 2)
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_no_line_is_lost_while_another_thread_flushes(tmp_path: Path) -> None:
+    """As the thread that writes checkpoints does; switching threads often makes a lost line likely without a lock."""
+    journal, over, interval = Journal(tmp_path / "metrics.jsonl", print), threading.Event(), sys.getswitchinterval()
+
+    def flush() -> None:
+        while not over.is_set():
+            journal.flush()
+
+    flushing = threading.Thread(target=flush)
+    sys.setswitchinterval(1e-6)
+    try:
+        flushing.start()
+        for step in range(3000):
+            journal.append({"step": step})
+    finally:
+        over.set()
+        flushing.join()
+        sys.setswitchinterval(interval)
+        journal.close()
+    steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(3000))

@@ -1,8 +1,12 @@
-"""Files a run appends to, through a disk that fills up: what cannot be written now is kept and written later."""
+"""Files a run appends to, through a disk that fills up: what cannot be written now is kept and written later.
+
+The thread that writes checkpoints flushes them while the main one adds to them, hence the locks.
+"""
 
 import contextlib
 import json
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,19 +28,22 @@ class Journal:
         self.path, self._warn = path, warn
         self._file = path.open("ab", buffering=0)
         self._waiting: list[bytes] = []
+        self._lock = threading.Lock()
 
     def append(self, row: dict[str, Any]) -> None:
         """Add a line; never raises for want of room."""
-        self._waiting.append(json.dumps(row).encode() + b"\n")
-        try:
-            self._write()
-        except OSError as error:
-            if len(self._waiting) == 1:
-                self._warn(f"{self.path}: cannot be written ({error.strerror}); its lines are kept until it can")
+        with self._lock:
+            self._waiting.append(json.dumps(row).encode() + b"\n")
+            try:
+                self._write()
+            except OSError as error:
+                if len(self._waiting) == 1:
+                    self._warn(f"{self.path}: cannot be written ({error.strerror}); its lines are kept until it can")
 
     def flush(self) -> None:
         """Write what waits, down to the disk; raises OSError if that fails."""
-        self._write()
+        with self._lock:
+            self._write()
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -81,27 +88,30 @@ class Board:
         self.writer, self._warn = writer, warn
         self._since_flush: list[tuple[str, str, Any, int]] = []
         self._failed = False
+        self._lock = threading.Lock()
 
     def add(self, kind: str, tag: str, value: Any, step: int) -> None:
         """Add a `scalar` or an `image` (C, H, W) in [0, 1]; never raises for want of room."""
-        self._since_flush.append((kind, tag, value, step))
-        try:
-            if not self._failed:
-                self._write(kind, tag, value, step)
-        except OSError as error:
-            self._note(error)
+        with self._lock:
+            self._since_flush.append((kind, tag, value, step))
+            try:
+                if not self._failed:
+                    self._write(kind, tag, value, step)
+            except OSError as error:
+                self._note(error)
 
     def flush(self) -> None:
         """Write everything out; raises OSError if that fails."""
-        try:
-            if self._failed:
-                self._begin_new_file()
-            self.writer.flush()
-        except OSError as error:
-            self._note(error)
-            raise
-        self._failed = False
-        self._since_flush.clear()
+        with self._lock:
+            try:
+                if self._failed:
+                    self._begin_new_file()
+                self.writer.flush()
+            except OSError as error:
+                self._note(error)
+                raise
+            self._failed = False
+            self._since_flush.clear()
 
     def close(self) -> None:
         """Close the file; what still waits is lost with the process."""
