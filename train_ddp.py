@@ -62,8 +62,7 @@ def train(config: Config, args: argparse.Namespace) -> None:
     # Start this process among the others.
     mixed_precision = assemble.MIXED_PRECISION[config.train.precision]
     accelerator = launch.make_accelerator(config.train.device, mixed_precision, os.environ, config.train.timeout)
-    # sums over many numbers depend on how many threads share them
-    threads = launch.set_threads(config.train.threads or (1 if config.train.exact else 0), os.environ)
+    threads = launch.set_threads(assemble.choose_threads(config), os.environ)
     rank, world_size, device = accelerator.process_index, accelerator.num_processes, accelerator.device
     say = accelerator.on_main_process(print)
 

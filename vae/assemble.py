@@ -41,6 +41,14 @@ def build_objective(config: Config) -> Objective:
     return ObjectiveSpec.build(config.objective)
 
 
+def choose_threads(config: Config) -> int:
+    """Return the CPU threads a process is to take, 0: as many as its cores allow.
+
+    With exact gradients one, unless told otherwise: sums over many numbers depend on how many threads share them.
+    """
+    return config.train.threads or (1 if config.train.exact else 0)
+
+
 def build_optimizer(config: Config, model: VAE) -> AdamW:
     """Return AdamW over all weights; fused, so that one flag on the device can skip an update."""
     return AdamW(model.parameters(), lr=config.optim.lr, weight_decay=config.optim.weight_decay, fused=True)

@@ -102,13 +102,19 @@ def _processes_here(environment: Mapping[str, str]) -> int:
     return int(count)
 
 
+def cores() -> frozenset[int]:
+    """Return the CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return frozenset(os.sched_getaffinity(0))
+    return frozenset(range(os.cpu_count() or 1))
+
+
 def set_threads(threads: int, environment: Mapping[str, str]) -> int:
     """Set and return this process's CPU threads; 0: the cores we may use, divided by the processes on this machine.
 
     To be called after `make_accelerator`: Accelerate sets them too, by its own rule.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(threads or max(1, cores // _processes_here(environment)))
+    torch.set_num_threads(threads or max(1, len(cores()) // _processes_here(environment)))
     return torch.get_num_threads()
 
 

@@ -1,6 +1,5 @@
 """What each process finds by itself: software, hardware, launcher, data, model."""
 
-import os
 import re
 import socket
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from torchvision import datasets
 
 from vae import assemble
 from vae.doctor.findings import Context, Finding, failure, ok, warning
+from vae.launch import cores
 from vae.run import versions
 
 MINIMUM = {"torch": (2, 11), "accelerate": (1, 10)}  # as in pyproject.toml
@@ -38,13 +38,6 @@ def too_old(found: Mapping[str, str]) -> list[str]:
         for name, minimum in MINIMUM.items()
         if tuple(map(int, re.findall(r"\d+", found[name])[:2])) < minimum
     ]
-
-
-def cores() -> frozenset[int]:
-    """Return the CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return frozenset(os.sched_getaffinity(0))
-    return frozenset(range(os.cpu_count() or 1))
 
 
 def check_devices(context: Context) -> Finding:

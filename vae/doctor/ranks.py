@@ -13,10 +13,10 @@ from vae import assemble
 from vae.components import InputError
 from vae.data.sources import DataSet, Split
 from vae.doctor.findings import Context, Finding, Peer, failure, ok, warning
-from vae.doctor.machine import check_model, cores
+from vae.doctor.machine import check_model
 from vae.doctor.storage import check_sharing
 from vae.engine import Engine
-from vae.launch import make_accelerator, set_threads
+from vae.launch import cores, make_accelerator, set_threads
 from vae.model import VAE
 from vae.run import versions
 
@@ -42,8 +42,7 @@ def check_rendezvous(context: Context) -> Finding:
             f"start all {context.world_size} processes; MASTER_PORT must be free there, and every node must reach it"
         )
         return failure(f"{waited}: {first_line(error)}", advice)
-    # an exact run takes one thread unless told otherwise, as in train_ddp.py
-    context.threads = set_threads(train.threads or (1 if train.exact else 0), context.environment)
+    context.threads = set_threads(assemble.choose_threads(context.config), context.environment)
     if context.accelerator.num_processes == 1:
         return ok(f"one process on {context.host}: no group to form")
     backend, milliseconds = distributed.get_backend(), 1000 * (time.perf_counter() - started)
