@@ -71,8 +71,8 @@ def train(config: Config, args: argparse.Namespace) -> None:
     objective = assemble.build_objective(config)
     batches = assemble.build_batches(config, data, device, rank, world_size)
     total_steps = batches.total_steps(config.train.epochs, config.train.max_steps)
-    model, optimizer = accelerator.prepare(vae, assemble.build_optimizer(config, vae))
-    engine = assemble.build_engine(config, accelerator, model, objective, optimizer)
+    save_every = config.train.checkpoint_every or batches.steps_per_epoch
+    engine = assemble.build_engine(config, accelerator, vae, objective, batches)
 
     # Say what will run.
     folder = launch.on_main(accelerator, lambda: folder_of(config, args.config))
@@ -102,6 +102,7 @@ def train(config: Config, args: argparse.Namespace) -> None:
     watchdog = Watchdog(accelerator, config.train.timeout, os.environ, end=launch.abandon)
     for note in [*start.notes, *notes]:
         say(f"warning: {note}", file=sys.stderr)
+    plan += f", engine {engine.name} ({engine.why})"
     plan += f", from step {state.step:,}" if state.step else ""
     plan += f" ({'; '.join(start.changed)})" if start.changed else ""
     say(f"training in {folder}: {plan}")
@@ -125,16 +126,17 @@ def train(config: Config, args: argparse.Namespace) -> None:
                     f"stopped after step {state.step:,}, saved" if state.step else "stopped before the first step",
                 )
 
-            # Make one update.
-            progress = batches.progress(state.step)
-            engine.step(batches(state.step), state.step, progress)
-            state.step += 1
-            tracker.advance()
+            # Make one update (or, in a CUDA graph, several), up to the next thing there is to do.
+            until = next_stop(state.step, [config.train.log_every, batches.steps_per_epoch, save_every], total_steps)
+            made = engine.advance(state.step, until)
+            state.step += made
+            tracker.advance(made)
             watchdog.beat(state.step)
-            if state.step == first_step + 1:
+            if state.step == first_step + made:
                 engine.assert_ranks_agree()
 
             # Report status.
+            progress = batches.progress(state.step - 1)
             now = {"step": state.step, "epoch": batches.progress(state.step)}
             now |= {"beta": objective.beta(progress), "lr": engine.learning_rate(progress)}
             is_last, is_epoch_end = state.step == total_steps, state.step % batches.steps_per_epoch == 0
@@ -144,7 +146,7 @@ def train(config: Config, args: argparse.Namespace) -> None:
                 tracker.log_training(interval, images_per_second=interval.examples / watch.lap(), **now)
 
             # Evaluate on held-out data.
-            save_now = is_last or state.step % (config.train.checkpoint_every or batches.steps_per_epoch) == 0
+            save_now = is_last or state.step % save_every == 0
             if is_last or (is_epoch_end and is_due(now["epoch"], config.train.eval_every)):
                 with watch.paused():
                     engine.raise_faults()
@@ -167,7 +169,7 @@ def train(config: Config, args: argparse.Namespace) -> None:
         # Write the results.
         saver.finish()
         watchdog.dismiss()
-        place = {"world_size": world_size, "device": device.type}
+        place = {"world_size": world_size, "device": device.type, "engine": engine.name}
         costs = {"checkpoints": saver.costs(), "startup_seconds": startup_seconds}
         summary = summarise(config, state, vae, data, epochs=batches.progress(state.step), **place, **costs)
         say("drawing figures")
@@ -196,6 +198,11 @@ def write_results(
         raise SaveError(
             f"{folder}: results not written ({error}); make room, then run the same command again"
         ) from None
+
+
+def next_stop(step: int, intervals: list[int], total_steps: int) -> int:
+    """Return the first step after `step` that ends one of the intervals, or the run."""
+    return min(total_steps, *(step - step % interval + interval for interval in intervals))
 
 
 def is_due(epoch: float, every: int) -> bool:

@@ -11,29 +11,33 @@ import torch
 from vae import assemble, launch
 from vae.config import load
 from vae.data.batches import TrainingBatches
-from vae.engine import Engine, NonFiniteError
+from vae.engine import NonFiniteError
+from vae.engine.gradients import AllReduced
+from vae.engine.stepwise import Stepwise
+from vae.model import VAE
 
 STEPS, BAD = 6, 3
 
 
-def build(prepared: bool, overrides: list[str]) -> tuple[Engine, TrainingBatches]:
+def build(overrides: list[str]) -> tuple[VAE, Stepwise]:
     torch.set_num_threads(1)
     config = load(None, ["model.hidden_dim=16", "train.batch_size=20", "objective.beta=1", *overrides])
     accelerator = launch.make_accelerator("cpu", "no", os.environ)
     vae = assemble.build_model(config, (1, 6, 6))
-    model, optimizer = accelerator.prepare(vae, assemble.build_optimizer(config, vae))
-    engine = assemble.build_engine(
-        config, accelerator, model if prepared else vae, assemble.build_objective(config), optimizer
-    )
     images = torch.rand(200, 1, 6, 6, generator=torch.Generator().manual_seed(0))
     rank, world_size = accelerator.process_index, accelerator.num_processes
-    return engine, TrainingBatches(images, batch_size=20, latent_dim=2, seed=0, rank=rank, world_size=world_size)
+    batches = TrainingBatches(images, batch_size=20, latent_dim=2, seed=0, rank=rank, world_size=world_size)
+    engine = assemble.build_engine(config, accelerator, vae, assemble.build_objective(config), batches)
+    assert isinstance(engine, Stepwise)
+    return vae, engine
 
 
 def unsynchronised() -> str:
     """Train past DDP, as `unwrap_model(model).encode(...)` would."""
-    engine, batches = build(False, [])
-    engine.step(batches(0), 0, 0.0)
+    vae, engine = build([])
+    assert isinstance(engine.gradients, AllReduced)
+    engine.gradients.model = vae
+    engine.advance(0, 1)
     try:
         engine.assert_ranks_agree()
     except RuntimeError as error:
@@ -43,10 +47,10 @@ def unsynchronised() -> str:
 
 def fault_on_last_rank(*settings: str) -> str:
     """Give the last rank alone an image that is not a number, at one step."""
-    engine, batches = build(True, list(settings))
+    _, engine = build(list(settings))
     before = after = 0.0
     for step in range(STEPS):
-        batch = batches(step)
+        batch = engine.batches(step)
         if step == BAD and engine.accelerator.process_index == engine.accelerator.num_processes - 1:
             batch = replace(batch, x=torch.full_like(batch.x, math.nan))
         before = _norm(engine) if step == BAD else before
@@ -60,8 +64,8 @@ def fault_on_last_rank(*settings: str) -> str:
     return f"skipped {interval.skipped} of {STEPS}, {interval.examples} examples, finite {math.isfinite(interval.loss)}"
 
 
-def _norm(engine: Engine) -> float:
-    return sum(weight.detach().double().square().sum().item() for weight in engine.parameters)
+def _norm(engine: Stepwise) -> float:
+    return sum(weight.detach().double().square().sum().item() for weight in engine.update.parameters)
 
 
 if __name__ == "__main__":

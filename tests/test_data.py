@@ -268,6 +268,22 @@ def test_a_step_knows_the_size_of_its_global_batch(world_size: int) -> None:
         assert all(len(part.x) == max(part.count, 1) for part in parts)
 
 
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
+def test_the_table_of_an_epoch_holds_its_batches_padded_to_one_length(world_size: int) -> None:
+    """103 examples in batches of 20; of the last three, some of seven ranks have none."""
+    images = torch.randint(0, 256, (103, 1, 2, 2), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    for rank in range(world_size):
+        batches = TrainingBatches(images, batch_size=20, latent_dim=3, seed=5, rank=rank, world_size=world_size)
+        for epoch in (0, 4):
+            table = batches.table(epoch)
+            for position in range(batches.steps_per_epoch):
+                batch = batches(epoch * batches.steps_per_epoch + position).padded(batches.rows)
+                assert torch.equal(to_unit_interval(images[table.index[position]], torch.float32), batch.x)
+                assert torch.equal(table.noise[position], batch.noise)
+                assert torch.equal(table.weight[position], batch.weight)
+                assert table.count[position] == batch.count == (batch.weight > 0).sum()
+
+
 def test_steps_can_be_asked_for_in_any_order() -> None:
     forward, backward = ranks(1)[0], ranks(1)[0]
     for step in reversed(range(30)):

@@ -2,8 +2,6 @@
 
 import torch
 from accelerate import Accelerator
-from accelerate.optimizer import AcceleratedOptimizer
-from torch import nn
 from torch.optim import AdamW
 
 from vae.components import InputError
@@ -12,7 +10,13 @@ from vae.data import randomness
 from vae.data.batches import TrainingBatches
 from vae.data.sources import DataSet, load
 from vae.engine import Engine
-from vae.gradients import AllReduced, Exact, Gradients
+from vae.engine.choice import choose
+from vae.engine.gradients import AllReduced, Exact, Flat, Gradients
+from vae.engine.graph import Graph
+from vae.engine.ledger import Ledger
+from vae.engine.loss import EngineError, compiled, compiled_or_not
+from vae.engine.stepwise import Stepwise
+from vae.engine.update import Update
 from vae.model import VAE
 from vae.networks import Shape
 from vae.objectives import Objective, ObjectiveSpec
@@ -69,21 +73,44 @@ def build_batches(config: Config, data: DataSet, device: torch.device, rank: int
 
 
 def build_engine(
-    config: Config, accelerator: Accelerator, model: nn.Module, objective: Objective, optimizer: AcceleratedOptimizer
+    config: Config, accelerator: Accelerator, vae: VAE, objective: Objective, batches: TrainingBatches
 ) -> Engine:
-    """Return what runs the training steps of a prepared model and optimizer; raises `InputError`."""
-    return Engine(
+    """Return what runs the training steps (all ranks); raises `InputError`.
+
+    Args:
+        config: the run's configuration.
+        accelerator: prepares model and optimizer.
+        vae: the model, with its initial weights.
+        objective: what is minimised.
+        batches: this rank's part of each global batch.
+    """
+    name, why = choose(config.train, accelerator.device.type)
+    optimizer = accelerator.prepare(build_optimizer(config, vae.to(accelerator.device)))
+    schedule = ScheduleSpec.build(config.optim.lr_schedule)
+    parts = (
         accelerator,
-        _build_gradients(config.train, accelerator, model, objective),
-        optimizer,
-        lr=config.optim.lr,
-        lr_schedule=ScheduleSpec.build(config.optim.lr_schedule),
-        max_grad_norm=config.optim.max_grad_norm,
-        skip_nonfinite=config.train.on_nonfinite == "skip",
+        batches,
+        objective,
+        Update(accelerator, optimizer, config.optim.max_grad_norm),
+        Ledger(accelerator, skip_nonfinite=config.train.on_nonfinite == "skip"),
+        lambda progress: config.optim.lr * schedule(progress),
     )
+    try:
+        if name == "compile":
+            loss = compiled(accelerator, vae, objective, batches)
+            return Stepwise(name, why, *parts, Flat(accelerator, loss, list(vae.parameters()), rows=batches.rows))
+        if name == "graph":
+            loss, note = compiled_or_not(accelerator, vae, objective, batches)
+            return Graph(name, why + note, *parts, loss)
+    except EngineError as error:
+        if config.train.engine != "auto":
+            raise InputError(f"train.engine = {name!r}: {error}; use eager or auto") from None
+        name, why = "eager", f"auto: no {name}: {error}"
+    return Stepwise(name, why, *parts, _build_gradients(config.train, accelerator, vae, objective))
 
 
-def _build_gradients(train: TrainConfig, accelerator: Accelerator, model: nn.Module, objective: Objective) -> Gradients:
+def _build_gradients(train: TrainConfig, accelerator: Accelerator, vae: VAE, objective: Objective) -> Gradients:
+    model = accelerator.prepare(vae)
     if not train.exact:
         return AllReduced(accelerator, model, objective)
     if train.exact % accelerator.num_processes:

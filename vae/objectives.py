@@ -1,6 +1,7 @@
 """Objectives: VAEOutput -> terms in nats, per example. Nothing is averaged here: sums are reduced last."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -26,14 +27,26 @@ class Terms:
         return Terms(self.loss[:count], self.reconstruction[:count], self.kl[:count])
 
 
+# the numbers of an objective that follow a schedule: floats, or tensors () where a step is compiled or captured
+Scheduled = Mapping[str, float | Tensor]
+
+
 class Objective(ABC):
     """What is minimised; `beta(progress)` is the weight of the KL at `progress` epochs."""
 
     beta: Schedule
 
     @abstractmethod
+    def at(self, progress: float) -> dict[str, float]:
+        """Return the numbers that follow a schedule, at `progress` epochs: the same names at any time."""
+
+    @abstractmethod
+    def terms(self, output: VAEOutput, x: Tensor, now: Scheduled) -> Terms:
+        """Return the terms for images x (B, C, H, W), the scheduled numbers being `now`."""
+
     def __call__(self, output: VAEOutput, x: Tensor, progress: float) -> Terms:
         """Return the terms for images x (B, C, H, W) at `progress` epochs."""
+        return self.terms(output, x, self.at(progress))
 
 
 class ELBO(Objective):
@@ -50,10 +63,14 @@ class ELBO(Objective):
     ):
         self.beta: Schedule = ScheduleSpec.build(beta)
 
-    def __call__(self, output: VAEOutput, x: Tensor, progress: float) -> Terms:
+    def at(self, progress: float) -> dict[str, float]:
+        """Return beta."""
+        return {"beta": self.beta(progress)}
+
+    def terms(self, output: VAEOutput, x: Tensor, now: Scheduled) -> Terms:
         """Return loss, reconstruction and KL, each (B,)."""
         terms = negative_elbo(output, x)
-        loss = terms.reconstruction + self.beta(progress) * terms.kl
+        loss = terms.reconstruction + now["beta"] * terms.kl
         return Terms(loss=loss, reconstruction=terms.reconstruction, kl=terms.kl)
 
 

@@ -226,6 +226,7 @@ def summarise(
     epochs: float,
     world_size: int,
     device: str,
+    engine: str,
     startup_seconds: float,
     checkpoints: dict[str, float],
 ) -> dict[str, Any]:
@@ -238,7 +239,7 @@ def summarise(
         "world_size": world_size,
         "device": device,
         "precision": config.train.precision,
-        "engine": config.train.engine,
+        "engine": engine,
         "epochs": epochs,
         "steps": state.step,
         "skipped": state.skipped,

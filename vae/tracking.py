@@ -100,10 +100,10 @@ class Tracker:
             raise InputError(f"{folder}: cannot be written: {error.strerror}; make room or set run.dir") from None
         self.board = Board(cast(SummaryWriter, accelerator.get_tracker("tensorboard", unwrap=True)), self.warn)
 
-    def advance(self) -> None:
-        """Move the progress bar by one step."""
+    def advance(self, steps: int) -> None:
+        """Move the progress bar."""
         if self.enabled:
-            self.bar.update()
+            self.bar.update(steps)
 
     def say(self, line: str) -> None:
         """Print a line above the progress bar."""

@@ -95,7 +95,11 @@ class TrainConfig(Section):
     precision: Literal["fp32", "bf16", "fp16", "fp64"] = Field(
         default="fp32", description="bf16, fp16: autocast over fp32 weights (fp16 needs CUDA); fp64: for verification"
     )
-    engine: Literal["eager"] = Field(default="eager", description="how a step is run")
+    engine: Literal["auto", "eager", "compile", "graph"] = Field(
+        default="auto",
+        description="how a step is run: eager; compile: with its loss compiled; graph: whole steps in a CUDA graph; "
+        "auto: graph on CUDA where possible, else eager",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="auto: CUDA where there is a device, else the CPU"
     )

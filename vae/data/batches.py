@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
 
 from vae.data import randomness
 
@@ -31,6 +30,38 @@ class Batch:
     count: int
     global_count: int
 
+    def padded(self, rows: int) -> "Batch":
+        """Return the batch with its last example repeated up to `rows`: finite where that one is, and not counted."""
+        missing = rows - len(self.x)
+        if not missing:
+            return self
+        x, noise = (torch.cat([part, part[-1:].expand(missing, *part.shape[1:])]) for part in (self.x, self.noise))
+        return Batch(x, noise, self.count, self.global_count)
+
+    @property
+    def weight(self) -> Tensor:
+        """What each example counts for in the mean over the global batch, (B,): 1 / global_count, or 0."""
+        weight = self.x.new_zeros(len(self.x))
+        weight[: self.count] = 1 / self.global_count
+        return weight
+
+
+@dataclass(frozen=True)
+class EpochTable:
+    """One rank's batches of one epoch, a row for each step, padded to one length as `Batch.padded` does it.
+
+    Attributes:
+        index: which images, (steps, R).
+        noise: standard normal (steps, R, D).
+        weight: what each example counts for in the mean over its global batch, (steps, R).
+        count: how many examples do count, (steps,).
+    """
+
+    index: Tensor
+    noise: Tensor
+    weight: Tensor
+    count: Tensor
+
 
 def share(count: int, rank: int, world_size: int) -> slice:
     """Return the contiguous share of 0 .. count - 1 that belongs to `rank`; shares differ by at most one in size."""
@@ -38,8 +69,11 @@ def share(count: int, rank: int, world_size: int) -> slice:
 
 
 def to_unit_interval(images: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return uint8 images scaled to [0, 1] in `dtype`; floating-point images keep their values."""
-    return v2.functional.to_dtype(images, dtype, scale=True)
+    """Return uint8 images scaled to [0, 1] in `dtype`; floating-point images keep their values.
+
+    To the bit what torchvision's `v2.ToDtype(dtype, scale=True)` gives.
+    """
+    return images.to(dtype) if images.is_floating_point() else images.to(dtype).mul_(1 / 255)
 
 
 class TrainingBatches:
@@ -72,21 +106,32 @@ class TrainingBatches:
         self.dynamic = binarize == "dynamic"
         self.rank, self.world_size = rank, world_size
         self.steps_per_epoch = math.ceil(len(images) / batch_size)
+        self.rows = math.ceil(batch_size / world_size)  # the most examples that a batch of ours has
         self._epoch = -1
 
     def __call__(self, step: int) -> Batch:
         """Return this rank's part of the global batch of `step`, counted from 0 over the whole run."""
         epoch, position = divmod(step, self.steps_per_epoch)
-        if epoch != self._epoch:
-            self._prepare(epoch)
-        start = position * self.batch_size
-        global_count = min(self.batch_size, len(self.images) - start)
-        part = share(global_count, self.rank, self.world_size)
-        count = part.stop - part.start
-        first = start + part.start if count else start
-        rows = slice(first, first + max(count, 1))
+        self._prepare(epoch)
+        rows, count, global_count = self._part(position)
         images = self._pixels.index_select(0, self._order[rows])
         return Batch(to_unit_interval(images, self.dtype), self._noise[rows], count, global_count)
+
+    def pixels(self, epoch: int) -> Tensor:
+        """Return the images (N, C, H, W) that the batches of an epoch are taken from."""
+        self._prepare(epoch)
+        return self._pixels
+
+    def table(self, epoch: int) -> EpochTable:
+        """Return all batches of an epoch at once, on the CPU; `index` is into `pixels(epoch)`."""
+        order, noise = self._draw(epoch)
+        parts = [self._part(position) for position in range(self.steps_per_epoch)]
+        first, last = (torch.tensor([[getattr(rows, end)] for rows, _, _ in parts]) for end in ("start", "stop"))
+        count, global_count = (torch.tensor([part[i] for part in parts]) for i in (1, 2))
+        offsets = torch.arange(self.rows)
+        places = torch.minimum(first + offsets, last - 1)
+        weight = torch.where(offsets < count[:, None], 1 / global_count.double()[:, None], 0.0)
+        return EpochTable(order[places], noise[places].to(self.dtype), weight.to(self.dtype), count)
 
     def total_steps(self, epochs: int, max_steps: int) -> int:
         """Return the steps of a run of `epochs` epochs, at most `max_steps` of them unless that is 0."""
@@ -98,10 +143,27 @@ class TrainingBatches:
         epoch, position = divmod(step, self.steps_per_epoch)
         return epoch + position * self.batch_size / len(self.images)
 
+    def _part(self, position: int) -> tuple[slice, int, int]:
+        """Return our rows of a global batch, how many of them are ours, and how many examples it has."""
+        start = position * self.batch_size
+        global_count = min(self.batch_size, len(self.images) - start)
+        part = share(global_count, self.rank, self.world_size)
+        count = part.stop - part.start
+        first = start + part.start if count else start
+        return slice(first, first + max(count, 1)), count, global_count
+
+    def _draw(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """Return an epoch's order (N,) and noise (N, D), on the CPU."""
+        count = len(self.images)
+        noise = randomness.normal(count, self.latent_dim, self.seed, "noise", epoch)
+        return randomness.permutation(count, self.seed, "order", epoch), noise
+
     def _prepare(self, epoch: int) -> None:
-        count, device = len(self.images), self.images.device
-        self._order = randomness.permutation(count, self.seed, "order", epoch).to(device)
-        self._noise = randomness.normal(count, self.latent_dim, self.seed, "noise", epoch).to(device, self.dtype)
+        if epoch == self._epoch:
+            return
+        order, noise = self._draw(epoch)
+        self._order = order.to(self.images.device)
+        self._noise = noise.to(self.images.device, self.dtype)
         self._pixels = self.images
         if self.dynamic:
             self._pixels = randomness.binarize(self.images, self.seed, "binarize/train", epoch)

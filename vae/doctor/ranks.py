@@ -159,8 +159,8 @@ def check_gradients(context: Context) -> Finding:
     if context.model is None:
         return failure("no model to train", "see above")
     engine = _one_step(context, context.model)
-    norm = engine.grad_norm.item()
-    if not engine.grad_norm.isfinite():
+    norm = engine.update.grad_norm.item()
+    if not engine.update.grad_norm.isfinite():
         return failure(f"the norm is {norm} in the first step", "look at the data, model.* and train.precision")
     try:
         engine.assert_ranks_agree()
@@ -175,9 +175,8 @@ def _one_step(context: Context, model: VAE) -> Engine:
     data = context.data or _random_images(model.image_shape)
     objective, rank = assemble.build_objective(config), accelerator.process_index
     batches = assemble.build_batches(config, data, accelerator.device, rank, accelerator.num_processes)
-    prepared, optimizer = accelerator.prepare(model, assemble.build_optimizer(config, model))
-    engine = assemble.build_engine(config, accelerator, prepared, objective, optimizer)
-    engine.step(batches(0), 0, 0.0)
+    engine = assemble.build_engine(config, accelerator, model, objective, batches)
+    engine.advance(0, until=1)
     return engine
 
 

@@ -1,0 +1,167 @@
+"""The step that CUDA graphs capture: on the CPU as a function, on a GPU as it is."""
+
+import hashlib
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import launch as start
+from vae import assemble, launch
+from vae.config import Config, load
+from vae.data.batches import TrainingBatches
+from vae.engine import Engine, NonFiniteError
+from vae.engine.graph import Graph
+from vae.engine.loss import weighted_loss
+
+IMAGES = torch.randint(0, 256, (103, 1, 6, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+SETTINGS = [
+    "model.hidden_dim=16", "train.batch_size=20", "objective.beta={name: LinearWarmup}", "train.engine=eager",
+    "optim.lr=0.0009765625",  # a captured step reads it in float32, where 2^-10 is exact
+]  # fmt: skip
+
+
+class Called:
+    """Stands for a captured graph where there is no CUDA: calls the step instead of replaying it."""
+
+    def __init__(self, engine: Graph, count: int):
+        self.engine, self.count = engine, count
+
+    def replay(self) -> None:
+        for _ in range(self.count):
+            self.engine._step()
+
+
+@pytest.fixture
+def uncaptured(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(Graph, "_capture", lambda self: {count: Called(self, count) for count in (1, 4)})
+    yield
+    launch.leave()
+
+
+def build(*settings: str, device: str = "cpu") -> tuple[Engine, Engine]:
+    """Return an eager engine and one of whole steps, each with a model of its own of the same weights."""
+    config = load(None, [*SETTINGS, *settings])
+    precision = config.train.precision
+    accelerator = launch.make_accelerator(device, assemble.MIXED_PRECISION[precision], {})
+    objective = assemble.build_objective(config)
+    models = [assemble.build_model(config, (1, 6, 6)) for _ in range(2)]
+    eager, other = (
+        assemble.build_engine(config, accelerator, vae, objective, batches_of(config, accelerator.device))
+        for vae in models
+    )
+    parts = (other.batches, objective, other.update, other.ledger, other.learning_rate)
+    return eager, Graph("graph", "", accelerator, *parts, weighted_loss(accelerator, models[1], objective))
+
+
+def batches_of(config: Config, device: torch.device) -> TrainingBatches:
+    dtype, binarize = assemble.DTYPES[config.train.precision], config.data.binarize
+    return TrainingBatches(IMAGES.to(device), batch_size=20, latent_dim=2, seed=0, binarize=binarize, dtype=dtype)
+
+
+def run(engine: Engine, steps: int, first: int = 0) -> list[int]:
+    """Advance to `steps`; returns the strides."""
+    strides = []
+    while first + sum(strides) < steps:
+        step = first + sum(strides)
+        strides.append(engine.advance(step, min(steps, step - step % 10 + 10)))
+    return strides
+
+
+def largest_difference(one: Engine, other: Engine) -> float:
+    pairs = zip(one.update.parameters, other.update.parameters, strict=True)
+    return max((a - b).abs().max().item() for a, b in pairs)
+
+
+@pytest.mark.usefixtures("uncaptured")
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp64", 1e-12), ("fp32", 1e-5)])
+@pytest.mark.parametrize("binarize", ["none", "dynamic"])
+def test_forty_whole_steps_are_forty_eager_ones(precision: str, tolerance: float, binarize: str) -> None:
+    """Six steps an epoch, the last of three examples."""
+    eager, whole = build(f"train.precision={precision}", f"data.binarize={binarize}")
+    assert run(eager, 40) == [1] * 40
+    strides = run(whole, 40)
+    assert max(strides) == 4
+    assert sum(strides) == 40
+    assert largest_difference(eager, whole) < tolerance
+    expected, found = eager.drain(), whole.drain()
+    assert found.examples == expected.examples == 6 * 103 + 80
+    for name in ("loss", "reconstruction", "kl", "grad_norm"):
+        assert getattr(found, name) == pytest.approx(getattr(expected, name), rel=1e-4)
+
+
+@pytest.mark.usefixtures("uncaptured")
+def test_a_state_is_exchanged_in_the_middle_of_an_epoch() -> None:
+    """From eager to whole steps and back: bitwise the state, to rounding the run."""
+    eager, whole = build("train.precision=fp64")
+    run(eager, 21)
+    for weight, value in zip(whole.update.parameters, eager.update.parameters, strict=True):
+        weight.data.copy_(value)
+    whole.update.make_state()
+    whole.load_state_dict(eager.state_dict())
+    assert str(whole.state_dict()) == str(eager.state_dict())
+    run(eager, 33, first=21)
+    run(whole, 33, first=21)
+    assert largest_difference(eager, whole) < 1e-12
+    eager.load_state_dict(whole.state_dict())
+    assert str(whole.state_dict()) == str(eager.state_dict())
+
+
+@pytest.mark.usefixtures("uncaptured")
+def test_a_fault_in_a_replay_names_its_step_and_leaves_the_weights_alone() -> None:
+    _, whole = build()
+    run(whole, 7)
+    before = [weight.detach().clone() for weight in whole.update.parameters]
+    whole.update.parameters[0].data[0, 0] = math.nan
+    run(whole, 12, first=7)
+    with pytest.raises(NonFiniteError, match="step 7: not finite: reconstruction, kl"):
+        whole.drain()
+    changed = [not torch.equal(a, b) for a, b in zip(before, whole.update.parameters, strict=True)]
+    assert changed == [True] + [False] * (len(before) - 1)  # the one that was spoilt here
+
+
+# --- on a GPU ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gpu() -> Iterator[None]:
+    yield
+    torch.cuda.set_sync_debug_mode("default")
+    launch.leave()
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("gpu")
+def test_forty_replayed_steps_are_forty_eager_ones() -> None:
+    eager, graph = build(device="cuda")
+    run(eager, 40)
+    run(graph, 40)
+    assert largest_difference(eager, graph) < 1e-5
+    assert graph.drain().loss == pytest.approx(eager.drain().loss, rel=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp64"])
+@pytest.mark.parametrize("which", [0, 1])
+def test_nothing_is_read_back_from_the_device_in_fifty_steps(precision: str, which: int) -> None:
+    engine = build(f"train.precision={precision}", device="cuda")[which]
+    run(engine, 6)
+    torch.cuda.set_sync_debug_mode("error")
+    run(engine, 56, first=6)
+    torch.cuda.set_sync_debug_mode("default")
+    assert math.isfinite(engine.drain().loss)
+
+
+@pytest.mark.gpu
+def test_a_run_of_graphs_continues_bitwise(tmp_path: Path) -> None:
+    settings = ["train.engine=graph", "train.precision=bf16", "train.log_every=50"]
+    for folder, stops in (("whole", [600]), ("cut", [130, 600])):
+        for steps in stops:
+            done = start(1, *settings, f"train.max_steps={steps}", f"run.dir={tmp_path / folder}")
+            assert done.code == 0, done.err
+            assert "engine graph" in done.out
+    whole, cut = ((tmp_path / folder / "model" / "model.safetensors").read_bytes() for folder in ("whole", "cut"))
+    assert hashlib.sha256(whole).hexdigest() == hashlib.sha256(cut).hexdigest()

@@ -1,0 +1,37 @@
+"""Which engine runs the training steps, and why."""
+
+from vae.components import InputError
+from vae.config import TrainConfig
+
+NAMES = ("eager", "compile", "graph")
+
+
+def choose(train: TrainConfig, device: str) -> tuple[str, str]:
+    """Return the engine's name and the reason, in a few words.
+
+    Args:
+        train: `engine` is what was asked for; precision and exact gradients decide what is possible.
+        device: `cpu` or `cuda`.
+
+    Raises:
+        InputError: the engine that was asked for cannot do what else is asked for.
+    """
+    if train.engine != "auto":
+        if problem := obstacle(train.engine, train, device):
+            raise InputError(f"train.engine = {train.engine!r}: {problem}; use eager or auto")
+        return train.engine, "as asked for"
+    if device == "cpu":
+        return "eager", "auto: on a CPU, compiling takes longer than most runs gain by it"
+    problem = obstacle("graph", train, device)
+    return ("eager", f"auto: no graph {problem}") if problem else ("graph", "auto: fastest on CUDA")
+
+
+def obstacle(name: str, train: TrainConfig, device: str) -> str:
+    """Return why an engine cannot run this, or nothing."""
+    if name != "eager" and train.exact:
+        return f"with train.exact = {train.exact}"
+    if name == "graph" and device != "cuda":
+        return f"on a {device.upper()}: it needs a CUDA device"
+    if name == "graph" and train.precision == "fp16":
+        return "with train.precision = fp16, whose loss scaler asks the device in each step"
+    return ""

@@ -1,0 +1,150 @@
+"""The gradient of the mean loss over a global batch, of which each rank holds a part."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from vae.data.batches import Batch, share
+from vae.engine.loss import Loss, poisoned, stack, tensors
+from vae.objectives import Objective, Terms
+
+
+class Gradients(ABC):
+    """Fills the `grad` of the parameters."""
+
+    @abstractmethod
+    def __call__(self, batch: Batch, now: dict[str, float]) -> Tensor:
+        """Set every `grad` from this rank's part of a global batch (all ranks).
+
+        Args:
+            batch: images and noise.
+            now: the objective's scheduled numbers.
+
+        Returns:
+            Loss, reconstruction and KL, (3,), float64, summed over this rank's examples.
+        """
+
+
+class AllReduced(Gradients):
+    """DDP's way: one backward pass a rank, an all-reduce beside it. The last bits depend on the number of ranks.
+
+    Args:
+        accelerator: owns precision, DDP and the collectives.
+        model: as prepared by `accelerator.prepare`.
+        objective: what is minimised.
+    """
+
+    def __init__(self, accelerator: Accelerator, model: nn.Module, objective: Objective):
+        self.accelerator, self.model, self.objective = accelerator, model, objective
+
+    def __call__(self, batch: Batch, now: dict[str, float]) -> Tensor:
+        """Set every `grad` (all ranks)."""
+        terms = self.objective.terms(self.model(batch.x, batch.noise), batch.x, now).first(batch.count)
+        # DDP averages over ranks, so that the sum over ranks / n is the gradient of the mean over the global batch
+        loss = terms.loss.sum() * (self.accelerator.num_processes / batch.global_count)
+        self.accelerator.backward(poisoned(loss))
+        return summed(terms)
+
+
+class Flat(Gradients):
+    """A loss function of fixed shapes, compiled or not, and one all-reduce of all gradients in a row.
+
+    Args:
+        accelerator: owns the process group and the loss scaler.
+        loss: of this rank's padded batch.
+        parameters: of the model.
+        rows: examples in a padded batch.
+    """
+
+    def __init__(self, accelerator: Accelerator, loss: Loss, parameters: list[Tensor], *, rows: int):
+        self.accelerator, self.loss, self.parameters, self.rows = accelerator, loss, parameters, rows
+
+    def __call__(self, batch: Batch, now: dict[str, float]) -> Tensor:
+        """Set every `grad` (all ranks)."""
+        batch = batch.padded(self.rows)
+        loss, nats = self.loss(batch.x, batch.noise, batch.weight, tensors(now, like=batch.x))
+        self.accelerator.backward(loss)
+        all_reduce(self.parameters, self.accelerator.num_processes)
+        return nats
+
+
+class Exact(Gradients):
+    """Bitwise the same for every number of ranks that divides `shards`: fixed parts, summed in a fixed order.
+
+    The global batch is cut into `shards` contiguous parts, whoever computes them. Their gradients are the leaves of one
+    binary tree; a rank sums what is below nodes of its own, all ranks gather these and sum the rest alike. Threads must
+    be the same in number too: sums over many elements are split among them.
+
+    Args:
+        accelerator, model, objective: see `AllReduced`.
+        shards: S, a multiple of the number of ranks.
+    """
+
+    def __init__(self, accelerator: Accelerator, model: nn.Module, objective: Objective, *, shards: int):
+        self.accelerator, self.model, self.objective = accelerator, model, objective
+        assert shards % accelerator.num_processes == 0
+        self.shards = shards
+        self.parameters = list(model.parameters())
+        self.flat = torch.cat([torch.zeros_like(weight).flatten() for weight in self.parameters])
+        views = self.flat.split([weight.numel() for weight in self.parameters])
+        self._views = [view.view_as(weight) for view, weight in zip(views, self.parameters, strict=True)]
+
+    def __call__(self, batch: Batch, now: dict[str, float]) -> Tensor:
+        """Set every `grad` (all ranks)."""
+        leaves, nats = zip(*[self._leaf(batch, part, now) for part in self._parts(batch)], strict=True)
+        gathered = self.accelerator.gather(sum_own(torch.stack(leaves)))
+        assert isinstance(gathered, Tensor)
+        self.flat.copy_(sum_tree(gathered))
+        for weight, view in zip(self.parameters, self._views, strict=True):
+            weight.grad = view
+        return torch.stack(nats).sum(0)
+
+    def _parts(self, batch: Batch) -> list[slice]:
+        """Return where this rank's shards lie in its part of the batch."""
+        rank, mine = self.accelerator.process_index, self.shards // self.accelerator.num_processes
+        parts = [share(batch.global_count, rank * mine + i, self.shards) for i in range(mine)]
+        return [slice(part.start - parts[0].start, part.stop - parts[0].start) for part in parts]
+
+    def _leaf(self, batch: Batch, part: slice, now: dict[str, float]) -> tuple[Tensor, Tensor]:
+        """Return one shard's share of the gradient, (P,), and loss, reconstruction and KL of its examples, (3,)."""
+        x, noise = batch.x[part], batch.noise[part]
+        if not len(x):
+            return torch.zeros_like(self.flat), torch.zeros(3, dtype=torch.float64, device=x.device)
+        with self.accelerator.no_sync(self.model):
+            terms = self.objective.terms(self.model(x, noise), x, now)
+            gradients = torch.autograd.grad(poisoned(terms.loss.sum() / batch.global_count), self.parameters)
+        return torch.cat([gradient.flatten() for gradient in gradients]), summed(terms)
+
+
+def summed(terms: Terms) -> Tensor:
+    """Return loss, reconstruction and KL, (3,), float64, summed over the examples."""
+    return stack(terms).detach().sum(1, dtype=torch.float64)
+
+
+def all_reduce(parameters: list[Tensor], world_size: int) -> None:
+    """Replace every `grad` by its sum over ranks (all ranks: one collective)."""
+    if world_size == 1:
+        return
+    gradients = [weight.grad for weight in parameters if weight.grad is not None]
+    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    torch.distributed.all_reduce(flat)
+    views = flat.split([gradient.numel() for gradient in gradients])
+    for weight, view in zip(parameters, views, strict=True):
+        weight.grad = view.view_as(weight)
+
+
+def sum_own(rows: Tensor) -> Tensor:
+    """Return a rank's leaves (N, P) summed to the nodes of `sum_tree` that hold none but its own, (N / 2^k, P)."""
+    while len(rows) % 2 == 0:
+        rows = rows[0::2] + rows[1::2]
+    return rows
+
+
+def sum_tree(rows: Tensor) -> Tensor:
+    """Return the sum (P,) of rows (N, P): neighbours in pairs, level by level, an odd last one passed up as it is."""
+    while len(rows) > 1:
+        paired = len(rows) // 2 * 2
+        rows = torch.cat([rows[0:paired:2] + rows[1:paired:2], rows[paired:]])
+    return rows[0]

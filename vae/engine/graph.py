@@ -1,0 +1,158 @@
+"""Whole training steps in a CUDA graph: the host asks for many at a time, and the device needs nothing from it.
+
+What a step reads lies on the device: the images, and for each step of an epoch the indices of its examples, their noise
+and weights, and the scheduled numbers. A counter there says which row is next.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from vae.data.batches import EpochTable, to_unit_interval
+from vae.engine.base import Engine
+from vae.engine.gradients import all_reduce
+from vae.engine.loss import EngineError, Loss
+
+STEPS_A_REPLAY = 20
+WARM_UP_STEPS = 3  # before a capture, on a stream of their own: libraries and NCCL set themselves up
+
+
+class StaticStep:
+    """One training step as a function of tensors that stay where they are; no argument, no answer.
+
+    Args:
+        engine: what it is made of.
+        loss: of this rank's padded batch.
+    """
+
+    def __init__(self, engine: Engine, loss: Loss):
+        self.engine, self.loss = engine, loss
+        batches, device = engine.batches, engine.accelerator.device
+        self.names = list(engine.objective.at(0.0))
+        steps, rows = batches.steps_per_epoch, batches.rows
+        self.index = torch.zeros(steps, rows, dtype=torch.int64, device=device)
+        self.noise = torch.zeros(steps, rows, batches.latent_dim, dtype=batches.dtype, device=device)
+        self.weight = torch.zeros(steps, rows, dtype=batches.dtype, device=device)
+        self.count = torch.zeros(steps, dtype=torch.float64, device=device)
+        self.now = torch.zeros(steps, len(self.names), dtype=batches.dtype, device=device)
+        self.lr = torch.zeros(steps, dtype=torch.float32, device=device)  # what the fused optimizer reads
+        self.position = torch.zeros(1, dtype=torch.int64, device=device)  # of the next step in its epoch
+        self.step = torch.zeros(1, dtype=torch.float64, device=device)  # and in the run
+        self.pixels = batches.pixels(0).clone() if batches.dynamic else batches.images
+
+    def load(self, epoch: int, table: EpochTable) -> None:
+        """Bring an epoch's rows to the device; what is still running there is done with the old ones first."""
+        batches, engine = self.engine.batches, self.engine
+        first = epoch * batches.steps_per_epoch
+        progress = [batches.progress(first + position) for position in range(batches.steps_per_epoch)]
+        scheduled = [engine.objective.at(at) for at in progress]
+        now = torch.tensor([[at[name] for name in self.names] for at in scheduled], dtype=self.now.dtype)
+        lr = torch.tensor([engine.learning_rate(at) for at in progress])
+        rows = {self.index: table.index, self.noise: table.noise, self.weight: table.weight, self.count: table.count}
+        for there, here in (rows | {self.now: now, self.lr: lr}).items():
+            here = here.to(there.dtype)
+            there.copy_(here.pin_memory() if there.is_cuda else here, non_blocking=True)
+        if batches.dynamic:
+            self.pixels.copy_(batches.pixels(epoch))
+
+    def seek(self, position: int, step: int) -> None:
+        """Make `position` of the epoch that is loaded, `step` of the run, the next one."""
+        self.position.fill_(position)
+        self.step.fill_(step)
+
+    def __call__(self) -> None:
+        """Make the next update (all ranks)."""
+        engine, update = self.engine, self.engine.update
+        index, noise, weight, now = (self._row(table) for table in (self.index, self.noise, self.weight, self.now))
+        x = to_unit_interval(self.pixels.index_select(0, index), noise.dtype)
+        loss, nats = self.loss(x, noise, weight, dict(zip(self.names, now.unbind(), strict=True)))
+        gradients = torch.autograd.grad(loss, update.parameters)
+        for parameter, gradient in zip(update.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        all_reduce(update.parameters, engine.accelerator.num_processes)
+        skip = engine.ledger.record(nats, self._row(self.count), update.clip(), self.step[0])
+        update(skip, self._row(self.lr))
+        self.position += 1
+        self.step += 1
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield everything that a step changes."""
+        yield from (self.position, self.step, *self.engine.ledger.tensors(), *self.engine.update.tensors())
+
+    def _row(self, table: Tensor) -> Tensor:
+        return table.index_select(0, self.position)[0]
+
+
+@dataclass
+class Graph(Engine):
+    """Replays captured steps.
+
+    Attributes:
+        loss: of this rank's padded batch.
+    """
+
+    loss: Loss
+    _step: StaticStep = field(init=False)
+    _epoch: int = field(init=False, default=-1)
+    _next: int = field(init=False, default=-1)
+    _graphs: dict[int, torch.cuda.CUDAGraph] = field(init=False)
+    _table: tuple[int, Future[EpochTable]] | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        """Capture (all ranks); raises `EngineError` if CUDA cannot."""
+        self._step = StaticStep(self, self.loss)
+        self._ahead = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        try:
+            self._graphs = self._capture()
+        except RuntimeError as error:
+            raise EngineError(f"a step cannot be captured: {str(error).splitlines()[0]}") from None
+
+    def advance(self, step: int, until: int) -> int:
+        """Replay one step or `STEPS_A_REPLAY` of them, within an epoch (all ranks)."""
+        self._seek(step)
+        epoch_end = (self._epoch + 1) * self.batches.steps_per_epoch
+        many = max(size for size in self._graphs if size <= max(1, min(until, epoch_end) - step))
+        self._graphs[many].replay()
+        self._next = step + many
+        return many
+
+    def _seek(self, step: int) -> None:
+        """Have the device ready to make `step` next."""
+        epoch, position = divmod(step, self.batches.steps_per_epoch)
+        if epoch != self._epoch:
+            self._step.load(epoch, self._take_table(epoch))
+            self._epoch = epoch
+        if step != self._next or position == 0:
+            self._step.seek(position, step)
+
+    def _take_table(self, epoch: int) -> EpochTable:
+        """Return an epoch's table, and have the next one prepared meanwhile."""
+        ready, self._table = self._table, (epoch + 1, self._ahead.submit(self.batches.table, epoch + 1))
+        return ready[1].result() if ready and ready[0] == epoch else self.batches.table(epoch)
+
+    def _capture(self) -> dict[int, torch.cuda.CUDAGraph]:
+        """Return graphs of one step and of several, by their number; weights and sums are as before."""
+        self.update.make_state()
+        before = [(tensor, tensor.clone()) for tensor in self._step.tensors()]
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            self._seek(0)
+            for _ in range(WARM_UP_STEPS):
+                self._step.seek(0, 0)
+                self._step()
+        torch.cuda.current_stream().wait_stream(side)
+        graphs = {size: self._capture_steps(size) for size in {1, STEPS_A_REPLAY}}
+        for tensor, value in before:
+            tensor.copy_(value)
+        return graphs
+
+    def _capture_steps(self, count: int) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # NCCL's watchdog asks CUDA things meanwhile
+            for _ in range(count):
+                self._step()
+        return graph

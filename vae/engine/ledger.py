@@ -1,0 +1,137 @@
+"""What happened since the last logging point: it stays on the device until somebody asks for it."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+# what a rank adds up between two logging points; the fault is the step and the terms of the first bad update
+SUMS = ("loss", "reconstruction", "kl", "examples", "grad_norm", "steps", "skipped")
+FAULT = ("step", "reconstruction", "kl")
+MAX_SKIPPED = 1000  # a run that skips so many steps in a row will not recover
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or gradient was not finite; raised on all ranks together, the weights are those from before `step`."""
+
+    def __init__(self, step: int, term: str, checkpoint: str | None = None):
+        hint = f"; last good checkpoint: {checkpoint}" if checkpoint else ""
+        super().__init__(f"step {step}: not finite: {term}{hint}")
+        self.step, self.term = step, term
+
+
+@dataclass(frozen=True)
+class Interval:
+    """What happened since the last logging point, all ranks together.
+
+    Attributes:
+        loss, reconstruction, kl: means over the real examples, nats; NaN without any (all steps were skipped).
+        grad_norm: mean over the steps, before clipping.
+        examples: how many were learnt from.
+        skipped: steps left out because they were not finite.
+    """
+
+    loss: float
+    reconstruction: float
+    kl: float
+    grad_norm: float
+    examples: int
+    skipped: int
+
+
+class Ledger:
+    """Adds up what the steps measure, and says on the device whether an update may be made.
+
+    Args:
+        accelerator: the process group, its device, the loss scaler if there is one.
+        skip_nonfinite: whether a non-finite update is skipped and counted; else it stops the run.
+    """
+
+    def __init__(self, accelerator: Accelerator, *, skip_nonfinite: bool):
+        self.accelerator, self.skip_nonfinite = accelerator, skip_nonfinite
+        # in fp16 an overflow now and then is how the loss scale is found: always skipped, by the scaler
+        self.keeps_going = skip_nonfinite or accelerator.scaler is not None
+        self.sums = torch.zeros(len(SUMS), dtype=torch.float64, device=accelerator.device)
+        self.fault = torch.zeros(len(FAULT), dtype=torch.float64, device=accelerator.device)
+        # what all ranks know alike (steps, gradient norms, skipped steps) is counted by the main one
+        self._once = self._number(float(accelerator.is_main_process))
+        self._none = self._number(0.0)
+        self._skip = torch.stack([self._none] * (len(SUMS) - 1) + [self._once])
+        self._skipped_in_a_row = 0
+        self._start_anew()
+
+    def record(self, nats: Tensor, count: int | Tensor, norm: Tensor, step: int | Tensor) -> Tensor:
+        """Add a step to the sums; returns whether its update is to be left out, (), bool. Nothing waits for the device.
+
+        Args:
+            nats: loss, reconstruction and KL, (3,), float64, summed over this rank's examples.
+            count: how many these are.
+            norm: of the global gradient, (), the same on all ranks.
+            step: updates made before this one.
+        """
+        norm, nats = norm.double(), nats.detach()
+        bad = ~norm.isfinite()
+        first = bad & (self.fault[0] < 0)
+        self.fault.copy_(torch.where(first, torch.stack([self._number(step), *nats[1:]]), self.fault))
+        # after a fault nothing is updated any more, until the host notices at the next logging point
+        skip = bad if self.keeps_going else self.fault[0] >= 0
+        good = torch.stack([*nats, self._number(count), self._once * norm, self._once, self._none])
+        self.sums += torch.where(skip, self._skip, good)
+        return skip
+
+    def drain(self) -> Interval:
+        """Return the means since the last call and start anew (all ranks: one collective, one sync).
+
+        Raises:
+            NonFiniteError: an update was not finite (or, where these are skipped, the last 1000 of them).
+        """
+        totals = dict(zip(SUMS, self.gather().sum(0).tolist(), strict=True))
+        examples, steps, skipped = totals["examples"], totals["steps"], round(totals["skipped"])
+        self._skipped_in_a_row = 0 if examples else self._skipped_in_a_row + skipped
+        if self._skipped_in_a_row >= MAX_SKIPPED:
+            raise NonFiniteError(int(self.fault[0]), f"the last {self._skipped_in_a_row} losses or gradients")
+        self._start_anew()
+        means = {name: totals[name] / (examples or math.nan) for name in ("loss", "reconstruction", "kl")}
+        grad_norm = totals["grad_norm"] / (steps or math.nan)
+        return Interval(**means, grad_norm=grad_norm, examples=round(examples), skipped=skipped)
+
+    def gather(self) -> Tensor:
+        """Return every rank's sums, (world size, 7), float64, on the CPU (all ranks); raises `NonFiniteError`."""
+        rows = self.accelerator.gather(torch.cat([self.sums, self.fault])[None])
+        assert isinstance(rows, Tensor)
+        sums, faults = rows.cpu().split([len(SUMS), len(FAULT)], dim=1)
+        self._judge(faults)
+        return sums
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Return everything that `record` changes."""
+        return self.sums, self.fault
+
+    def restore(self, rows: Tensor) -> None:
+        """Continue from the sums of all ranks; at another world size rank 0 takes their total."""
+        rank = self.accelerator.process_index
+        if len(rows) == self.accelerator.num_processes:
+            self.sums.copy_(rows[rank])
+        elif rank == 0:
+            self.sums.copy_(rows.sum(0))
+
+    def _start_anew(self) -> None:
+        self.sums.zero_()
+        self.fault.zero_()
+        self.fault[:1].fill_(-1.0)  # no fault
+
+    def _number(self, value: float | Tensor) -> Tensor:
+        """Return a number as (), float64, on the device; filled there, because a copy from the host would wait."""
+        return value.double() if isinstance(value, Tensor) else self.sums.new_full((), value)
+
+    def _judge(self, faults: Tensor) -> None:
+        """Raise if there is a fault (world size, 3) that may not be skipped."""
+        scaler = self.accelerator.scaler
+        tolerated = self.skip_nonfinite or (scaler is not None and scaler.get_scale() >= 1)
+        step = faults[:, 0].max().item()
+        if step >= 0 and not tolerated:
+            finite = faults[:, 1:].isfinite().all(0).tolist()
+            terms = [name for name, is_finite in zip(FAULT[1:], finite, strict=True) if not is_finite]
+            raise NonFiniteError(round(step), ", ".join(terms) or "gradient")

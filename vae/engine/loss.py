@@ -1,0 +1,84 @@
+"""The loss of a batch as one function of tensors, of one shape throughout: it can be compiled, and captured."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from vae.data.batches import TrainingBatches
+from vae.model import VAE
+from vae.objectives import Objective, Scheduled, Terms
+
+AUTOCAST = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+# x (R, C, H, W), noise (R, D), weight (R,), scheduled numbers -> loss (), nats (3,)
+Loss = Callable[[Tensor, Tensor, Tensor, Scheduled], tuple[Tensor, Tensor]]
+
+
+class EngineError(RuntimeError):
+    """An engine cannot be had on this machine; raised on all ranks together."""
+
+
+def weighted_loss(accelerator: Accelerator, model: VAE, objective: Objective) -> Loss:
+    """Return the loss function of a model that is not wrapped: it makes no collectives.
+
+    It gives this rank's share of the mean loss over a global batch, (), and the sums of loss, reconstruction and KL
+    over the examples that count, (3,), float64.
+    """
+    kind, dtype = accelerator.device.type, AUTOCAST[accelerator.mixed_precision]
+
+    def loss_of(x: Tensor, noise: Tensor, weight: Tensor, now: Scheduled) -> tuple[Tensor, Tensor]:
+        with torch.autocast(kind, dtype=dtype, enabled=dtype is not None):
+            output = model(x, noise)
+        terms = objective.terms(output, x, now)
+        nats = torch.where(weight > 0, stack(terms), 0.0)
+        return poisoned((terms.loss * weight).sum()), nats.detach().sum(1, dtype=torch.float64)
+
+    return loss_of
+
+
+def compiled(accelerator: Accelerator, model: VAE, objective: Objective, batches: TrainingBatches) -> Loss:
+    """Return the loss compiled, forward and backward, having tried it on a batch (all ranks); raises `EngineError`."""
+    loss = weighted_loss(accelerator, model, objective)
+    batch = batches(0).padded(batches.rows)
+    arguments = (batch.x, batch.noise, batch.weight, tensors(objective.at(0.0), like=batch.x))
+    with torch.no_grad():
+        loss(*arguments)  # torch.distributions looks up its KL rules once, in a way that cannot be traced
+    fast: Any = torch.compile(loss, fullgraph=True, dynamic=False)
+    problem = ""
+    try:
+        torch.autograd.grad(fast(*arguments)[0], list(model.parameters()))
+    except Exception as error:  # whatever a compiler may say
+        problem = f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
+    if problem := next(filter(None, gather_object([problem])), ""):
+        raise EngineError(f"torch.compile failed: {problem}")
+    return fast
+
+
+def compiled_or_not(
+    accelerator: Accelerator, model: VAE, objective: Objective, batches: TrainingBatches
+) -> tuple[Loss, str]:
+    """Return the loss compiled or, where that fails, as it is with a note that says so (all ranks)."""
+    try:
+        return compiled(accelerator, model, objective, batches), ""
+    except EngineError as error:
+        return weighted_loss(accelerator, model, objective), f"; its loss is not compiled: {error}"
+
+
+def tensors(now: dict[str, float], like: Tensor) -> dict[str, Tensor]:
+    """Return scheduled numbers as tensors (): a compiled function is not made anew when one of them changes."""
+    # filled on the device: a copy from the host would wait
+    return {name: like.new_full((), value) for name, value in now.items()}
+
+
+def stack(terms: Terms) -> Tensor:
+    """Return loss, reconstruction and KL as (3, B)."""
+    return torch.stack([terms.loss, terms.reconstruction, terms.kl])
+
+
+def poisoned(loss: Tensor) -> Tensor:
+    """Make the gradient of a loss that is not finite NaN, hence the global gradient on all ranks."""
+    return loss * torch.where(loss.detach().isfinite(), 1.0, torch.nan)

@@ -1,0 +1,35 @@
+"""One step at a time, issued by the host: eagerly, or with a compiled loss."""
+
+from dataclasses import dataclass
+
+from vae.data.batches import Batch
+from vae.engine.base import Engine
+from vae.engine.gradients import Gradients
+
+
+@dataclass
+class Stepwise(Engine):
+    """Makes one update a call.
+
+    Attributes:
+        gradients: fills the `grad` of the parameters from a batch.
+    """
+
+    gradients: Gradients
+
+    def advance(self, step: int, until: int) -> int:
+        """Make one update (all ranks)."""
+        self.step(self.batches(step), step, self.batches.progress(step))
+        return 1
+
+    def step(self, batch: Batch, step: int, progress: float) -> None:
+        """Make one update from this rank's part of a global batch (all ranks).
+
+        Args:
+            batch: images and noise.
+            step: updates made before this one.
+            progress: epochs seen before this one.
+        """
+        nats = self.gradients(batch, self.objective.at(progress))
+        skip = self.ledger.record(nats, batch.count, self.update.clip(), step)
+        self.update(skip, self.learning_rate(progress))
