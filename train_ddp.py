@@ -23,7 +23,7 @@ from vae import signals, slurm
 
 STARTED = time.time()
 STOP = signals.StopRequest()
-if __name__ == "__main__":  # before torch is imported, which takes seconds
+if __name__ == "__main__":  # at once: also what comes next takes a moment to import
     try:
         os.environ.update(slurm.process_environment(os.environ))
     except ValueError as error:
@@ -32,10 +32,41 @@ if __name__ == "__main__":  # before torch is imported, which takes seconds
     STOP.install(os.environ)
     os.umask(os.umask(0) | 0o002)  # nothing that others may write
 
-from vae import assemble, checkpoint, launch, report
-from vae.cli import Parser
+from vae.cli import Parser, add_configuration, speaks
 from vae.components import InputError
 from vae.config import Config, describe, flatten, load, to_yaml, warnings
+
+Command = tuple[Config, argparse.Namespace]
+
+
+def read(argv: list[str] | None) -> Command:
+    """Return the configuration and the arguments of a command line; `--help` lists every key."""
+    parser = Parser("train_ddp.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_configuration(parser, "below")
+    parser.add_argument(
+        "--resume", choices=["auto", "never", "must"], default="auto", help="continue a run (default: auto)"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved configuration and what would run")
+    parser.epilog = "keys:\n" + describe()
+    args = parser.parse_intermixed_args(argv)
+    return load(args.config, args.overrides), args
+
+
+def report_end(error: BaseException) -> None:
+    """Say what ended the job, once on each machine."""
+    if speaks(os.environ):
+        print(f"train_ddp.py: {str(error) or 'interrupted'}", file=sys.stderr)
+
+
+COMMAND: Command | None = None  # this process's own
+if __name__ == "__main__":  # before torch is imported, which takes seconds
+    try:
+        COMMAND = read(None)
+    except InputError as error:
+        report_end(error)
+        sys.exit(2)
+
+from vae import assemble, checkpoint, launch
 from vae.data.sources import DataSet
 from vae.engine import NonFiniteError
 from vae.evaluation import evaluate, pictures
@@ -188,7 +219,9 @@ def write_results(
         tracker.log_hyperparameters(flatten(config), {"test_loss": summary["test"]["loss"]}, step=summary["steps"])
         checkpoint.save_model(folder / "model", vae)
         try:
-            report.draw_figures(folder, vae, data, config.run.seed, before_each=STOP.obey)
+            from vae.report import draw_figures  # imports matplotlib
+
+            draw_figures(folder, vae, data, config.run.seed, before_each=STOP.obey)
         except signals.Stopped:
             raise
         except Exception as error:  # the numbers do not depend on the pictures
@@ -210,28 +243,13 @@ def is_due(epoch: float, every: int) -> bool:
     return bool(every) and round(epoch) % every == 0
 
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Return the arguments; `--help` lists every key of the configuration."""
-    parser = Parser("train_ddp.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", metavar="FILE", help="YAML that holds what differs from the defaults")
-    parser.add_argument(
-        "--resume", choices=["auto", "never", "must"], default="auto", help="continue a run (default: auto)"
-    )
-    parser.add_argument("--dry-run", action="store_true", help="print the resolved configuration and what would run")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="any key below, the value in YAML")
-    parser.epilog = "keys:\n" + describe()
-    return parser.parse_intermixed_args(argv)
-
-
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+    """Run a command line, or this process's own, which has been read; returns the exit code."""
     try:
-        args = parse(argv)
-        train(load(args.config, args.overrides), args)
+        train(*(COMMAND or read(argv)))
         code = 0
     except tuple(EXIT_CODES) as error:
-        if launch.speaks(os.environ):
-            print(f"train_ddp.py: {str(error) or 'interrupted'}", file=sys.stderr)
+        report_end(error)
         code = error.exit_code if isinstance(error, signals.Stopped) else EXIT_CODES[type(error)]
     except RankLostError as error:
         launch.abandon(f"train_ddp.py: {error}" if error.speaks else None)

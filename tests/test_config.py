@@ -1,5 +1,7 @@
 """Configuration: what is read, what is refused and in which words."""
 
+import itertools
+import re
 from pathlib import Path
 
 import pytest
@@ -7,13 +9,24 @@ import yaml
 
 from tests.conftest import ROOT
 from vae import assemble, config
-from vae.config import Config, InputError, describe, load
+from vae.config import Config, InputError, describe, describe_components, load
 from vae.likelihoods import LIKELIHOODS
+from vae.networks import DECODERS, ENCODERS
+from vae.objectives import OBJECTIVES
 from vae.posteriors import POSTERIORS
 from vae.priors import PRIORS
 from vae.schedules import SCHEDULES
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+TABLES = {
+    "model.encoder": ENCODERS,
+    "model.decoder": DECODERS,
+    "model.posterior": POSTERIORS,
+    "model.prior": PRIORS,
+    "model.likelihood": LIKELIHOODS,
+    "objective": OBJECTIVES,
+    "optim.lr_schedule, objective.beta": SCHEDULES,
+}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -150,14 +163,21 @@ def test_differences_tell_what_changes_a_run_from_what_does_not() -> None:
 
 def test_help_lists_every_key_with_its_default_and_meaning() -> None:
     lines = describe().splitlines()
-    settings = lines.index(next(line for line in lines if line.startswith("settings of the components")))
     for section, values in Config().model_dump().items():
         for key, value in ({} if section == "objective" else values).items():
-            (place,) = (i for i, line in enumerate(lines[:settings]) if line.startswith(f"  {section}.{key}  ("))
+            (place,) = (i for i, line in enumerate(lines) if line.startswith(f"  {section}.{key}  ("))
             shown = yaml.safe_load(lines[place].rpartition("; default ")[2].removesuffix(")"))
-            assert shown == value
+            assert value | shown == value if isinstance(value, dict) else shown == value
             assert len(lines[place + 1].strip()) > 3
-    assert any(line.startswith("  objective  (ELBO; default ") for line in lines)
-    for piece in (*POSTERIORS, *PRIORS, *LIKELIHOODS, *SCHEDULES):
-        assert any(line.startswith(f"  {piece}") for line in lines[settings:]), piece
+    assert any(line.startswith("  objective  (component; default {name: ELBO, beta: ") for line in lines)
+
+
+def test_components_are_listed_with_their_settings_under_the_keys_that_choose_them() -> None:
+    lines = describe_components().splitlines()
+    for key, table in TABLES.items():
+        start = lines.index(f"{key}:")
+        listed = itertools.takewhile(bool, lines[start:])
+        names = [line.partition(":")[0].strip() for line in listed if re.match(r"  \w", line)]
+        assert names == list(table)
     assert "    std  (float > 0; default 1.0)" in lines
+    assert "    beta  (Constant | LinearWarmup; default 1.0)" in lines

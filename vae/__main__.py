@@ -12,8 +12,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from vae import slurm
-from vae.cli import Parser
+from vae.cli import Parser, add_configuration, speaks
 from vae.components import InputError
+from vae.config import Config, describe_components, load
 
 SECONDS_FOR_RANK_0 = 5  # to finish its report, before a launcher ends it because another process has ended
 
@@ -36,8 +37,7 @@ def run_report(args: argparse.Namespace) -> int:
 
 def add_doctor(parser: argparse.ArgumentParser) -> None:
     """Check whether a run would work here: takes what train_ddp.py takes, alone or under any launcher."""
-    parser.add_argument("--config", metavar="FILE", help="YAML that holds what differs from the defaults")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="any key of train_ddp.py --help")
+    add_configuration(parser, "of train_ddp.py --help")
     parser.set_defaults(action=run_doctor)
 
 
@@ -47,30 +47,25 @@ def run_doctor(args: argparse.Namespace) -> int:
         os.environ.update(slurm.process_environment(os.environ))  # before torch is imported
     except ValueError as error:
         raise InputError(str(error)) from None
-    from vae import launch
-
     try:
-        has_failed = _report_findings(args)
+        return int(_report_findings(load(args.config, args.overrides), args.config))
     except InputError:  # on all ranks alike
-        if launch.speaks(os.environ):
+        if speaks(os.environ):
             raise
         return 2
-    launch.leave()
-    return int(has_failed)
 
 
-def _report_findings(args: argparse.Namespace) -> bool:
+def _report_findings(config: Config, config_file: str | None) -> bool:
     """Return whether there is a failure among the findings; raises `InputError`."""
-    from vae import launch
-    from vae.config import load
+    from vae import launch  # imports torch
     from vae.doctor.examination import examine, summary
     from vae.doctor.findings import Context
 
-    findings, context = [], Context(load(args.config, args.overrides), args.config, os.environ)
+    findings, context = [], Context(config, config_file, os.environ)
     for finding in examine(context):
         findings.append(finding)
-        speaks = {"main": False, "machine": launch.speaks(os.environ), "rank": True}
-        if context.rank == 0 or speaks[finding.speaker]:
+        also_speaks = {"main": False, "machine": speaks(os.environ), "rank": True}
+        if context.rank == 0 or also_speaks[finding.speaker]:
             print(finding, flush=True)
     if context.rank == 0:
         print(summary(findings), flush=True)
@@ -79,25 +74,39 @@ def _report_findings(args: argparse.Namespace) -> bool:
         launch.abandon(None)  # to leave the process group would be to wait for the others
     if context.accelerator:
         context.accelerator.wait_for_everyone()  # a launcher may end all processes when one has an exit code
+    launch.leave()
     return any(finding.level == "failure" for finding in findings)
 
 
-COMMANDS = {"report": add_report, "doctor": add_doctor}
+def add_components(parser: argparse.ArgumentParser) -> None:
+    """List the components that a configuration can name, with their settings."""
+    parser.set_defaults(action=run_components)
 
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
+def run_components(_: argparse.Namespace) -> int:
+    """Print the list; returns the exit code."""
+    print(describe_components())
+    return 0
+
+
+COMMANDS = {"components": add_components, "doctor": add_doctor, "report": add_report}
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
     """Return the arguments; raises `InputError`."""
     parser = Parser("python -m vae", description="What can be done before and after training.")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, add_arguments in COMMANDS.items():
         add_arguments(commands.add_parser(name, help=add_arguments.__doc__, description=add_arguments.__doc__))
+    if argv and argv[0] in commands.choices:  # by itself, so that options may stand between `key=value`s
+        return commands.choices[argv[0]].parse_intermixed_args(argv[1:])
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     try:
-        args = parse(argv)
+        args = parse(sys.argv[1:] if argv is None else argv)
         return args.action(args)
     except InputError as error:
         print(f"python -m vae: {error}", file=sys.stderr)

@@ -1,6 +1,7 @@
-"""What the command lines share."""
+"""What the command lines share; imports no torch, so that what is wrong with a command is said at once."""
 
 import argparse
+from collections.abc import Mapping
 from typing import NoReturn
 
 from vae.components import InputError
@@ -12,3 +13,15 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise `InputError` instead of printing the usage."""
         raise InputError(f"{message}; see {self.prog} --help")
+
+
+def add_configuration(parser: argparse.ArgumentParser, keys: str) -> None:
+    """Let a command take a configuration: `--config` and `key=value`; `keys` says where the keys are listed."""
+    parser.add_argument("--config", metavar="FILE", help="YAML that holds what differs from the defaults")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"any key {keys}, the value in YAML")
+
+
+def speaks(environment: Mapping[str, str]) -> bool:
+    """Whether this process reports what all processes on this machine find out alike."""
+    first_task = environment.get("SLURM_LOCALID", "0") == "0"  # tasks with a GPU each are all LOCAL_RANK 0
+    return first_task and environment.get("LOCAL_RANK", "0") in ("0", "-1")

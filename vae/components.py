@@ -8,8 +8,9 @@ settings, supplied by the user and described, with their ranges, by `Annotated[t
 
 import difflib
 import inspect
+import pkgutil
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
@@ -17,6 +18,9 @@ from pydantic_core import core_schema
 
 Spec = dict[str, Any]
 Table = Mapping[str, type]
+
+# A pydantic context: specs stay as they are given, so that what defines the pieces need not be imported.
+SPECS_AS_GIVEN = {"specs": "as given"}
 
 
 class InputError(ValueError):
@@ -32,20 +36,27 @@ class SpecError(ValueError):
 
 
 class PieceOf:
-    """Annotation that marks a value as a spec from `table`; pydantic checks it and fills in the defaults.
+    """Annotation that marks a value as a spec from a table; pydantic checks it and fills in the defaults.
 
     Args:
-        table: the classes to choose from, by name.
+        table: the classes to choose from, by name; or `"module:TABLE"`, which is imported when it is needed.
         shorthand: name and setting that a bare number stands for, e.g. `("Constant", "value")`.
     """
 
-    def __init__(self, table: Table, shorthand: tuple[str, str] | None = None):
-        self.table = table
+    def __init__(self, table: Table | str, shorthand: tuple[str, str] | None = None):
+        self._table = table
         self.shorthand = shorthand
 
+    @cached_property
+    def table(self) -> Table:
+        """The classes to choose from, by name."""
+        return pkgutil.resolve_name(self._table) if isinstance(self._table, str) else self._table
+
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
-        """Let pydantic call `complete` on the raw value."""
-        return core_schema.no_info_plain_validator_function(self.complete)
+        """Let pydantic call `complete` on the raw value, unless its context is `SPECS_AS_GIVEN`."""
+        return core_schema.with_info_plain_validator_function(
+            lambda value, info: value if info.context is SPECS_AS_GIVEN else self.complete(value)
+        )
 
     def complete(self, value: Any) -> Spec:
         """Return the full spec, every setting present; raises `SpecError` saying what is wrong with `value`."""

@@ -118,12 +118,6 @@ def set_threads(threads: int, environment: Mapping[str, str]) -> int:
     return torch.get_num_threads()
 
 
-def speaks(environment: Mapping[str, str]) -> bool:
-    """Whether this process reports what all processes on this machine find out alike."""
-    first_task = environment.get("SLURM_LOCALID", "0") == "0"  # tasks with a GPU each are all LOCAL_RANK 0
-    return first_task and environment.get("LOCAL_RANK", "0") in ("0", "-1")
-
-
 def on_main(accelerator: Accelerator, action: Callable[[], Result], known: tuple[type[Exception], ...] = ()) -> Result:
     """Run `action` on the main process and give its result, or what it raised, to all of them (all ranks).
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
-from torchvision import datasets
 
 from vae import figures
 from vae.assemble import build_data, build_model
@@ -17,7 +17,7 @@ from vae.components import InputError
 from vae.config import load
 from vae.data import randomness
 from vae.data.batches import to_unit_interval
-from vae.data.sources import DataSet, Split
+from vae.data.sources import DataSet, Split, class_names
 from vae.evaluation import CHUNK, evaluating, pictures, visible
 from vae.model import VAE
 from vae.run import CONFIG
@@ -30,11 +30,6 @@ NUMBERS = {  # what a row of each split must hold
     "val": ("epoch", "loss", "reconstruction", "kl"),
 }
 PLANE = torch.linspace(-3, 3, 21)  # holds 99.7 % of each dimension of the prior N(0, I), and its centre
-CLASS_NAMES = {
-    "FashionMNIST": datasets.FashionMNIST.classes,
-    "KMNIST": datasets.KMNIST.classes,
-    "EMNIST": datasets.EMNIST.classes_split_dict["balanced"],
-}
 
 
 def report(run_dir: Path) -> list[Path]:
@@ -141,8 +136,7 @@ def _draw_latents(model: VAE, data: DataSet, seed: int) -> dict[str, Figure]:
     means, z = _encode(model, data.test.images, seed)
     drawn = {"latent_marginals": figures.latent_marginals(z)}
     if model.latent_dim == 2:
-        names = CLASS_NAMES.get(data.name)
-        drawn["latent_scatter"] = figures.latent_scatter(means, data.test.labels, class_names=names)
+        drawn["latent_scatter"] = figures.latent_scatter(means, data.test.labels, class_names=class_names(data.name))
         drawn["latent_histogram"] = figures.latent_histogram(z)
     return drawn
 
@@ -179,7 +173,7 @@ def _save(figure: Figure, path: Path) -> Path:
     try:
         path.parent.mkdir(exist_ok=True)
         with replacing(path) as partial:
-            figure.savefig(partial, format="png")
+            FigureCanvasAgg(figure).print_png(partial)  # `savefig` would lay everything out twice
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}") from None
     return path

@@ -1,7 +1,7 @@
 """What can be configured; YAML + `key=value`; clear errors."""
 
 from vae.components import InputError
-from vae.config.help import describe
+from vae.config.help import describe, describe_components
 from vae.config.reading import differences, flatten, from_dict, load, to_yaml, warnings
 from vae.config.schema import Config, TrainConfig
 
@@ -10,6 +10,7 @@ __all__ = [
     "InputError",
     "TrainConfig",
     "describe",
+    "describe_components",
     "differences",
     "flatten",
     "from_dict",

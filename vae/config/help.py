@@ -1,17 +1,18 @@
-"""Describing a configuration: the text of `--help`, made from the schema itself."""
+"""Describing a configuration: the text of `--help` and of `python -m vae components`, made from the schema itself."""
 
+import inspect
 from collections.abc import Iterator
 from typing import Any, get_args
 
 import yaml
 from pydantic.fields import FieldInfo
 
-from vae.components import piece_of, settings_of
+from vae.components import SPECS_AS_GIVEN, Table, piece_of, settings_of
 from vae.config.schema import Config, Section
 
 
 def keys() -> Iterator[tuple[str, FieldInfo]]:
-    """Yield each dotted key with its schema, the settings of the default components not included."""
+    """Yield each dotted key with its schema, the settings of components not included."""
     for section, field in Config.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             for key, inner in field.annotation.model_fields.items():
@@ -20,37 +21,70 @@ def keys() -> Iterator[tuple[str, FieldInfo]]:
             yield section, field
 
 
+def known_keys() -> list[str]:
+    """Return every dotted key, the settings of components not included."""
+    return [key for key, _ in keys()]
+
+
+def component_keys() -> list[str]:
+    """Return the dotted keys whose values are components."""
+    return [key for key, field in keys() if piece_of(field.metadata)]
+
+
+def defaults() -> dict[str, Any]:
+    """Return the defaults as the schema has them: of a component, the settings that the schema gives."""
+    return Config.model_validate({}, context=SPECS_AS_GIVEN).model_dump()
+
+
 def describe() -> str:
-    """Return a text that lists every key with its type, range, default and meaning, from the schema itself."""
-    lines = []
-    defaults = Config().model_dump()
-    components: dict[str, type] = {}
+    """Return a text that lists every key with its type, range, default and meaning; torch is not imported for it."""
+    values, lines = defaults(), []
     for key, field in keys():
         section, _, name = key.partition(".")
-        default = defaults[section][name] if name else defaults[section]
-        lines += _entry(key, field, default)
-        marker = piece_of(field.metadata)
-        components |= marker.table if marker else {}
-    for piece in list(components.values()):
-        for field in settings_of(piece).model_fields.values():
-            marker = piece_of(field.metadata)
-            components |= marker.table if marker else {}
-    lines += [
-        "",
-        "settings of the components (e.g. model.posterior.scale=exp, objective.beta='{name: Constant, value: 4}'):",
+        kind = "component" if piece_of(field.metadata) else _type_name(field)
+        lines += _entry(key, kind, values[section][name] if name else values[section], field)
+    return "\n".join([*lines, "", "components, with their settings: python -m vae components"])
+
+
+def describe_components() -> str:
+    """Return a text that lists every component under the keys that choose it, with its settings."""
+    lines = [
+        "A component is a name, or {name: ..., settings}; a number where a schedule is wanted is a constant one:",
+        "  model.posterior=FullNormal",
+        "  model.posterior.scale=exp",
+        "  objective.beta='{name: LinearWarmup, epochs: 5}'",
+        "  objective.beta=4",
     ]
-    for name, piece in components.items():
-        fields = settings_of(piece).model_fields
-        lines += [f"  {name}" + ("" if fields else ": none")]
-        for key, field in fields.items():
-            lines += ["  " + line for line in _entry(key, field, field.default)]
+    for places, table in _tables():
+        lines += ["", f"{', '.join(places)}:"]
+        for name, piece in table.items():
+            lines += [f"  {name}: {(inspect.getdoc(piece) or '').partition(chr(10))[0]}"]
+            for key, field in settings_of(piece).model_fields.items():
+                marker = piece_of(field.metadata)
+                kind = " | ".join(marker.table) if marker else _type_name(field)
+                lines += ["  " + line for line in _entry(key, kind, field.default, field)]
     return "\n".join(lines)
 
 
-def _entry(key: str, field: FieldInfo, default: Any) -> list[str]:
-    marker = piece_of(field.metadata)
-    kind = " | ".join(marker.table) if marker else _type_name(field)
-    shown = yaml.safe_dump(default, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
+def _tables() -> list[tuple[list[str], Table]]:
+    """Return each table of components with the dotted keys that choose from it, `objective.beta` among them."""
+    found: list[tuple[list[str], Table]] = []
+    fields = list(keys())
+    for key, field in fields:  # which grows
+        if marker := piece_of(field.metadata):
+            known = next((places for places, table in found if table is marker.table), None)
+            if known is None:
+                found.append(([key], marker.table))
+                settings = [settings_of(piece).model_fields.items() for piece in marker.table.values()]
+                fields += [(f"{key}.{name}", inner) for items in settings for name, inner in items]
+            else:
+                known.append(key)
+    return found
+
+
+def _entry(key: str, kind: str, default: Any, field: FieldInfo) -> list[str]:
+    shown = yaml.safe_dump(default, default_flow_style=True, sort_keys=False, width=1000)
+    shown = shown.removesuffix("\n").removesuffix("\n...")
     return [f"  {key}  ({kind}; default {shown})", f"      {field.description}"]
 
 
@@ -67,13 +101,3 @@ def _type_name(field: FieldInfo) -> str:
         if hasattr(item, name)
     ]
     return " ".join([kind, *bounds])
-
-
-def known_keys() -> list[str]:
-    """Return every dotted key, the settings of components not included."""
-    return [key for key, _ in keys()]
-
-
-def component_keys() -> list[str]:
-    """Return the dotted keys whose values are components."""
-    return [key for key, field in keys() if piece_of(field.metadata)]

@@ -8,16 +8,16 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from vae.components import InputError, explain, nearest
-from vae.config.help import component_keys, known_keys
-from vae.config.schema import HARMLESS, Config
-from vae.networks import mlp_widths
-from vae.objectives import ObjectiveSpec
+from vae.components import SPECS_AS_GIVEN, InputError, explain, nearest
+from vae.config.help import component_keys, defaults, known_keys
+from vae.config.schema import HARMLESS, Config, ModelConfig, ObjectiveSpec
 from vae.schedules import ScheduleSpec
 
 
 def load(path: str | Path | None = None, overrides: list[str] | tuple[str, ...] = ()) -> Config:
     """Return the configuration: defaults, changed by the file, changed by the overrides.
+
+    What is wrong with keys and plain values is found before the components, and with them torch, are imported.
 
     Args:
         path: a YAML file that holds only what differs from the defaults.
@@ -26,7 +26,7 @@ def load(path: str | Path | None = None, overrides: list[str] | tuple[str, ...] 
     Raises:
         InputError: a file or value that cannot be used; the message is one line.
     """
-    raw = Config().model_dump()
+    raw = defaults()
     if path is not None:
         _merge(raw, _read_yaml(Path(path).expanduser()), source=str(path))
     for override in overrides:
@@ -36,18 +36,29 @@ def load(path: str | Path | None = None, overrides: list[str] | tuple[str, ...] 
 
 def from_dict(raw: Mapping[str, Any]) -> Config:
     """Return the configuration a nested mapping describes; raises `InputError` with one line."""
+    _validate(raw, context=SPECS_AS_GIVEN)
+    config = _validate(raw)
+    _check_widths(config.model)
+    return config
+
+
+def _validate(raw: Mapping[str, Any], context: Mapping[str, Any] | None = None) -> Config:
     try:
-        config = Config.model_validate(raw)
+        return Config.model_validate(raw, context=context)
     except ValidationError as error:
         problems = explain(error, known=known_keys())
         raise InputError("; ".join(key + problem for key, problem in problems)) from None
-    narrowest = mlp_widths(config.model.hidden_dim, config.model.depth)[-1]
+
+
+def _check_widths(model: ModelConfig) -> None:
+    from vae.networks import mlp_widths  # imports torch
+
+    narrowest = mlp_widths(model.hidden_dim, model.depth)[-1]
     if narrowest < 1:
         raise InputError(
-            f"model.depth = {config.model.depth}: each layer is half as wide as the one before, which leaves none of "
-            f"model.hidden_dim = {config.model.hidden_dim} for the last; take a smaller depth or a larger hidden_dim"
+            f"model.depth = {model.depth}: each layer is half as wide as the one before, which leaves none of "
+            f"model.hidden_dim = {model.hidden_dim} for the last; take a smaller depth or a larger hidden_dim"
         )
-    return config
 
 
 def warnings(config: Config, epochs: float) -> list[str]:

@@ -1,16 +1,16 @@
-"""The schema: every key with its type, range, default and meaning."""
+"""The schema: every key with its type, range, default and meaning.
+
+Torch is not imported for it: the tables of components are named here, and looked up when a component is completed.
+"""
 
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from vae.components import PieceOf, Spec
-from vae.likelihoods import LIKELIHOODS
-from vae.networks import DECODERS, ENCODERS
-from vae.objectives import ObjectiveSpec
-from vae.posteriors import POSTERIORS
-from vae.priors import PRIORS
 from vae.schedules import ScheduleSpec
+
+ObjectiveSpec = PieceOf("vae.objectives:OBJECTIVES")
 
 
 class Section(BaseModel):
@@ -58,17 +58,19 @@ class ModelConfig(Section):
     )
     depth: int = Field(default=2, ge=1, description="hidden layers in each network")
     center_input: bool = Field(default=False, description="the encoder sees x - 0.5; the likelihood always sees x")
-    encoder: Annotated[Spec, PieceOf(ENCODERS)] = Field(
+    encoder: Annotated[Spec, PieceOf("vae.networks:ENCODERS")] = Field(
         default={"name": "MLPEncoder"}, description="image -> numbers of q(z|x)"
     )
-    decoder: Annotated[Spec, PieceOf(DECODERS)] = Field(
+    decoder: Annotated[Spec, PieceOf("vae.networks:DECODERS")] = Field(
         default={"name": "MLPDecoder"}, description="z -> numbers of p(x|z)"
     )
-    posterior: Annotated[Spec, PieceOf(POSTERIORS)] = Field(
+    posterior: Annotated[Spec, PieceOf("vae.posteriors:POSTERIORS")] = Field(
         default={"name": "DiagonalNormal"}, description="family of q(z|x)"
     )
-    prior: Annotated[Spec, PieceOf(PRIORS)] = Field(default={"name": "StandardNormal"}, description="family of p(z)")
-    likelihood: Annotated[Spec, PieceOf(LIKELIHOODS)] = Field(
+    prior: Annotated[Spec, PieceOf("vae.priors:PRIORS")] = Field(
+        default={"name": "StandardNormal"}, description="family of p(z)"
+    )
+    likelihood: Annotated[Spec, PieceOf("vae.likelihoods:LIKELIHOODS")] = Field(
         default={"name": "Bernoulli"}, description="family of p(x|z)"
     )
 
@@ -130,14 +132,14 @@ class TrainConfig(Section):
 class Config(Section):
     """Everything that determines a run. Saved with it as config.yaml."""
 
-    run: RunConfig = RunConfig()
-    data: DataConfig = DataConfig()
-    model: ModelConfig = ModelConfig()
+    run: RunConfig = Field(default={}, validate_default=True)
+    data: DataConfig = Field(default={}, validate_default=True)
+    model: ModelConfig = Field(default={}, validate_default=True)
     objective: Annotated[Spec, ObjectiveSpec] = Field(
         default={"name": "ELBO", "beta": {"name": "LinearWarmup", "epochs": 10}}, description="what is minimised"
     )
-    optim: OptimConfig = OptimConfig()
-    train: TrainConfig = TrainConfig()
+    optim: OptimConfig = Field(default={}, validate_default=True)
+    train: TrainConfig = Field(default={}, validate_default=True)
 
 
 # Keys that may differ when a run is continued: they do not change what it computes, or only extend it.

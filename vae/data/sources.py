@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import hashlib
 import io
 import struct
 import zipfile
@@ -10,13 +11,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
-from torchvision import datasets
-from torchvision.datasets.utils import calculate_md5
 
 from vae.components import InputError, nearest
 from vae.data import randomness
@@ -116,6 +116,8 @@ def load(name: str, root: str | Path) -> DataSet:
 
 def _read_mnist(name: str, root: Path) -> DataSet:
     """Read MNIST, FashionMNIST or KMNIST: four gzip archives each."""
+    from torchvision import datasets  # which imports half of torch: only for who reads them
+
     source: type[datasets.MNIST] = getattr(datasets, name)
     folder = root / name / "raw"
     archives = {folder / filename: md5 for filename, md5 in source.resources}
@@ -128,6 +130,8 @@ def _read_mnist(name: str, root: Path) -> DataSet:
 
 def _read_emnist(name: str, root: Path) -> DataSet:
     """Read EMNIST balanced (47 classes), turned upright: the files hold each image transposed."""
+    from torchvision import datasets
+
     parts = (f"emnist-balanced-{part}-ubyte" for part in ("train-images-idx3", "train-labels-idx1", "test-images-idx3"))
     if not all((root / name / "raw" / part).exists() for part in parts):
         with _locked(root):
@@ -148,7 +152,21 @@ _TORCHVISION: dict[str, Callable[[str, Path], DataSet]] = {
 }
 
 
-def _from_torchvision(name: str, open_split: Callable[[bool], datasets.MNIST]) -> DataSet:
+def class_names(name: str) -> list[str] | None:
+    """Return the names of the classes of the data set called `name`, where they are others than its labels."""
+    if name not in _TORCHVISION:
+        return None
+    from torchvision import datasets
+
+    names = {
+        "FashionMNIST": datasets.FashionMNIST.classes,
+        "KMNIST": datasets.KMNIST.classes,
+        "EMNIST": datasets.EMNIST.classes_split_dict["balanced"],
+    }
+    return names.get(name)
+
+
+def _from_torchvision(name: str, open_split: Callable[[bool], Any]) -> DataSet:
     parts = []
     for train in (True, False):
         try:
@@ -162,12 +180,16 @@ def _from_torchvision(name: str, open_split: Callable[[bool], datasets.MNIST]) -
 def _is_unpacked(archives: dict[Path, str]) -> bool:
     """Whether every archive is intact and its unpacked file matches it; refuses an archive with the wrong md5."""
     for archive, md5 in archives.items():
-        if archive.exists() and (found := calculate_md5(archive)) != md5:
+        if archive.exists() and (found := _md5_of(archive)) != md5:
             raise InputError(
                 f"{archive}: damaged or not the original: md5 {found}, must be {md5} ({archive.stat().st_size} bytes); "
                 "restore it (git checkout), or delete it to have it downloaded"
             )
     return all(_matches(archive.with_suffix(""), archive) for archive in archives)
+
+
+def _md5_of(path: Path) -> str:
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
 
 
 def _matches(unpacked: Path, archive: Path) -> bool:

@@ -1,0 +1,103 @@
+"""What a command line is told before anything heavy is imported, and what a job imports only when it needs it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, Outcome, environment, run
+from vae import __main__ as cli
+from vae.config import describe_components
+
+TORCH = ("torch", "torchvision", "accelerate", "huggingface_hub", "tensorboard", "matplotlib")
+TRAIN = f"runpy.run_path({str(ROOT / 'train_ddp.py')!r}, run_name='__main__')"
+VAE = "runpy.run_module('vae', run_name='__main__', alter_sys=True)"
+
+
+def without(modules: tuple[str, ...], program: str, *args: str, env: dict[str, str] | None = None) -> Outcome:
+    """Run a program where it is an error to import one of the modules."""
+    code = f"import runpy, sys; sys.modules.update(dict.fromkeys({modules!r})); {program}"
+    return run([sys.executable, "-c", code, *args], env=env)
+
+
+@pytest.mark.parametrize(
+    ("program", "args", "words"),
+    [
+        (TRAIN, ["--help"], ["--resume", "train.batch_size  (int >= 1; default 128)", "python -m vae components"]),
+        (VAE, ["--help"], ["components", "doctor", "report"]),
+        (VAE, ["report", "--help"], ["RUN"]),
+        (VAE, ["doctor", "--help"], ["key=value"]),
+        (VAE, ["components", "--help"], ["settings"]),
+    ],
+)
+def test_help_does_not_import_torch(program: str, args: list[str], words: list[str]) -> None:
+    shown = without(TORCH, program, *args)
+    assert (shown.code, shown.err) == (0, "")
+    assert all(word in shown.out for word in words), shown.out
+
+
+REFUSED = {
+    "train.epochz=3": "train.epochz: there is no such key (in the command line); did you mean 'train.epochs'?",
+    "train.epochs=abc": "train.epochs = 'abc': must be a valid integer",
+    "train.epochs=0": "train.epochs = 0: must be greater than or equal to 1",
+    "train.epochs": "'train.epochs': must be key=value",
+    "--config=nowhere.yaml": "nowhere.yaml: cannot be read",
+    "--nothing": "unrecognized arguments: --nothing",
+}
+
+
+COMMANDS = pytest.mark.parametrize(
+    ("program", "command"), [(TRAIN, []), (VAE, ["doctor"])], ids=["train_ddp.py", "doctor"]
+)
+
+
+@COMMANDS
+@pytest.mark.parametrize("argument", REFUSED)
+def test_what_is_wrong_with_the_arguments_is_said_without_torch(
+    program: str, command: list[str], argument: str
+) -> None:
+    refused = without(TORCH, program, *command, argument)
+    assert (refused.code, refused.out) == (2, "")
+    assert REFUSED[argument] in refused.line
+
+
+@COMMANDS
+@pytest.mark.parametrize("task", [{"LOCAL_RANK": "1"}, {"LOCAL_RANK": "0", "SLURM_LOCALID": "1"}], ids=str)
+def test_what_all_processes_of_a_machine_find_one_of_them_says(
+    program: str, command: list[str], task: dict[str, str]
+) -> None:
+    refused = without(TORCH, program, *command, "train.epochz=3", env=task)
+    assert (refused.code, refused.out, refused.err) == (2, "", "")
+
+
+def test_what_is_wrong_with_a_component_is_said_with_no_more_than_torch() -> None:
+    refused = without(("accelerate", "torchvision", "matplotlib"), TRAIN, "model.posterior.scal=exp")
+    assert refused.code == 2
+    assert "model.posterior.scal: there is no such key; did you mean 'scale'? (DiagonalNormal)" in refused.line
+    assert "No module named" not in refused.line
+    assert "torch" in without(TORCH, TRAIN, "model.posterior.scal=exp").err, "the witness: that does import torch"
+
+
+def test_a_job_does_not_import_what_draws_until_it_draws() -> None:
+    assert without(("matplotlib",), "import train_ddp").err == ""
+
+
+def test_a_configuration_may_come_from_a_pipe(small: Path, tmp_path: Path) -> None:
+    """It can be read only once."""
+    command = [sys.executable, str(ROOT / "train_ddp.py"), "--config", "/dev/stdin", "--dry-run", f"data.name={small}"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment(), input="model: {latent_dim: 7}", capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "latent_dim: 7" in done.stdout
+
+
+def test_options_may_stand_between_keys() -> None:
+    args = cli.parse(["doctor", "train.epochs=1", "--config", "x.yaml", "run.seed=2"])
+    assert (args.config, args.overrides) == ("x.yaml", ["train.epochs=1", "run.seed=2"])
+
+
+def test_the_components_can_be_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["components"]) == 0
+    assert capsys.readouterr().out == describe_components() + "\n"
