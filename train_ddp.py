@@ -69,8 +69,10 @@ if __name__ == "__main__":  # before torch is imported, which takes seconds
 from vae import assemble, checkpoint, launch
 from vae.data.sources import DataSet
 from vae.engine import NonFiniteError
+from vae.engine.choice import choose
 from vae.evaluation import evaluate, pictures
 from vae.model import VAE
+from vae.profiling import Profiler
 from vae.run import CHECKPOINTS, SUMMARY, RunFolder, RunState, folder_of, restore, saying_how_to_go_on, summarise
 from vae.saving import SaveError, Saver
 from vae.tracking import Stopwatch, Tracker
@@ -103,7 +105,7 @@ def train(config: Config, args: argparse.Namespace) -> None:
     batches = assemble.build_batches(config, data, device, rank, world_size)
     total_steps = batches.total_steps(config.train.epochs, config.train.max_steps)
     save_every = config.train.checkpoint_every or batches.steps_per_epoch
-    engine = assemble.build_engine(config, accelerator, vae, objective, batches)
+    engine_name, why = choose(config.train, device.type, world_size)
 
     # Say what will run.
     folder = launch.on_main(accelerator, lambda: folder_of(config, args.config))
@@ -112,7 +114,7 @@ def train(config: Config, args: argparse.Namespace) -> None:
     notes = warnings(config, batches.progress(total_steps))
     if args.dry_run:
         say("".join(f"warning: {note}\n" for note in notes), end="", file=sys.stderr)
-        say(f"{to_yaml(config)}\nwould train in {folder}: {plan}")
+        say(f"{to_yaml(config)}\nwould train in {folder}: {plan}, engine {engine_name} ({why})")
         return
 
     # Claim the run folder.
@@ -122,6 +124,11 @@ def train(config: Config, args: argparse.Namespace) -> None:
         steps, loss = start.summary["steps"], start.summary["test"]["loss"]
         say(f"{folder} is finished ({steps:,} steps): test loss {loss:.2f} nats. Nothing to do.")
         return
+
+    # Build what runs the steps; compiling or capturing them takes a while.
+    if engine_name != "eager":
+        say(f"building engine {engine_name} ({why})")
+    engine = assemble.build_engine(config, accelerator, vae, objective, batches)
 
     # Continue from the newest valid checkpoint.
     state = RunState()
@@ -139,12 +146,13 @@ def train(config: Config, args: argparse.Namespace) -> None:
     say(f"training in {folder}: {plan}")
 
     # Train.
-    first_step, startup_seconds = state.step, time.time() - STARTED
-    watch = Stopwatch(device, state.train_seconds, state.logged_seconds)
+    first_step, startup_seconds = state.step, 0.0
     assess = partial(evaluate, accelerator, vae, seed=config.run.seed)
     stop_signal = launch.StopVote(accelerator, STOP)
     tracker = Tracker(accelerator, folder, step=state.step, total_steps=total_steps)
     saver = Saver(accelerator, folder / CHECKPOINTS, vae, engine, tracker, data.fingerprint, step=state.step)
+    profiler = Profiler(folder, config.train.profile, device.type, tracker.say) if config.train.profile else None
+    watch = Stopwatch(device, state.train_seconds, state.logged_seconds, state.spent)
     with tracker, saying_how_to_go_on(folder, config), watchdog.guarding():
         while state.step < total_steps:
             # Stop where a signal asked for it.
@@ -163,8 +171,11 @@ def train(config: Config, args: argparse.Namespace) -> None:
             state.step += made
             tracker.advance(made)
             watchdog.beat(state.step)
+            if profiler:
+                profiler.advance(made)
             if state.step == first_step + made:
                 engine.assert_ranks_agree()
+                startup_seconds = time.time() - STARTED
 
             # Report status.
             progress = batches.progress(state.step - 1)
@@ -174,12 +185,13 @@ def train(config: Config, args: argparse.Namespace) -> None:
             if is_last or state.step % config.train.log_every == 0:
                 interval = engine.drain()
                 state.skipped += interval.skipped
-                tracker.log_training(interval, images_per_second=interval.examples / watch.lap(), **now)
+                with watch.counting("logging"):
+                    tracker.log_training(interval, images_per_second=interval.examples / watch.lap(), **now)
 
             # Evaluate on held-out data.
             save_now = is_last or state.step % save_every == 0
             if is_last or (is_epoch_end and is_due(now["epoch"], config.train.eval_every)):
-                with watch.paused():
+                with watch.paused("evaluation"):
                     engine.raise_faults()
                     test = assess(data.test.images, split="test")
                     if not math.isfinite(test.loss):
@@ -194,10 +206,12 @@ def train(config: Config, args: argparse.Namespace) -> None:
 
             # Save a checkpoint.
             if save_now:
-                with watch.paused():
+                with watch.paused("checkpoints"):
                     saver.save(state, watch)
 
         # Write the results.
+        if profiler:
+            profiler.close()
         saver.finish()
         watchdog.dismiss()
         place = {"world_size": world_size, "device": device.type, "engine": engine.name}

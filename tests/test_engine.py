@@ -3,7 +3,7 @@
 import math
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from vae.components import InputError
 from vae.config import load
 from vae.data.batches import TrainingBatches
 from vae.engine import NonFiniteError
+from vae.engine.choice import choose
 from vae.engine.gradients import sum_own, sum_tree
 from vae.engine.stepwise import Stepwise
 from vae.model import VAE
@@ -154,6 +155,52 @@ def test_the_learning_rate_follows_its_schedule(engine: Stepwise) -> None:
     assert engine.update.optimizer.param_groups[0]["lr"] == pytest.approx(0.5e-3)
 
 
+@pytest.mark.parametrize(("scaling", "factor"), [("none", 1.0), ("linear", 4.0), ("sqrt", 2.0)])
+def test_the_learning_rate_grows_with_the_batch_size_within_its_warm_up(scaling: str, factor: float) -> None:
+    settings = ["train.batch_size=512", f"optim.lr_scaling={scaling}", "optim.lr_scaling_epochs=2"]
+    lr = assemble.build_learning_rate(load(None, settings))
+    for epochs, expected in ((0.0, 1.0), (1.0, (1 + factor) / 2), (2.0, factor), (9.0, factor)):
+        assert lr(epochs) == pytest.approx(1e-3 * expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "device", "name", "words"),
+    [
+        ([], "cpu", "eager", "auto: on a CPU"),
+        ([], "cuda", "graph", "auto: fastest"),
+        (["train.precision=fp16"], "cuda", "eager", "auto: no graph with train.precision = fp16"),
+        (["train.exact=4"], "cuda", "eager", "auto: no graph with train.exact = 4"),
+        (["train.engine=compile"], "cpu", "compile", "as asked for"),
+    ],
+)
+def test_the_engine_is_chosen_and_the_reason_said(settings: list[str], device: str, name: str, words: str) -> None:
+    chosen, why = choose(load(None, settings).train, device, world_size=1)
+    assert chosen == name
+    assert why.startswith(words)
+
+
+def test_a_compiler_that_fails_is_named_where_it_was_asked_for_and_done_without_where_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def compile_badly(loss: object, **settings: object) -> Callable[..., None]:
+        def fail(*arguments: object) -> None:
+            raise RuntimeError("no C++ compiler\nand much more")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", compile_badly)
+    try:
+        with pytest.raises(InputError, match=r"train.engine = 'compile': torch.compile failed: RuntimeError: no C\+\+"):
+            build("train.engine=compile")
+        monkeypatch.setattr("vae.assemble.choose", lambda *_: ("compile", "auto"))
+        _, engine = build("train.engine=auto")
+        assert engine.name == "eager"
+        assert engine.why == "auto: no compile: torch.compile failed: RuntimeError: no C++ compiler"
+        engine.advance(0, 1)
+    finally:
+        launch.leave()
+
+
 @pytest.mark.parametrize(("leaves", "ranks"), [(n, w) for n in range(1, 25) for w in range(1, n + 1) if n % w == 0])
 def test_the_tree_of_sums_is_the_same_whoever_owns_the_leaves(leaves: int, ranks: int) -> None:
     rows = torch.randn(leaves, 50, generator=torch.Generator().manual_seed(leaves))
@@ -201,10 +248,10 @@ def test_gradients_that_are_not_synchronised_are_noticed_on_both_ranks(tmp_path:
         assert "gradients are not synchronised: their norms differ between ranks" in answer
 
 
-@pytest.mark.parametrize("exact", [0, 4])
-def test_a_fault_on_one_rank_stops_both_before_the_update(exact: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("setting", ["train.exact=0", "train.exact=4", "train.engine=compile"])
+def test_a_fault_on_one_rank_stops_both_before_the_update(setting: str, tmp_path: Path) -> None:
     expected = "step 3: not finite: reconstruction, kl weights True"
-    assert on_two_ranks(tmp_path, "fault", "train.on_nonfinite=stop", f"train.exact={exact}") == [expected] * 2
+    assert on_two_ranks(tmp_path, "fault", "train.on_nonfinite=stop", setting) == [expected] * 2
 
 
 @pytest.mark.parametrize("exact", [0, 4])

@@ -79,11 +79,34 @@ def test_a_run_leaves_everything_the_interface_promises(finished: Path, small: P
     assert summary["train_seconds"] > 0
     assert summary["images_per_second"] == pytest.approx(2000 / summary["train_seconds"])
     assert summary["startup_seconds"] > 0
+    for purpose in ("evaluation", "checkpoint", "logging"):
+        assert 0 < summary[f"{purpose}_seconds"] < 60
+    assert summary["logging_seconds"] < summary["train_seconds"]
+    assert 200 < summary["peak_memory_mb"] < 1500
     assert summary["versions"]["torch"] == torch.__version__
     assert {key: summary["test"][key] for key in ("loss", "kl")} == {key: test[-1][key] for key in ("loss", "kl")}
     assert summary["test"]["examples"] == 130
     assert summary["test"]["reconstruction_mean_z"] < summary["test"]["reconstruction"]
     assert summary["test"]["protocol"]["normalised"] is False  # grey pixels under a Bernoulli
+
+
+def test_steps_are_traced_and_the_most_expensive_operations_named(job: Job, small: Path) -> None:
+    done = job(f"data.name={small}", "run.name=p", *SMALL, "train.profile=10")
+    assert done.code == 0, done.err
+    assert "profile of 10 steps, CPU time of the operations themselves:" in done.out
+    shown = [line.split() for line in done.out.splitlines() if "ms a step" in line]
+    assert len(shown) == 10
+    calls = {line[-1]: float(line[5]) for line in shown}
+    assert calls["aten::addmm"] == 6  # the linear layers, forward
+    (trace,) = Path("runs/p/profile").glob("*.pt.trace.json")
+    names = {event.get("name") for event in json.loads(trace.read_text())["traceEvents"]}
+    assert {"aten::addmm", "ProfilerStep#5", "ProfilerStep#14"} <= names
+
+
+def test_a_profile_of_a_run_that_is_too_short_says_so(job: Job, small: Path) -> None:
+    done = job(f"data.name={small}", "run.name=p", *SMALL, "train.max_steps=3", "train.profile=10")
+    assert done.code == 0, done.err
+    assert "profile: nothing traced; the run ended within its first 5 calls of the engine" in done.out
 
 
 def test_tensorboard_has_the_tags_once_for_each_step(finished: Path) -> None:

@@ -18,7 +18,7 @@ def test_a_paused_stopwatch_stands_still_and_goes_on_from_there() -> None:
     watch = Stopwatch(torch.device("cpu"), seconds=100.0, lap_started=90.0)
     began = time.perf_counter()
     time.sleep(0.02)
-    with watch.paused():
+    with watch.paused("evaluation"):
         before, trained = watch.seconds, time.perf_counter() - began
         assert 100.02 <= before <= 100 + trained
         time.sleep(0.05)

@@ -35,6 +35,15 @@ def test_several_processes_train_the_same_model_as_one(by_processes: dict[int, P
         assert together == pytest.approx(alone, rel=1e-10)
 
 
+def test_a_compiled_loss_and_one_flat_all_reduce_train_the_same_model_as_ddp(
+    by_processes: dict[int, Path], tmp_path: Path
+) -> None:
+    """150 steps on two processes; between them the run is stopped and continued."""
+    for steps in (70, 150):
+        train(2, tmp_path, *FLOAT64, "train.engine=compile", f"train.max_steps={steps}")
+    assert largest_difference(by_processes[2], tmp_path) < 1e-12
+
+
 def test_real_digits_are_learnt(by_processes: dict[int, Path]) -> None:
     first, *_, last = [row for row in rows(by_processes[1]) if row["split"] == "train"]
     assert last["reconstruction"] < 200 < first["reconstruction"]

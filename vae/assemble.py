@@ -1,5 +1,8 @@
 """Config -> pieces: the only file that knows both sides."""
 
+import math
+from collections.abc import Callable
+
 import torch
 from accelerate import Accelerator
 from torch.optim import AdamW
@@ -20,10 +23,12 @@ from vae.engine.update import Update
 from vae.model import VAE
 from vae.networks import Shape
 from vae.objectives import Objective, ObjectiveSpec
-from vae.schedules import ScheduleSpec
+from vae.schedules import LinearWarmup, ScheduleSpec
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp16": torch.float32, "fp64": torch.float64}
 MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16", "fp64": "no"}
+
+REFERENCE_BATCH_SIZE = 128  # that optim.lr is meant for, where optim.lr_scaling is used
 
 
 def build_data(config: Config) -> DataSet:
@@ -58,6 +63,15 @@ def build_optimizer(config: Config, model: VAE) -> AdamW:
     return AdamW(model.parameters(), lr=config.optim.lr, weight_decay=config.optim.weight_decay, fused=True)
 
 
+def build_learning_rate(config: Config) -> Callable[[float], float]:
+    """Return the learning rate as a function of progress in epochs: lr, its schedule, the factor for the batch size."""
+    optim, ratio = config.optim, config.train.batch_size / REFERENCE_BATCH_SIZE
+    schedule = ScheduleSpec.build(optim.lr_schedule)
+    factor = {"none": 1.0, "linear": ratio, "sqrt": math.sqrt(ratio)}[optim.lr_scaling]
+    scaling = LinearWarmup(epochs=optim.lr_scaling_epochs, start=1.0, end=factor)
+    return lambda progress: optim.lr * schedule(progress) * scaling(progress)
+
+
 def build_batches(config: Config, data: DataSet, device: torch.device, rank: int, world_size: int) -> TrainingBatches:
     """Return this rank's part of each global training batch, resident on `device`."""
     return TrainingBatches(
@@ -84,16 +98,15 @@ def build_engine(
         objective: what is minimised.
         batches: this rank's part of each global batch.
     """
-    name, why = choose(config.train, accelerator.device.type)
+    name, why = choose(config.train, accelerator.device.type, accelerator.num_processes)
     optimizer = accelerator.prepare(build_optimizer(config, vae.to(accelerator.device)))
-    schedule = ScheduleSpec.build(config.optim.lr_schedule)
     parts = (
         accelerator,
         batches,
         objective,
         Update(accelerator, optimizer, config.optim.max_grad_norm),
         Ledger(accelerator, skip_nonfinite=config.train.on_nonfinite == "skip"),
-        lambda progress: config.optim.lr * schedule(progress),
+        build_learning_rate(config),
     )
     try:
         if name == "compile":
@@ -113,10 +126,4 @@ def _build_gradients(train: TrainConfig, accelerator: Accelerator, vae: VAE, obj
     model = accelerator.prepare(vae)
     if not train.exact:
         return AllReduced(accelerator, model, objective)
-    if train.exact % accelerator.num_processes:
-        raise InputError(
-            f"train.exact = {train.exact}: must be a multiple of the number of processes ({accelerator.num_processes})"
-        )
-    if train.precision == "fp16":
-        raise InputError(f"train.exact = {train.exact}: not with train.precision=fp16; use bf16, fp32 or fp64")
     return Exact(accelerator, model, objective, shards=train.exact)

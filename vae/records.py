@@ -91,7 +91,7 @@ class Board:
         self._lock = threading.Lock()
 
     def add(self, kind: str, tag: str, value: Any, step: int) -> None:
-        """Add a `scalar` or an `image` (C, H, W) in [0, 1]; never raises for want of room."""
+        """Add a `scalar` or `images` (N, C, H, W) in [0, 1]; never raises for want of room."""
         with self._lock:
             self._since_flush.append((kind, tag, value, step))
             try:
@@ -119,7 +119,7 @@ class Board:
             self.writer.close()
 
     def _write(self, kind: str, tag: str, value: Any, step: int) -> None:
-        add = self.writer.add_scalar if kind == "scalar" else self.writer.add_image
+        add = self.writer.add_scalar if kind == "scalar" else self.writer.add_images
         add(tag, value, step)
 
     def _begin_new_file(self) -> None:

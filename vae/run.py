@@ -4,16 +4,18 @@ import contextlib
 import json
 import math
 import platform
+import resource
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import accelerate
 import numpy
 import torch
-import torchvision
 from filelock import FileLock, Timeout
 
 from vae import __version__, checkpoint
@@ -37,6 +39,7 @@ class RunState:
         step: updates made.
         train_seconds: time spent on training steps, evaluations and checkpoints not counted.
         logged_seconds: the same, at the last line of training metrics.
+        spent: seconds by purpose: of training, logging; beside it, evaluation and checkpoints.
         skipped: updates left out because they were not finite.
         test: the latest evaluation on the test set, and the step it was made at.
         best: the best checkpoint so far, chosen on the validation set: its name, step, epoch and both losses there.
@@ -45,6 +48,7 @@ class RunState:
     step: int = 0
     train_seconds: float = 0.0
     logged_seconds: float = 0.0
+    spent: dict[str, float] = field(default_factory=dict)
     skipped: int = 0
     test: dict[str, Any] | None = None
     test_step: int = 0
@@ -213,8 +217,15 @@ def restore(start: Path, total_steps: int, fingerprint: str) -> tuple[RunState, 
 
 def versions() -> dict[str, str]:
     """Return the versions that a run's numbers may depend on."""
-    packages = {module.__name__: module.__version__ for module in (torch, torchvision, accelerate, numpy)}
+    packages = {module.__name__: module.__version__ for module in (torch, accelerate, numpy)}
+    packages["torchvision"] = metadata.version("torchvision")  # not imported by most runs
     return {"vae": __version__, "python": platform.python_version(), **packages}
+
+
+def peak_memory() -> float:
+    """Return the most memory that this process has held so far, in MB (2^20 bytes)."""
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
 def summarise(
@@ -243,10 +254,15 @@ def summarise(
         "epochs": epochs,
         "steps": state.step,
         "skipped": state.skipped,
-        "train_seconds": state.train_seconds,
+        "train_seconds": state.train_seconds,  # logging included, the next two not
+        "evaluation_seconds": state.spent.get("evaluation", 0.0),
+        "checkpoint_seconds": state.spent.get("checkpoints", 0.0),
+        "logging_seconds": state.spent.get("logging", 0.0),
         "images_per_second": epochs * len(data.train) / state.train_seconds,
-        "startup_seconds": startup_seconds,
+        "startup_seconds": startup_seconds,  # of this start, until its first update
         "checkpoints": checkpoints,  # what they cost in this start
+        "peak_memory_mb": peak_memory(),
+        "device_memory_mb": torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else None,
         "versions": versions(),
         "test": {**state.test, "protocol": how},
         "best": state.best,

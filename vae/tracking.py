@@ -1,7 +1,6 @@
 """Records of a run: TensorBoard, metrics.jsonl, the progress bar. On all ranks but the main one, calls do nothing."""
 
 import contextlib
-import math
 import sys
 import time
 from collections.abc import Iterator
@@ -12,7 +11,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.tensorboard.writer import SummaryWriter
-from torchvision.utils import make_grid
 from tqdm import tqdm
 
 from vae.components import InputError
@@ -25,16 +23,24 @@ METRICS = "metrics.jsonl"
 
 
 class Stopwatch:
-    """Seconds spent on training; `with watch.paused():` leaves out what is not training.
+    """Seconds spent on training, and on what.
 
     Args:
         device: whose queued work is waited for before a pause.
         seconds: to start from, when a run is continued.
         lap_started: what the watch showed when the lap began that is continued.
+        spent: seconds by purpose, to add to.
     """
 
-    def __init__(self, device: torch.device, seconds: float = 0.0, lap_started: float = 0.0):
+    def __init__(
+        self,
+        device: torch.device,
+        seconds: float = 0.0,
+        lap_started: float = 0.0,
+        spent: dict[str, float] | None = None,
+    ):
         self.device, self._seconds, self.lap_started = device, seconds, lap_started
+        self.spent: dict[str, float] = {} if spent is None else spent
         self._started: float | None = time.perf_counter()  # None: paused
 
     @property
@@ -49,12 +55,20 @@ class Stopwatch:
         return passed
 
     @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Stop the watch meanwhile."""
+    def counting(self, purpose: str) -> Iterator[None]:
+        """Add the seconds meanwhile to those of a purpose; the watch goes on."""
+        started = time.perf_counter()
+        yield
+        self.spent[purpose] = self.spent.get(purpose, 0.0) + time.perf_counter() - started
+
+    @contextlib.contextmanager
+    def paused(self, purpose: str) -> Iterator[None]:
+        """Stop the watch meanwhile, and add the seconds to those of a purpose."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         self._seconds, self._started = self.seconds, None
-        yield
+        with self.counting(purpose):
+            yield
         self._started = time.perf_counter()
 
 
@@ -156,12 +170,11 @@ class Tracker:
         self.say(f"epoch {epoch:6.2f}  {split} {loss}")
 
     def log_images(self, images: dict[str, Tensor], step: int) -> None:
-        """Record image grids (N, C, H, W) in [0, 1] under `Test/<name>`."""
+        """Record images (N, C, H, W) in [0, 1] under `Test/<name>`."""
         if not self.enabled:
             return
         for name, batch in images.items():
-            grid = make_grid(batch.float().cpu(), nrow=math.isqrt(len(batch)))
-            self.board.add("image", f"Test/{name}", grid, step)
+            self.board.add("images", f"Test/{name}", batch.float().cpu(), step)
 
     def log_hyperparameters(self, settings: dict[str, Any], results: dict[str, float], step: int) -> None:
         """Record settings and final results for TensorBoard's HPARAMS page, once, at the end."""

@@ -82,6 +82,12 @@ class OptimConfig(Section):
     lr_schedule: Annotated[Spec, ScheduleSpec] = Field(
         default={"name": "Constant"}, description="factor on lr over epochs, a schedule or a number"
     )
+    lr_scaling: Literal["none", "linear", "sqrt"] = Field(
+        default="none", description="factor on lr for the batch size: 1, batch_size / 128, or the square root of that"
+    )
+    lr_scaling_epochs: float = Field(
+        default=5.0, gt=0, description="epochs over which that factor is reached, linearly from 1 (Goyal et al. 2017)"
+    )
     weight_decay: float = Field(default=1e-2, ge=0, description="decoupled weight decay")
     max_grad_norm: float | None = Field(
         default=1.0, gt=0, description="the global gradient is clipped to this norm; null: never"
@@ -124,6 +130,11 @@ class TrainConfig(Section):
         gt=0,
         description="seconds without progress after which several processes end, naming the missing",
     )
+    profile: int = Field(
+        default=0,
+        ge=0,
+        description="calls of the engine (steps; in a graph, replays) to trace into the run's folder, slowly; 0: none",
+    )
     on_nonfinite: Literal["stop", "skip"] = Field(
         default="stop", description="a non-finite loss or gradient: stop all processes, or skip the update and count it"
     )
@@ -146,5 +157,5 @@ class Config(Section):
 HARMLESS = {
     "run.name", "run.dir", "data.root", "train.epochs", "train.max_steps", "train.engine", "train.device",
     "train.threads", "train.log_every", "train.eval_every", "train.checkpoint_every", "train.on_nonfinite",
-    "train.timeout",
+    "train.timeout", "train.profile",
 }  # fmt: skip

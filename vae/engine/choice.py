@@ -3,19 +3,19 @@
 from vae.components import InputError
 from vae.config import TrainConfig
 
-NAMES = ("eager", "compile", "graph")
 
-
-def choose(train: TrainConfig, device: str) -> tuple[str, str]:
+def choose(train: TrainConfig, device: str, world_size: int) -> tuple[str, str]:
     """Return the engine's name and the reason, in a few words.
 
     Args:
         train: `engine` is what was asked for; precision and exact gradients decide what is possible.
         device: `cpu` or `cuda`.
+        world_size: how many processes.
 
     Raises:
-        InputError: the engine that was asked for cannot do what else is asked for.
+        InputError: the engine that was asked for, or the processes, cannot do what else is asked for.
     """
+    _check_exact(train, world_size)
     if train.engine != "auto":
         if problem := obstacle(train.engine, train, device):
             raise InputError(f"train.engine = {train.engine!r}: {problem}; use eager or auto")
@@ -35,3 +35,10 @@ def obstacle(name: str, train: TrainConfig, device: str) -> str:
     if name == "graph" and train.precision == "fp16":
         return "with train.precision = fp16, whose loss scaler asks the device in each step"
     return ""
+
+
+def _check_exact(train: TrainConfig, world_size: int) -> None:
+    if train.exact % world_size:
+        raise InputError(f"train.exact = {train.exact}: must be a multiple of the number of processes ({world_size})")
+    if train.exact and train.precision == "fp16":
+        raise InputError(f"train.exact = {train.exact}: not with train.precision=fp16; use bf16, fp32 or fp64")
