@@ -7,18 +7,14 @@ long the training took.
 """
 
 import argparse
-import json
-import os
 import statistics
-import subprocess
 import sys
-import tempfile
-from pathlib import Path
+from typing import Any
 
-import torch
+import harness
+from quiet import Patience
 from tqdm import tqdm
 
-ROOT = Path(__file__).parent.parent
 VARIANTS = {
     "default": [],
     "one thread a process": ["train.threads=1"],
@@ -28,43 +24,66 @@ VARIANTS = {
     "bf16": ["train.precision=bf16"],
     "bf16 exact=4": ["train.precision=bf16", "train.exact=4"],
 }
+STANDARD = {"repeats": 3, "steps": 469, "processes": [1, 2], "variants": list(VARIANTS), "patience": 300}
+QUICK = {"repeats": 1, "steps": 10, "processes": [1], "variants": ["default"], "patience": 0}
+
+Results = dict[tuple[int, str], list[dict[str, Any]]]  # by processes and variant: what each run's summary says
 
 
-def run(processes: int, settings: list[str], steps: int) -> dict[str, float]:
-    """Return a run's summary."""
-    command = [sys.executable]
-    if processes > 1:
-        command += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = [f"run.dir={folder}/run", f"data.root={ROOT / 'data'}", f"train.max_steps={steps}", *settings]
-        command += [str(ROOT / "train_ddp.py"), *arguments]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}  # train.threads decides
-        subprocess.run(command, check=True, capture_output=True, env=environment)
-        return json.loads((Path(folder) / "run" / "summary.json").read_text())
+def parse() -> argparse.Namespace:
+    """Return the arguments, defaults filled in; raises `InputError`."""
+    parser = harness.parser_of("reliability.py", __doc__)
+    number = harness.positive
+    parser.add_argument("--repeats", type=number, help="runs of each variant (default: 3)")
+    parser.add_argument("--steps", type=number, help="of each run (default: 469, an epoch)")
+    parser.add_argument("--processes", type=number, nargs="+", help="(default: 1 2)")
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), help="(default: all)")
+    args = parser.parse_args()
+    harness.check_output(args.output)
+    harness.fill_in(args, STANDARD | (QUICK if args.quick else {}))
+    if "default" not in args.variants:  # the ratios are to it
+        args.variants = ["default", *args.variants]
+    return args
+
+
+def measure(args: argparse.Namespace) -> Results:
+    """Return the summaries of all runs, made in turn."""
+    results: Results = {}
+    patience = Patience(args.patience)
+    for processes, name in tqdm([(n, v) for _ in range(args.repeats) for n in args.processes for v in args.variants]):
+        settings = [f"train.max_steps={args.steps}", *VARIANTS[name]]
+        summary, others, _ = patience.take(lambda n=processes, s=settings: harness.run_job(s, processes=n))
+        results.setdefault((processes, name), []).append(summary | {"others_percent": others})
+    return results
+
+
+def line_of(summaries: list[dict[str, Any]], default: list[dict[str, Any]]) -> list[str]:
+    """Return the numbers of a line: milliseconds a step, their ratio to the default, what checkpoints cost."""
+    step, base = (
+        statistics.median(1000 * s["train_seconds"] / s["steps"] for s in runs) for runs in (summaries, default)
+    )
+    shares = [
+        statistics.median(100 * s["checkpoints"][key] / s["train_seconds"] for s in summaries)
+        for key in ("waited_seconds", "cpu_seconds")
+    ]
+    return [f"{number:.2f}" for number in (step, step / base, *shares)]
 
 
 def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each variant (default: 3)")
-    parser.add_argument("--steps", type=int, default=469, help="of each run (default: 469, an epoch)")
-    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2], help="(default: 1 2)")
-    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), help="(default: all)")
-    args = parser.parse_args()
-    plan = [(n, name) for _ in range(args.repeats) for n in args.processes for name in args.variants]
-    results: dict[tuple[int, str], list[dict]] = {}
-    for processes, name in tqdm(plan, unit="run"):
-        results.setdefault((processes, name), []).append(run(processes, VARIANTS[name], args.steps))
-
-    print(f"torch {torch.__version__}, {os.cpu_count()} cores, {args.steps} steps, median of {args.repeats}\n")
-    print(f"{'processes':>9}  {'variant':<22}{'ms a step':>10}{'ratio':>8}{'checkpoint: waited %':>22}{'CPU %':>8}")
-    for (processes, name), summaries in results.items():
-        step = statistics.median(1000 * s["train_seconds"] / s["steps"] for s in summaries)
-        base = statistics.median(1000 * s["train_seconds"] / s["steps"] for s in results[processes, "default"])
-        waited = statistics.median(100 * s["checkpoints"]["waited_seconds"] / s["train_seconds"] for s in summaries)
-        cpu = statistics.median(100 * s["checkpoints"]["cpu_seconds"] / s["train_seconds"] for s in summaries)
-        print(f"{processes:>9}  {name:<22}{step:>10.2f}{step / base:>8.2f}{waited:>22.2f}{cpu:>8.2f}")
+    """Measure, print, write."""
+    args = parse()
+    origin = harness.origin_of_numbers("cpu")
+    results = measure(args)
+    headers = ["variant", "processes", "ms a step", "ratio", "checkpoint: waited %", "CPU %"]
+    lines = [
+        [name, str(processes), *line_of(summaries, results[processes, "default"])]
+        for (processes, name), summaries in results.items()
+    ]
+    print(f"\n{harness.headline(origin)}\n{args.steps} steps, median of {args.repeats}\n")
+    print(harness.table(headers, lines))
+    runs = [{"processes": n, "variant": name, "summaries": found} for (n, name), found in results.items()]
+    print(f"\nwritten: {harness.write_results(args, 'reliability', origin, runs=runs)}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(harness.exit_code_of(main))
