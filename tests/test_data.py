@@ -277,11 +277,15 @@ def test_the_table_of_an_epoch_holds_its_batches_padded_to_one_length(world_size
         for epoch in (0, 4):
             table = batches.table(epoch)
             for position in range(batches.steps_per_epoch):
-                batch = batches(epoch * batches.steps_per_epoch + position).padded(batches.rows)
-                assert torch.equal(to_unit_interval(images[table.index[position]], torch.float32), batch.x)
-                assert torch.equal(table.noise[position], batch.noise)
-                assert torch.equal(table.weight[position], batch.weight)
-                assert table.count[position] == batch.count == (batch.weight > 0).sum()
+                batch = batches(epoch * batches.steps_per_epoch + position)
+                x, filled = to_unit_interval(images[table.index[position]], torch.float32), len(batch.x)
+                assert torch.equal(x[:filled], batch.x)
+                assert torch.equal(x[filled:], batch.x[-1:].expand_as(x[filled:]))
+                assert torch.equal(table.noise[position][:filled], batch.noise)
+                assert torch.equal(table.noise[position][filled:], batch.noise[-1:].expand(len(x) - filled, 3))
+                counted = torch.arange(len(x)) < batch.count
+                assert torch.equal(table.weight[position], counted / batch.global_count)
+                assert table.count[position] == batch.count
 
 
 def test_steps_can_be_asked_for_in_any_order() -> None:

@@ -31,7 +31,7 @@ def batches() -> TrainingBatches:
 
 
 # more exact parts than the last batch has examples: some are empty
-ENGINES = ["train.engine=eager", "train.engine=compile", "train.exact=1", "train.exact=3", "train.exact=16"]
+ENGINES = ["train.exact=0", "train.exact=1", "train.exact=3", "train.exact=16"]
 
 
 def build(*settings: str) -> tuple[VAE, Stepwise]:
@@ -150,9 +150,12 @@ def test_an_interval_of_skipped_steps_alone_does_not_stop_the_run_but_a_thousand
 
 
 def test_the_learning_rate_follows_its_schedule(engine: Stepwise) -> None:
+    """The first update of AdamW is lr times the sign of the gradient, but for weight decay and its epsilon."""
+    before = [weight.detach().clone() for weight in engine.update.parameters]
     engine.learning_rate = LinearWarmup(epochs=2.0, end=1e-3)
     engine.step(batches()(0), 0, 1.0)
-    assert engine.update.optimizer.param_groups[0]["lr"] == pytest.approx(0.5e-3)
+    largest = max((new - old).abs().max() for new, old in zip(engine.update.parameters, before, strict=True))
+    assert largest.item() == pytest.approx(0.5e-3, rel=0.01)
 
 
 @pytest.mark.parametrize(("scaling", "factor"), [("none", 1.0), ("linear", 4.0), ("sqrt", 2.0)])

@@ -5,24 +5,23 @@ from collections.abc import Callable
 
 import torch
 from accelerate import Accelerator
-from torch.optim import AdamW
 
-from vae.components import InputError
+from vae.components import InputError, build
 from vae.config import Config, TrainConfig
 from vae.data import randomness
 from vae.data.batches import TrainingBatches
 from vae.data.sources import DataSet, load
 from vae.engine import Engine
 from vae.engine.choice import choose
-from vae.engine.gradients import AllReduced, Exact, Flat, Gradients
-from vae.engine.graph import Graph
+from vae.engine.gradients import AllReduced, Exact, Gradients
 from vae.engine.ledger import Ledger
-from vae.engine.loss import EngineError, compiled, compiled_or_not
+from vae.engine.loss import EngineError
+from vae.engine.static import Static
 from vae.engine.stepwise import Stepwise
-from vae.engine.update import Update
+from vae.engine.update import Folded, Scaled, Update
 from vae.model import VAE
 from vae.networks import Shape
-from vae.objectives import Objective, ObjectiveSpec
+from vae.objectives import OBJECTIVES, Objective
 from vae.schedules import LinearWarmup, ScheduleSpec
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp16": torch.float32, "fp64": torch.float64}
@@ -47,7 +46,7 @@ def build_model(config: Config, image_shape: Shape) -> VAE:
 
 def build_objective(config: Config) -> Objective:
     """Return what is minimised."""
-    return ObjectiveSpec.build(config.objective)
+    return build(OBJECTIVES, config.objective)
 
 
 def choose_threads(config: Config) -> int:
@@ -58,9 +57,13 @@ def choose_threads(config: Config) -> int:
     return config.train.threads or (1 if config.train.exact else 0)
 
 
-def build_optimizer(config: Config, model: VAE) -> AdamW:
-    """Return AdamW over all weights; fused, so that one flag on the device can skip an update."""
-    return AdamW(model.parameters(), lr=config.optim.lr, weight_decay=config.optim.weight_decay, fused=True)
+def build_update(config: Config, accelerator: Accelerator, model: VAE) -> Update:
+    """Return what is done with the gradients of a model that is on the device."""
+    parameters = [weight for weight in model.parameters() if weight.requires_grad]
+    optim = config.optim
+    if accelerator.scaler is None:
+        return Folded(parameters, optim.max_grad_norm, weight_decay=optim.weight_decay)
+    return Scaled(accelerator, parameters, optim.max_grad_norm, weight_decay=optim.weight_decay)
 
 
 def build_learning_rate(config: Config) -> Callable[[float], float]:
@@ -93,28 +96,23 @@ def build_engine(
 
     Args:
         config: the run's configuration.
-        accelerator: prepares model and optimizer.
+        accelerator: owns the device, the process group and precision.
         vae: the model, with its initial weights.
         objective: what is minimised.
         batches: this rank's part of each global batch.
     """
     name, why = choose(config.train, accelerator.device.type, accelerator.num_processes)
-    optimizer = accelerator.prepare(build_optimizer(config, vae.to(accelerator.device)))
     parts = (
         accelerator,
         batches,
         objective,
-        Update(accelerator, optimizer, config.optim.max_grad_norm),
+        build_update(config, accelerator, vae.to(accelerator.device)),
         Ledger(accelerator, skip_nonfinite=config.train.on_nonfinite == "skip"),
         build_learning_rate(config),
     )
     try:
-        if name == "compile":
-            loss = compiled(accelerator, vae, objective, batches)
-            return Stepwise(name, why, *parts, Flat(accelerator, loss, list(vae.parameters()), rows=batches.rows))
-        if name == "graph":
-            loss, note = compiled_or_not(accelerator, vae, objective, batches)
-            return Graph(name, why + note, *parts, loss)
+        if name != "eager":
+            return Static(name, why, *parts, vae, captured=name == "graph")
     except EngineError as error:
         if config.train.engine != "auto":
             raise InputError(f"train.engine = {name!r}: {error}; use eager or auto") from None

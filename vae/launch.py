@@ -183,10 +183,11 @@ class StopVote:
 
 def leave() -> None:
     """Leave the process group, if there is one, and forget Accelerate's state."""
-    if PartialState._shared_state:
+    if torch.distributed.is_initialized():
         # what an exception's frames still hold of the model would keep the process group's threads alive past its end,
         # which aborts the process as it exits
         gc.collect()
+    if PartialState._shared_state:
         PartialState().destroy_process_group()
         AcceleratorState._reset_state(reset_partial_state=True)
 

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 from pydantic import Field
 from torch import Tensor
 
-from vae.components import PieceOf
 from vae.distributions import kl
 from vae.model import VAEOutput
 from vae.schedules import Schedule, ScheduleSpec
@@ -82,5 +81,3 @@ def negative_elbo(output: VAEOutput, x: Tensor) -> Terms:
 
 
 OBJECTIVES: dict[str, type[Objective]] = {"ELBO": ELBO}
-
-ObjectiveSpec = PieceOf(OBJECTIVES)

@@ -30,25 +30,12 @@ class Batch:
     count: int
     global_count: int
 
-    def padded(self, rows: int) -> "Batch":
-        """Return the batch with its last example repeated up to `rows`: finite where that one is, and not counted."""
-        missing = rows - len(self.x)
-        if not missing:
-            return self
-        x, noise = (torch.cat([part, part[-1:].expand(missing, *part.shape[1:])]) for part in (self.x, self.noise))
-        return Batch(x, noise, self.count, self.global_count)
-
-    @property
-    def weight(self) -> Tensor:
-        """What each example counts for in the mean over the global batch, (B,): 1 / global_count, or 0."""
-        weight = self.x.new_zeros(len(self.x))
-        weight[: self.count] = 1 / self.global_count
-        return weight
-
 
 @dataclass(frozen=True)
 class EpochTable:
-    """One rank's batches of one epoch, a row for each step, padded to one length as `Batch.padded` does it.
+    """One rank's batches of one epoch, a row for each step.
+
+    All rows have one length R: past its end a batch repeats its last example, finite where that one is, without weight.
 
     Attributes:
         index: which images, (steps, R).

@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from vae.data.batches import Batch, share
-from vae.engine.loss import Loss, poisoned, stack, tensors
+from vae.engine.loss import poisoned, stack
 from vae.objectives import Objective, Terms
 
 
@@ -46,28 +46,6 @@ class AllReduced(Gradients):
         loss = terms.loss.sum() * (self.accelerator.num_processes / batch.global_count)
         self.accelerator.backward(poisoned(loss))
         return summed(terms)
-
-
-class Flat(Gradients):
-    """A loss function of fixed shapes, compiled or not, and one all-reduce of all gradients in a row.
-
-    Args:
-        accelerator: owns the process group and the loss scaler.
-        loss: of this rank's padded batch.
-        parameters: of the model.
-        rows: examples in a padded batch.
-    """
-
-    def __init__(self, accelerator: Accelerator, loss: Loss, parameters: list[Tensor], *, rows: int):
-        self.accelerator, self.loss, self.parameters, self.rows = accelerator, loss, parameters, rows
-
-    def __call__(self, batch: Batch, now: dict[str, float]) -> Tensor:
-        """Set every `grad` (all ranks)."""
-        batch = batch.padded(self.rows)
-        loss, nats = self.loss(batch.x, batch.noise, batch.weight, tensors(now, like=batch.x))
-        self.accelerator.backward(loss)
-        all_reduce(self.parameters, self.accelerator.num_processes)
-        return nats
 
 
 class Exact(Gradients):
@@ -121,18 +99,6 @@ class Exact(Gradients):
 def summed(terms: Terms) -> Tensor:
     """Return loss, reconstruction and KL, (3,), float64, summed over the examples."""
     return stack(terms).detach().sum(1, dtype=torch.float64)
-
-
-def all_reduce(parameters: list[Tensor], world_size: int) -> None:
-    """Replace every `grad` by its sum over ranks (all ranks: one collective)."""
-    if world_size == 1:
-        return
-    gradients = [weight.grad for weight in parameters if weight.grad is not None]
-    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-    torch.distributed.all_reduce(flat)
-    views = flat.split([gradient.numel() for gradient in gradients])
-    for weight, view in zip(parameters, views, strict=True):
-        weight.grad = view.view_as(weight)
 
 
 def sum_own(rows: Tensor) -> Tensor:

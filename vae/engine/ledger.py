@@ -53,12 +53,11 @@ class Ledger:
         self.accelerator, self.skip_nonfinite = accelerator, skip_nonfinite
         # in fp16 an overflow now and then is how the loss scale is found: always skipped, by the scaler
         self.keeps_going = skip_nonfinite or accelerator.scaler is not None
-        self.sums = torch.zeros(len(SUMS), dtype=torch.float64, device=accelerator.device)
-        self.fault = torch.zeros(len(FAULT), dtype=torch.float64, device=accelerator.device)
+        self.sums, self._good, self._skipped = (self._zeros(len(SUMS)) for _ in range(3))
+        self.fault, self._now = (self._zeros(len(FAULT)) for _ in range(2))
         # what all ranks know alike (steps, gradient norms, skipped steps) is counted by the main one
-        self._once = self._number(float(accelerator.is_main_process))
-        self._none = self._number(0.0)
-        self._skip = torch.stack([self._none] * (len(SUMS) - 1) + [self._once])
+        self._once = float(accelerator.is_main_process)
+        self._good[SUMS.index("steps")] = self._skipped[SUMS.index("skipped")] = self._once
         self._skipped_in_a_row = 0
         self._start_anew()
 
@@ -71,14 +70,16 @@ class Ledger:
             norm: of the global gradient, (), the same on all ranks.
             step: updates made before this one.
         """
-        norm, nats = norm.double(), nats.detach()
-        bad = ~norm.isfinite()
-        first = bad & (self.fault[0] < 0)
-        self.fault.copy_(torch.where(first, torch.stack([self._number(step), *nats[1:]]), self.fault))
+        self._good[:3].copy_(nats)
+        self._good[3].fill_(count)
+        self._good[4].copy_(norm * self._once)
+        self._now[0].fill_(step)
+        self._now[1:].copy_(nats[1:])
+        bad = ~(norm < math.inf)  # or NaN
+        torch.where(bad & (self.fault[0] < 0), self._now, self.fault, out=self.fault)
         # after a fault nothing is updated any more, until the host notices at the next logging point
         skip = bad if self.keeps_going else self.fault[0] >= 0
-        good = torch.stack([*nats, self._number(count), self._once * norm, self._once, self._none])
-        self.sums += torch.where(skip, self._skip, good)
+        self.sums += torch.where(skip, self._skipped, self._good)
         return skip
 
     def drain(self) -> Interval:
@@ -122,9 +123,8 @@ class Ledger:
         self.fault.zero_()
         self.fault[:1].fill_(-1.0)  # no fault
 
-    def _number(self, value: float | Tensor) -> Tensor:
-        """Return a number as (), float64, on the device; filled there, because a copy from the host would wait."""
-        return value.double() if isinstance(value, Tensor) else self.sums.new_full((), value)
+    def _zeros(self, count: int) -> Tensor:
+        return torch.zeros(count, dtype=torch.float64, device=self.accelerator.device)
 
     def _judge(self, faults: Tensor) -> None:
         """Raise if there is a fault (world size, 3) that may not be skipped."""

@@ -1,4 +1,4 @@
-"""The loss of a batch as one function of tensors, of one shape throughout: it can be compiled, and captured."""
+"""The loss of a batch as one function of tensors of fixed shapes: it can be compiled, and captured."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,14 +8,14 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from vae.data.batches import TrainingBatches
+from vae.data.batches import to_unit_interval
 from vae.model import VAE
 from vae.objectives import Objective, Scheduled, Terms
 
 AUTOCAST = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-# x (R, C, H, W), noise (R, D), weight (R,), scheduled numbers -> loss (), nats (3,)
-Loss = Callable[[Tensor, Tensor, Tensor, Scheduled], tuple[Tensor, Tensor]]
+# images (N, C, H, W), index (R,), noise (R, D), weight (R,), scheduled numbers -> loss (), nats (3,)
+Loss = Callable[[Tensor, Tensor, Tensor, Tensor, Scheduled], tuple[Tensor, Tensor]]
 
 
 class EngineError(RuntimeError):
@@ -30,7 +30,8 @@ def weighted_loss(accelerator: Accelerator, model: VAE, objective: Objective) ->
     """
     kind, dtype = accelerator.device.type, AUTOCAST[accelerator.mixed_precision]
 
-    def loss_of(x: Tensor, noise: Tensor, weight: Tensor, now: Scheduled) -> tuple[Tensor, Tensor]:
+    def loss_of(images: Tensor, index: Tensor, noise: Tensor, weight: Tensor, now: Scheduled) -> tuple[Tensor, Tensor]:
+        x = to_unit_interval(images.index_select(0, index), noise.dtype)
         with torch.autocast(kind, dtype=dtype, enabled=dtype is not None):
             output = model(x, noise)
         terms = objective.terms(output, x, now)
@@ -40,38 +41,19 @@ def weighted_loss(accelerator: Accelerator, model: VAE, objective: Objective) ->
     return loss_of
 
 
-def compiled(accelerator: Accelerator, model: VAE, objective: Objective, batches: TrainingBatches) -> Loss:
-    """Return the loss compiled, forward and backward, having tried it on a batch (all ranks); raises `EngineError`."""
-    loss = weighted_loss(accelerator, model, objective)
-    batch = batches(0).padded(batches.rows)
-    arguments = (batch.x, batch.noise, batch.weight, tensors(objective.at(0.0), like=batch.x))
+def compiled(loss: Loss, arguments: tuple[Any, ...], parameters: list[Tensor]) -> Loss:
+    """Return the loss compiled, forward and backward, having tried it (all ranks); raises `EngineError`."""
     with torch.no_grad():
         loss(*arguments)  # torch.distributions looks up its KL rules once, in a way that cannot be traced
     fast: Any = torch.compile(loss, fullgraph=True, dynamic=False)
     problem = ""
     try:
-        torch.autograd.grad(fast(*arguments)[0], list(model.parameters()))
+        torch.autograd.grad(fast(*arguments)[0], parameters)
     except Exception as error:  # whatever a compiler may say
         problem = f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
     if problem := next(filter(None, gather_object([problem])), ""):
         raise EngineError(f"torch.compile failed: {problem}")
     return fast
-
-
-def compiled_or_not(
-    accelerator: Accelerator, model: VAE, objective: Objective, batches: TrainingBatches
-) -> tuple[Loss, str]:
-    """Return the loss compiled or, where that fails, as it is with a note that says so (all ranks)."""
-    try:
-        return compiled(accelerator, model, objective, batches), ""
-    except EngineError as error:
-        return weighted_loss(accelerator, model, objective), f"; its loss is not compiled: {error}"
-
-
-def tensors(now: dict[str, float], like: Tensor) -> dict[str, Tensor]:
-    """Return scheduled numbers as tensors (): a compiled function is not made anew when one of them changes."""
-    # filled on the device: a copy from the host would wait
-    return {name: like.new_full((), value) for name, value in now.items()}
 
 
 def stack(terms: Terms) -> Tensor:

@@ -1,4 +1,4 @@
-"""One step at a time, issued by the host: eagerly, or with a compiled loss."""
+"""One step at a time, eagerly: the reference."""
 
 from dataclasses import dataclass
 

@@ -1,89 +1,166 @@
 """The optimiser update: the gradient's norm, its clipping, AdamW, all on the device."""
 
 import math
-from collections.abc import Iterator
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from accelerate import Accelerator
-from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor
+from torch.optim import AdamW
+from torch.optim.adamw import adamw
 
-EPSILON = 1e-6  # in the clip factor max_norm / (norm + EPSILON), as in torch.nn.utils.clip_grad_norm_
+BETAS, EPSILON = (0.9, 0.999), 1e-8  # of AdamW
+CLIP_EPSILON = 1e-6  # in the clip factor max_norm / (norm + CLIP_EPSILON), as in torch.nn.utils.clip_grad_norm_
+
+State = Mapping[int, Mapping[str, Tensor]]  # moments and step counts, by the position of their weights
 
 
-class Update:
-    """Makes updates from the `grad` of the parameters, which it then removes.
-
-    The fused optimizer divides gradients by `grad_scale` as it reads them, and leaves weights and moments alone where
-    `found_inf` is 1: clipping needs no pass of its own, skipping no answer from the device. In fp16 both belong to the
-    loss scaler, and in float64 a `grad_scale`, which is float32, is not exact enough: there a pass clips.
+class Update(ABC):
+    """Makes AdamW updates (Loshchilov & Hutter 2019) from the `grad` of the parameters, which it then removes.
 
     Args:
-        accelerator: the loss scaler, if there is one.
-        optimizer: as prepared by `accelerator.prepare`; fused.
+        parameters: of the model, on the device.
         max_grad_norm: threshold for the global gradient norm; None: no clipping.
     """
 
-    def __init__(self, accelerator: Accelerator, optimizer: AcceleratedOptimizer, max_grad_norm: float | None):
-        self.accelerator, self.optimizer = accelerator, optimizer
+    def __init__(self, parameters: Sequence[Tensor], max_grad_norm: float | None):
+        self.parameters = list(parameters)
         self.max_grad_norm = math.inf if max_grad_norm is None else max_grad_norm
-        self.parameters: list[Tensor] = [weight for group in optimizer.param_groups for weight in group["params"]]
-        self._folds_clip = accelerator.scaler is None and self.parameters[0].dtype == torch.float32
-        self.grad_norm = self.parameters[0].new_zeros(())
-        self._found_inf, self._grad_scale = (torch.zeros((), device=accelerator.device) for _ in range(2))
-        if accelerator.scaler is None:
-            optimizer.optimizer.found_inf = self._found_inf  # pyright: ignore[reportAttributeAccessIssue]
-        if self._folds_clip:
-            optimizer.optimizer.grad_scale = self._grad_scale  # pyright: ignore[reportAttributeAccessIssue]
+        self.grad_norm = parameters[0].new_zeros(())
 
+    @abstractmethod
     def clip(self) -> Tensor:
         """Return the norm of the global gradient, (), and have the update clip it; NaN or inf if it is not finite."""
-        if self._folds_clip:
-            norm = total_norm([weight.grad for weight in self.parameters if weight.grad is not None])
-            self._grad_scale.copy_(((norm + EPSILON) / self.max_grad_norm).clamp(min=1.0))
-        else:
-            norm = self.accelerator.clip_grad_norm_(self.parameters, self.max_grad_norm)
-            assert isinstance(norm, Tensor)
-        self.grad_norm.copy_(norm)
-        return self.grad_norm
 
+    @abstractmethod
     def __call__(self, skip: Tensor, lr: float | Tensor) -> None:
         """Update the weights, unless `skip`, (), bool, is true."""
-        self._found_inf.copy_(skip)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.step()
-        for weight in self.parameters:
-            weight.grad = None
 
-    def make_state(self) -> None:
-        """Have the optimizer make its moments now rather than in its first step, ready to be captured."""
-        for group in self.optimizer.param_groups:
-            group["capturable"] = self.accelerator.device.type == "cuda"
-        for weight in self.parameters:
-            weight.grad = torch.zeros_like(weight)
-        self(torch.ones_like(self._found_inf), 0.0)
+    @abstractmethod
+    def state_dict(self) -> State:
+        """Return the moments and step counts themselves."""
+
+    @abstractmethod
+    def load_state_dict(self, state: State) -> None:
+        """Continue from a `state_dict`; learning rate and the like stay as this run has them."""
 
     def tensors(self) -> Iterator[Tensor]:
         """Yield everything that an update changes."""
         yield from (*self.parameters, self.grad_norm)
-        for moments in self.optimizer.state.values():
+        for moments in self.state_dict().values():
             yield from moments.values()
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the moments and step counts, by the position of their weights."""
+    def _drop_gradients(self) -> None:
+        for weight in self.parameters:
+            weight.grad = None
+
+
+class Folded(Update):
+    """One fused kernel clips and updates, or leaves everything alone.
+
+    It divides gradients by `grad_scale` as it reads them, and does nothing where `found_inf` is 1: clipping needs no
+    pass of its own, skipping no answer from the device. A `grad_scale` is float32: for float64 weights a pass clips.
+
+    (Torch's functional form, because building a `torch.optim.Optimizer` imports the compiler, which takes a second, and
+    its `step` takes half a millisecond on a CPU.)
+
+    Args:
+        parameters, max_grad_norm: see `Update`.
+        weight_decay: decoupled.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], max_grad_norm: float | None, *, weight_decay: float):
+        super().__init__(parameters, max_grad_norm)
+        self.weight_decay = weight_decay
+        self._mean, self._square = ([torch.zeros_like(weight) for weight in parameters] for _ in range(2))
+        self._steps = [self.grad_norm.new_zeros((), dtype=torch.float32) for _ in parameters]
+        self._found_inf = self.grad_norm.new_zeros((), dtype=torch.float32)
+        self._grad_scale = torch.ones_like(self._found_inf)
+
+    def clip(self) -> Tensor:
+        """Return the norm of the global gradient, (), and have the update clip it."""
+        gradients = self._gradients()
+        self.grad_norm.copy_(total_norm(gradients))
+        factor = ((self.grad_norm + CLIP_EPSILON) / self.max_grad_norm).clamp(min=1.0)
+        if factor.dtype == torch.float64:
+            for gradient in gradients:
+                gradient.div_(factor)
+        else:
+            self._grad_scale.copy_(factor)
+        return self.grad_norm
+
+    @torch.no_grad()
+    def __call__(self, skip: Tensor, lr: float | Tensor) -> None:
+        """Update the weights, unless `skip` is true."""
+        self._found_inf.copy_(skip)
+        adamw(
+            self.parameters, self._gradients(), self._mean, self._square, [], self._steps,
+            fused=True, capturable=self.grad_norm.is_cuda, grad_scale=self._grad_scale, found_inf=self._found_inf,
+            amsgrad=False, maximize=False, lr=lr, beta1=BETAS[0], beta2=BETAS[1], eps=EPSILON,
+            weight_decay=self.weight_decay,
+        )  # fmt: skip
+        self._drop_gradients()
+
+    def state_dict(self) -> State:
+        """Return the moments and step counts themselves."""
+        names = ("step", "exp_avg", "exp_avg_sq")
+        rows = zip(self._steps, self._mean, self._square, strict=True)
+        return {place: dict(zip(names, row, strict=True)) for place, row in enumerate(rows)}
+
+    def load_state_dict(self, state: State) -> None:
+        """Continue from a `state_dict`: the same tensors, for a captured step knows no others."""
+        for place, moments in self.state_dict().items():
+            for name, tensor in moments.items():
+                tensor.copy_(state[place][name])
+
+    def _gradients(self) -> list[Tensor]:
+        return [weight.grad for weight in self.parameters if weight.grad is not None]
+
+
+class Scaled(Update):
+    """In fp16 the loss is scaled up; Accelerate's scaler scales gradients down again and skips what overflowed.
+
+    Args:
+        accelerator: has the scaler.
+        parameters, max_grad_norm, weight_decay: see `Folded`.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        parameters: Sequence[Tensor],
+        max_grad_norm: float | None,
+        *,
+        weight_decay: float,
+    ):
+        super().__init__(parameters, max_grad_norm)
+        self.accelerator = accelerator
+        plain = AdamW(parameters, betas=BETAS, eps=EPSILON, weight_decay=weight_decay, fused=True)
+        self.optimizer = accelerator.prepare(plain)
+
+    def clip(self) -> Tensor:
+        """Return the norm of the global gradient, (), which is clipped by a pass."""
+        norm = self.accelerator.clip_grad_norm_(self.parameters, self.max_grad_norm)
+        assert isinstance(norm, Tensor)
+        self.grad_norm.copy_(norm)
+        return self.grad_norm
+
+    def __call__(self, skip: Tensor, lr: float | Tensor) -> None:
+        """Update the weights, unless the scaler has found an overflow: then the norm is not finite either."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self._drop_gradients()
+
+    def state_dict(self) -> State:
+        """Return the moments and step counts themselves."""
         return self.optimizer.state_dict()["state"]
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a `state_dict`; learning rate and the like stay as this run has them."""
-        if not self.optimizer.state:
-            groups = self.optimizer.state_dict()["param_groups"]
-            self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-            return
-        for place, weight in enumerate(self.parameters):  # a captured step goes on with the tensors it knows
-            for name, value in self.optimizer.state[weight].items():
-                value.copy_(state[place][name] if place in state else torch.zeros_like(value))
+    def load_state_dict(self, state: State) -> None:
+        """Continue from a `state_dict`."""
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def total_norm(gradients: list[Tensor]) -> Tensor:

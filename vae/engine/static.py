@@ -1,20 +1,22 @@
-"""Whole training steps in a CUDA graph: the host asks for many at a time, and the device needs nothing from it.
+"""Whole training steps as a function of tensors that stay where they are: its loss compiled, itself captured on CUDA.
 
 What a step reads lies on the device: the images, and for each step of an epoch the indices of its examples, their noise
-and weights, and the scheduled numbers. A counter there says which row is next.
+and weights, and the scheduled numbers. A counter there says which row is next. So a CUDA graph can hold several steps:
+the host asks for them at once, and the device needs nothing from it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from vae.data.batches import EpochTable, to_unit_interval
+from vae.data.batches import EpochTable
 from vae.engine.base import Engine
-from vae.engine.gradients import all_reduce
-from vae.engine.loss import EngineError, Loss
+from vae.engine.loss import EngineError, Loss, compiled, weighted_loss
+from vae.model import VAE
 
 STEPS_A_REPLAY = 20
 WARM_UP_STEPS = 3  # before a capture, on a stream of their own: libraries and NCCL set themselves up
@@ -66,17 +68,18 @@ class StaticStep:
     def __call__(self) -> None:
         """Make the next update (all ranks)."""
         engine, update = self.engine, self.engine.update
-        index, noise, weight, now = (self._row(table) for table in (self.index, self.noise, self.weight, self.now))
-        x = to_unit_interval(self.pixels.index_select(0, index), noise.dtype)
-        loss, nats = self.loss(x, noise, weight, dict(zip(self.names, now.unbind(), strict=True)))
+        loss, nats = self.loss(*self.arguments())
         gradients = torch.autograd.grad(loss, update.parameters)
-        for parameter, gradient in zip(update.parameters, gradients, strict=True):
-            parameter.grad = gradient
-        all_reduce(update.parameters, engine.accelerator.num_processes)
+        all_reduce(update.parameters, gradients, engine.accelerator.num_processes)
         skip = engine.ledger.record(nats, self._row(self.count), update.clip(), self.step[0])
         update(skip, self._row(self.lr))
         self.position += 1
         self.step += 1
+
+    def arguments(self) -> tuple[Any, ...]:
+        """Return what the loss of the next step takes."""
+        index, noise, weight, now = (self._row(table) for table in (self.index, self.noise, self.weight, self.now))
+        return self.pixels, index, noise, weight, dict(zip(self.names, now.unbind(), strict=True))
 
     def tensors(self) -> Iterator[Tensor]:
         """Yield everything that a step changes."""
@@ -87,37 +90,47 @@ class StaticStep:
 
 
 @dataclass
-class Graph(Engine):
-    """Replays captured steps.
+class Static(Engine):
+    """Makes whole steps of fixed shape.
 
     Attributes:
-        loss: of this rank's padded batch.
+        model: not wrapped.
+        captured: whether in a CUDA graph; else each step is called.
+
+    Raises:
+        EngineError: the loss cannot be compiled (captured, it need not be), or the step not captured.
     """
 
-    loss: Loss
+    model: VAE
+    captured: bool
     _step: StaticStep = field(init=False)
+    _calls: dict[int, Callable[[], None]] = field(init=False)  # by how many steps they make
     _epoch: int = field(init=False, default=-1)
     _next: int = field(init=False, default=-1)
-    _graphs: dict[int, torch.cuda.CUDAGraph] = field(init=False)
     _table: tuple[int, Future[EpochTable]] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        """Capture (all ranks); raises `EngineError` if CUDA cannot."""
-        self._step = StaticStep(self, self.loss)
+        """Compile and capture (all ranks)."""
+        loss = weighted_loss(self.accelerator, self.model, self.objective)
+        self._step = StaticStep(self, loss)
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        self._seek(0)
         try:
-            self._graphs = self._capture()
-        except RuntimeError as error:
-            raise EngineError(f"a step cannot be captured: {str(error).splitlines()[0]}") from None
+            self._step.loss = compiled(loss, self._step.arguments(), self.update.parameters)
+        except EngineError as error:
+            if not self.captured:
+                raise
+            self.why += f"; its loss is not compiled: {error}"
+        self._calls = self._capture() if self.captured else {1: self._step}
 
     def advance(self, step: int, until: int) -> int:
-        """Replay one step or `STEPS_A_REPLAY` of them, within an epoch (all ranks)."""
+        """Make as many steps as a call can, within an epoch (all ranks)."""
         self._seek(step)
-        epoch_end = (self._epoch + 1) * self.batches.steps_per_epoch
-        many = max(size for size in self._graphs if size <= max(1, min(until, epoch_end) - step))
-        self._graphs[many].replay()
-        self._next = step + many
-        return many
+        room = min(until, (self._epoch + 1) * self.batches.steps_per_epoch) - step
+        made = max(count for count in self._calls if count <= room)
+        self._calls[made]()
+        self._next = step + made
+        return made
 
     def _seek(self, step: int) -> None:
         """Have the device ready to make `step` next."""
@@ -133,22 +146,27 @@ class Graph(Engine):
         ready, self._table = self._table, (epoch + 1, self._ahead.submit(self.batches.table, epoch + 1))
         return ready[1].result() if ready and ready[0] == epoch else self.batches.table(epoch)
 
-    def _capture(self) -> dict[int, torch.cuda.CUDAGraph]:
-        """Return graphs of one step and of several, by their number; weights and sums are as before."""
-        self.update.make_state()
+    def _capture(self) -> dict[int, Callable[[], None]]:
+        """Return replays of one step and of several; weights and sums are as before."""
         before = [(tensor, tensor.clone()) for tensor in self._step.tensors()]
+        try:
+            self._warm_up()
+            replays = {count: self._capture_steps(count).replay for count in (1, STEPS_A_REPLAY)}
+        except RuntimeError as error:
+            raise EngineError(f"a step cannot be captured: {str(error).splitlines()[0]}") from None
+        finally:
+            for tensor, value in before:
+                tensor.copy_(value)
+        return replays
+
+    def _warm_up(self) -> None:
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
-            self._seek(0)
             for _ in range(WARM_UP_STEPS):
                 self._step.seek(0, 0)
                 self._step()
         torch.cuda.current_stream().wait_stream(side)
-        graphs = {size: self._capture_steps(size) for size in {1, STEPS_A_REPLAY}}
-        for tensor, value in before:
-            tensor.copy_(value)
-        return graphs
 
     def _capture_steps(self, count: int) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
@@ -156,3 +174,13 @@ class Graph(Engine):
             for _ in range(count):
                 self._step()
         return graph
+
+
+def all_reduce(parameters: list[Tensor], gradients: tuple[Tensor, ...], world_size: int) -> None:
+    """Set every `grad` to the sum over ranks (all ranks: one collective)."""
+    if world_size > 1:
+        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        torch.distributed.all_reduce(flat)
+        gradients = flat.split([gradient.numel() for gradient in gradients])
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient.view_as(parameter)
