@@ -35,6 +35,7 @@ from tqdm import tqdm
 
 from vae.assemble import build_data, build_model
 from vae.config import Config, load
+from vae.engine.choice import choose
 from vae.launch import cores
 
 ENGINES = {"cpu": ["eager", "compile"], "cuda": ["eager", "compile", "graph"]}
@@ -226,7 +227,8 @@ def main() -> None:
     origin = harness.origin_of_numbers(args.device)
     with harness.compiled_code_kept():
         rows = measure(args)
-    targets = targets_of(args.device, rows)
+    default, _ = choose(load(harness.CONFIG).train, args.device, world_size=1)
+    targets = targets_of(args.device, rows, default)
     show(args, origin, rows, targets)
     verdicts = [asdict(target) | {"met": target.met} for target in targets]
     path = harness.write_results(args, "throughput", origin, rows=[asdict(row) for row in rows], targets=verdicts)
