@@ -108,18 +108,18 @@ def check_device(device: str) -> None:
 
 
 @contextmanager
-def compiled_code_kept() -> Iterator[None]:
-    """Let the jobs started meanwhile share what they compile, and remove it afterwards."""
-    name = "TORCHINDUCTOR_CACHE_DIR"
-    if name in os.environ:
-        yield
-        return
+def scratch() -> Iterator[None]:
+    """Give what is started meanwhile one folder for temporary files, compiled code among them, and remove it."""
+    before = os.environ.get("TMPDIR")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        os.environ[name] = folder
+        os.environ["TMPDIR"] = folder
         try:
             yield
         finally:
-            del os.environ[name]
+            if before is None:
+                del os.environ["TMPDIR"]
+            else:
+                os.environ["TMPDIR"] = before
 
 
 def python_on(processes: int) -> list[str]:

@@ -73,7 +73,8 @@ def main() -> None:
     """Measure, print, write."""
     args = parse()
     origin = harness.origin_of_numbers("cpu")
-    results = measure(args)
+    with harness.scratch():
+        results = measure(args)
     headers = ["variant", "processes", "ms a step", "ratio", "checkpoint: waited %", "CPU %"]
     lines = [
         [name, str(processes), *line_of(summaries, results[processes, "default"])]
