@@ -72,7 +72,7 @@ def line_of(summaries: list[dict[str, Any]], default: list[dict[str, Any]]) -> l
 def main() -> None:
     """Measure, print, write."""
     args = parse()
-    origin = harness.origin_of_numbers("cpu")
+    origin = harness.origin_of_numbers("cpu", args.commit)
     with harness.scratch():
         results = measure(args)
     headers = ["variant", "processes", "ms a step", "ratio", "checkpoint: waited %", "CPU %"]

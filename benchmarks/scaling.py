@@ -187,7 +187,7 @@ def show(args: argparse.Namespace, origin: dict[str, Any], cases: Cases) -> None
 def main() -> None:
     """Measure, print, write."""
     args = parse()
-    origin = harness.origin_of_numbers(args.device)
+    origin = harness.origin_of_numbers(args.device, args.commit)
     with harness.scratch():
         cases = measure(args)
     show(args, origin, cases)

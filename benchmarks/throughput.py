@@ -174,7 +174,7 @@ def show(args: argparse.Namespace, origin: dict[str, Any], rows: Sequence[Row], 
 def main() -> None:
     """Measure, print, write."""
     args = parse()
-    origin = harness.origin_of_numbers(args.device)
+    origin = harness.origin_of_numbers(args.device, args.commit)
     with harness.scratch():
         rows = measure(args)
     default, _ = choose(load(harness.CONFIG).train, args.device, world_size=1)
