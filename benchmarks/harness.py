@@ -45,6 +45,7 @@ def parser_of(name: str, description: str | None) -> Parser:
     where = f"the JSON to write (default: benchmarks/results/{Path(name).stem}-MACHINE-DATE.json)"
     text = "seconds to spend, in all, on waiting for other programs and on repeating what they disturbed"
     parser.add_argument("--patience", type=seconds, metavar="S", help=f"{text} (default: 300; on cuda 0)")
+    parser.add_argument("--commit", metavar="NAME", help="to record, in a copy without git (default: git's)")
     parser.add_argument("--output", type=Path, metavar="FILE", help=where)
     return parser
 
@@ -108,18 +109,18 @@ def check_device(device: str) -> None:
 
 
 @contextmanager
-def compiled_code_kept() -> Iterator[None]:
-    """Let the jobs started meanwhile share what they compile, and remove it afterwards."""
-    name = "TORCHINDUCTOR_CACHE_DIR"
-    if name in os.environ:
-        yield
-        return
+def scratch() -> Iterator[None]:
+    """Give what is started meanwhile one folder for temporary files, compiled code among them, and remove it."""
+    before = os.environ.get("TMPDIR")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        os.environ[name] = folder
+        os.environ["TMPDIR"] = folder
         try:
             yield
         finally:
-            del os.environ[name]
+            if before is None:
+                del os.environ["TMPDIR"]
+            else:
+                os.environ["TMPDIR"] = before
 
 
 def python_on(processes: int) -> list[str]:
@@ -182,9 +183,9 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 # --- where the numbers come from --------------------------------------------------------------------------------------
 
 
-def origin_of_numbers(device: str) -> dict[str, Any]:
+def origin_of_numbers(device: str, commit: str | None) -> dict[str, Any]:
     """Return machine, versions and commit: to be called before measuring, which others may commit during."""
-    return {"machine": _describe_machine(device), "versions": versions(), "commit": _commit()}
+    return {"machine": _describe_machine(device), "versions": versions(), "commit": commit or _commit()}
 
 
 def headline(origin: Mapping[str, Any]) -> str:

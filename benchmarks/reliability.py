@@ -72,8 +72,9 @@ def line_of(summaries: list[dict[str, Any]], default: list[dict[str, Any]]) -> l
 def main() -> None:
     """Measure, print, write."""
     args = parse()
-    origin = harness.origin_of_numbers("cpu")
-    results = measure(args)
+    origin = harness.origin_of_numbers("cpu", args.commit)
+    with harness.scratch():
+        results = measure(args)
     headers = ["variant", "processes", "ms a step", "ratio", "checkpoint: waited %", "CPU %"]
     lines = [
         [name, str(processes), *line_of(summaries, results[processes, "default"])]

@@ -24,6 +24,12 @@ class Sample:
     others_percent: float | None = None
 
 
+def sample_of(summary: dict[str, Any]) -> Sample:
+    """Return the sample that a run's summary.json describes."""
+    seconds = summary["train_seconds"]
+    return Sample(seconds, summary["steps"], summary["images_per_second"] * seconds, summary)
+
+
 @dataclass
 class Row:
     """One thing that is measured, with a sample for each round.

@@ -30,7 +30,7 @@ import harness
 import torch
 from floor import DTYPES
 from quiet import Patience
-from rows import JOB, Row, Sample
+from rows import JOB, Row, Sample, sample_of
 from tqdm import tqdm
 
 from vae.components import InputError
@@ -120,9 +120,7 @@ def run_job(args: argparse.Namespace, case: Case) -> Sample:
     settings = {"engine": args.engine, "precision": args.precision, "device": args.device, "epochs": args.epochs}
     settings |= {"batch_size": case.job.batch_size, "threads": case.threads}
     given = [f"train.{key}={value}" for key, value in settings.items()] + (QUICK_JOB if args.quick else [])
-    summary = harness.run_job(given, processes=case.processes)
-    seconds = summary["train_seconds"]
-    return Sample(seconds, summary["steps"], summary["images_per_second"] * seconds, summary)
+    return sample_of(harness.run_job(given, processes=case.processes))
 
 
 def run_exchange(args: argparse.Namespace, case: Case) -> dict[str, float]:
@@ -189,8 +187,8 @@ def show(args: argparse.Namespace, origin: dict[str, Any], cases: Cases) -> None
 def main() -> None:
     """Measure, print, write."""
     args = parse()
-    origin = harness.origin_of_numbers(args.device)
-    with harness.compiled_code_kept():
+    origin = harness.origin_of_numbers(args.device, args.commit)
+    with harness.scratch():
         cases = measure(args)
     show(args, origin, cases)
     path = harness.write_results(args, "scaling", origin, cases=[asdict(case) for case in cases.values()])

@@ -37,38 +37,60 @@ class Target:
         return [self.what, asked, spread(self.values, digits), {True: "yes", False: "NO", None: "-"}[self.met]]
 
 
-def targets_of(device: str, rows: Sequence[Row]) -> list[Target]:
-    """Return the targets for a device, judged by the fastest engine and the faster conventional loop."""
-    return {"cpu": _cpu, "cuda": _cuda}[device](rows)
+def targets_of(device: str, rows: Sequence[Row], default: str) -> list[Target]:
+    """Return the targets for a device.
+
+    Args:
+        device: `cpu` or `cuda`.
+        rows: what was measured.
+        default: the engine that the job takes unless told otherwise. It is judged, and the fastest one if that is
+            another; the yardstick is the faster of the conventional loops.
+    """
+    return {"cpu": _cpu, "cuda": _cuda}[device](rows, default)
 
 
-def _cpu(rows: Sequence[Row]) -> list[Target]:
-    job, half = (fastest(select(rows, JOB, precision, BATCH)) for precision in ("fp32", "bf16"))
+def _cpu(rows: Sequence[Row], default: str) -> list[Target]:
     loop = fastest(select(rows, CONVENTIONAL, "fp32", BATCH))
     memory, floor = (fastest(select(rows, kind, "fp32", BATCH)) for kind in (IN_MEMORY, FLOOR))
-    jobs = select(rows, JOB, "fp32", BATCH)
-    return [
-        Target(f"times as fast as {_name(loop, CONVENTIONAL)}: fp32 {_name(job)}", True, 2.5, _ratio(job, loop)),
-        Target(f"times as fast as {IN_MEMORY}: fp32 {_name(job)}", True, 1.3, _ratio(job, memory)),
-        Target(f"times the floor's time: fp32 {_name(job)}", False, 1.8, _ratio(floor, job)),
-        Target(f"times as fast as fp32 {_name(loop, CONVENTIONAL)}: bf16 {_name(half)}", True, 3.5, _ratio(half, loop)),
-        *_costs(jobs),
-        Target("peak memory of the process, MB, the most of the engines", False, 1500, _most(jobs, _memory)),
-    ]
+    jobs, against = select(rows, JOB, "fp32", BATCH), _name(loop, CONVENTIONAL)
+    targets = []
+    for job, note in _judged(jobs, default):
+        name = f"fp32 {_name(job)}{note}"
+        targets += [
+            Target(f"{name}: times as fast as {against}", True, 2.5, _ratio(job, loop)),
+            Target(f"{name}: times as fast as {IN_MEMORY}", True, 1.3, _ratio(job, memory)),
+            Target(f"{name}: times the floor's time", False, 1.8, _ratio(floor, job)),
+        ]
+    for job, note in _judged(select(rows, JOB, "bf16", BATCH), default):
+        name = f"bf16 {_name(job)}{note}"
+        targets.append(Target(f"{name}: times as fast as {against} in fp32", True, 3.5, _ratio(job, loop)))
+    targets += _costs(jobs)
+    return [*targets, Target("peak memory of the process, MB (the most of the engines)", False, 1500, _memory(jobs))]
 
 
-def _cuda(rows: Sequence[Row]) -> list[Target]:
-    job = fastest(select(rows, JOB, "bf16", BATCH))
-    large = fastest(select(rows, JOB, "bf16", 8192))
+def _cuda(rows: Sequence[Row], default: str) -> list[Target]:
     loop = fastest(select(rows, CONVENTIONAL, "bf16", BATCH))
-    return [
-        Target(f"seconds for {EPOCHS} epochs with evaluations: bf16 {_name(job)}", False, 4.0, _whole_run(job)),
-        Target(f"ms an epoch: bf16 {_name(job)}", False, 60.0, epoch_ms(job) if job else []),
-        Target(f"images/s: bf16 {_name(job)}", True, 1e6, job.images_per_second if job else []),
-        Target(f"images/s at batch 8,192: bf16 {_name(large)}", True, 1e7, large.images_per_second if large else []),
-        Target(f"times as fast as {_name(loop, CONVENTIONAL)}: bf16 {_name(job)}", True, 50.0, _ratio(job, loop)),
-        *_costs(select(rows, JOB, "bf16", BATCH)),
-    ]
+    jobs, targets = select(rows, JOB, "bf16", BATCH), []
+    for job, note in _judged(jobs, default):
+        name, speed = f"bf16 {_name(job)}{note}", job.images_per_second if job else []
+        targets += [
+            Target(f"{name}: seconds for {EPOCHS} epochs with evaluations", False, 4.0, _whole_run(job)),
+            Target(f"{name}: ms an epoch", False, 60.0, epoch_ms(job) if job else []),
+            Target(f"{name}: images/s", True, 1e6, speed),
+            Target(f"{name}: times as fast as {_name(loop, CONVENTIONAL)}", True, 50.0, _ratio(job, loop)),
+        ]
+    large = fastest(select(rows, JOB, "bf16", 8192))
+    speed = large.images_per_second if large else []
+    targets.append(Target(f"bf16 {_name(large)}: images/s at batch 8,192", True, 1e7, speed))
+    return [*targets, *_costs(jobs)]
+
+
+def _judged(jobs: Sequence[Row], default: str) -> list[tuple[Row | None, str]]:
+    """Return the default engine's row and the fastest one's, each with a note; (None, "") where there is no row."""
+    best = fastest(jobs)
+    rows = [job for job in jobs if job.variant == default or job is best]
+    notes = {True: " (default)", False: " (fastest)"}
+    return [(job, notes[job.variant == default]) for job in rows] or [(None, "")]
 
 
 def epoch_ms(job: Row) -> list[float]:
@@ -89,8 +111,8 @@ def _costs(jobs: Sequence[Row]) -> list[Target]:
     waiting = _most(jobs, lambda job: job.percent_of_training(LOGGING, WAITED))
     at_worst = _most(jobs, lambda job: job.percent_of_training(LOGGING, WAITED, WRITER))
     return [
-        Target("logging and waiting for checkpoints, % of training, the most of the engines", False, 2.0, waiting),
-        Target("the same, as if training stood still while the thread writes them", False, 2.0, at_worst),
+        Target("logging and waiting for checkpoints, % of training (the most of the engines)", False, 2.0, waiting),
+        Target("the same, if training stood still while a thread writes them", False, 2.0, at_worst),
     ]
 
 
@@ -98,8 +120,8 @@ def _most(jobs: Sequence[Row], cost: Callable[[Row], list[float]]) -> list[float
     return max(filter(None, map(cost, jobs)), key=statistics.median, default=[])
 
 
-def _memory(job: Row) -> list[float]:
-    return job.of_summaries("peak_memory_mb")
+def _memory(jobs: Sequence[Row]) -> list[float]:
+    return _most(jobs, lambda job: job.of_summaries("peak_memory_mb"))
 
 
 def _ratio(row: Row | None, other: Row | None) -> list[float]:

@@ -20,31 +20,33 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from statistics import median
 from typing import Any
 
 import harness
 import torch
-from floor import DTYPES, Floor, model_of_step
+from floor import DTYPES, Floor
 from loops import Loop, NegativeELBO, files_loader, memory_loader
 from quiet import LIMIT, Patience
-from rows import CONVENTIONAL, FLOOR, IN_MEMORY, JOB, Row, Sample, fastest, select
-from targets import LOGGING, WAITED, WRITER, Target, epoch_ms, targets_of
+from rows import CONVENTIONAL, FLOOR, IN_MEMORY, JOB, Row, Sample, fastest, sample_of, select
+from tables import comparison, costs, on_paper
+from targets import Target, targets_of
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from vae.assemble import build_data, build_model
 from vae.config import Config, load
+from vae.engine.choice import choose
 from vae.launch import cores
 
 ENGINES = {"cpu": ["eager", "compile"], "cuda": ["eager", "compile", "graph"]}
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "cpu": {"precisions": ["fp32", "bf16"], "epochs": 2, "more_batches": [], "patience": 300},
-    "cuda": {"precisions": ["bf16"], "epochs": 50, "more_batches": [1024, 8192, 65536], "patience": 0},
+    "cpu": {"precisions": ["fp32", "bf16"], "steps": 200, "epochs": 2, "patience": 300, "more_batches": []},
+    "cuda": {"precisions": ["bf16"], "steps": 500, "epochs": 50, "patience": 0, "more_batches": [1024, 8192, 65536]},
 }
 QUICK = {"rounds": 1, "steps": 3, "workers": [0], "engines": ["eager"], "precisions": ["fp32"], "epochs": 1}
 QUICK |= {"more_batches": [], "patience": 0}
 QUICK_JOB = ["train.max_steps=10"]
+IMAGE_SHAPE = (1, 28, 28)  # of MNIST
 WARM_UP = 10  # steps before each turn of a loop or the floor that do not count
 
 Turn = tuple[Row, Callable[[], Sample]]
@@ -70,7 +72,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--threads", type=number, default=len(cores()), help="of each process (default: all cores)")
     parser.add_argument("--rounds", type=number, help="(default: 3)")
-    parser.add_argument("--steps", type=number, help="of a loop's or the floor's turn (default: 200)")
+    parser.add_argument("--steps", type=number, help="of a loop's or the floor's turn (default: 200; on cuda 500)")
     parser.add_argument("--epochs", type=number, help="of a run of the job (default: 2; on cuda 50)")
     args = parser.parse_args()
 
@@ -78,7 +80,7 @@ def parse() -> argparse.Namespace:
     harness.check_device(args.device)
     harness.check_engines(args.engines or [])
     engines = [name for name in ENGINES[args.device] if name in harness.known_engines()]
-    standard = {"rounds": 3, "steps": 200, "workers": [0, 2], "engines": engines, **DEFAULTS[args.device]}
+    standard = {"rounds": 3, "workers": [0, 2], "engines": engines, **DEFAULTS[args.device]}
     harness.fill_in(args, standard | (QUICK if args.quick else {}))
     return args
 
@@ -104,7 +106,8 @@ def turns_of(args: argparse.Namespace) -> list[Turn]:
 
 
 def _loop_turn(args: argparse.Namespace, row: Row, config: Config, model: Any, loader: DataLoader) -> Turn:
-    loop = Loop(NegativeELBO(model), loader, config, torch.device(args.device), row.precision)
+    device = torch.device(args.device)
+    loop = Loop(NegativeELBO(model).to(device), loader, config, device, row.precision)
 
     def measure() -> Sample:
         seconds, images = loop.measure(args.steps, WARM_UP)
@@ -122,9 +125,7 @@ def _job_turn(args: argparse.Namespace, row: Row) -> Turn:
     settings += [f"train.device={args.device}", f"train.threads={args.threads}", f"train.epochs={args.epochs}"]
 
     def measure() -> Sample:
-        summary = harness.run_job([*settings, *(QUICK_JOB if args.quick else [])])
-        seconds = summary["train_seconds"]
-        return Sample(seconds, summary["steps"], summary["images_per_second"] * seconds, summary)
+        return sample_of(harness.run_job([*settings, *(QUICK_JOB if args.quick else [])]))
 
     return row, measure
 
@@ -154,79 +155,30 @@ def measure(args: argparse.Namespace) -> list[Row]:
     return rows + [row for row, _ in larger]
 
 
-# --- showing ----------------------------------------------------------------------------------------------------------
-
-
-def comparison(rows: Sequence[Row], precision: str, batch_size: int) -> str:
-    """Return the table of one precision."""
-    kinds = {kind: select(rows, kind, precision, batch_size) for kind in (CONVENTIONAL, IN_MEMORY, FLOOR, JOB)}
-    loop, memory, floor = (fastest(kinds[kind]) for kind in (CONVENTIONAL, IN_MEMORY, FLOOR))
-    lines = []
-    for row in (row for same in kinds.values() for row in same):
-        ratios = [harness.spread(row.times_as_fast_as(other)) for other in (loop, memory)]
-        over_floor = harness.spread(floor.times_as_fast_as(row) if floor else [])
-        speed = [harness.spread(row.step_ms), harness.median(row.images_per_second, 0)]
-        lines.append(
-            [row.name + (" (a)" if row is loop else ""), *speed, *ratios, over_floor, harness.others(row.samples)]
-        )
-    headers = ["", "ms a step", "images/s", "times (a)", "times in memory", "floor's time times", "others' CPU %"]
-    return harness.table(headers, lines)
-
-
-def costs(rows: Sequence[Row]) -> str:
-    """Return the table of what a run of the job spends beside its steps."""
-    headers = ["", "batch", "images/s", "ms an epoch", "evaluation ms an epoch", "start-up s", "logging %"]
-    headers += ["waiting for checkpoints %", "their thread's CPU %", "peak MB", "device MB"]
-    lines = []
-    for row in (row for row in rows if row.kind == JOB):
-        epochs = row.of_summaries("epochs")
-        evaluations = [1000 * s / n for s, n in zip(row.of_summaries("evaluation_seconds"), epochs, strict=False)]
-        speed = [harness.median(values, 0) for values in (row.images_per_second, epoch_ms(row), evaluations)]
-        spent = [harness.median(row.percent_of_training(path)) for path in (LOGGING, WAITED, WRITER)]
-        memory = [harness.median(row.of_summaries(key), 0) for key in ("peak_memory_mb", "device_memory_mb")]
-        started = harness.median(row.of_summaries("startup_seconds"), 1)
-        lines.append([f"{row.precision} {row.name}", f"{row.batch_size:,}", *speed, started, *spent, *memory])
-    return harness.table(headers, lines)
-
-
-def on_paper(rows: Sequence[Row], precision: str, batch_size: int) -> str:
-    """Return what a step costs on paper, and how fast floor and job are by that."""
-    config = load(harness.CONFIG)
-    paper = model_of_step(build_model(config, (1, 28, 28)), batch_size, precision)
-    parts = {"products": paper.product_bytes, "casts": paper.cast_bytes, "clipping": paper.clip_bytes}
-    parts["AdamW"] = paper.optimizer_bytes
-    shares = ", ".join(f"{name} {amount / 1e6:.1f}" for name, amount in parts.items() if amount)
-    text = f"on paper, a step: {paper.flop / 1e6:,.0f} MFLOP in products; {paper.bytes / 1e6:.1f} MB ({shares})"
-    for row in (fastest(select(rows, kind, precision, batch_size)) for kind in (FLOOR, JOB)):
-        if row is not None:
-            seconds = median(row.step_ms) / 1000
-            text += f"\n  {row.name}: {paper.flop / seconds / 1e9:,.0f} GFLOP/s"
-            text += f", {paper.bytes / seconds / 1e9:,.1f} GB/s" if row.kind == JOB else ""
-    return text
-
-
 def show(args: argparse.Namespace, origin: dict[str, Any], rows: Sequence[Row], targets: Sequence[Target]) -> None:
     """Print everything."""
     print(f"\n{harness.headline(origin)}\n{args.device}, {args.threads} threads, {args.rounds} rounds")
+    model = build_model(load(harness.CONFIG), IMAGE_SHAPE)
     for precision in args.precisions:
         print(f"\n{precision}, batch {args.batch_size}\n\n{comparison(rows, precision, args.batch_size)}\n")
-        print(on_paper(rows, precision, args.batch_size))
+        print(on_paper(model, rows, precision, args.batch_size))
         if (args.device, precision, origin["machine"]["bf16_instructions"]) == ("cpu", "bf16", False):
             print("  this CPU has no bf16 instructions: its bf16 products take longer than those in fp32")
     print(f"\nthe job\n\n{costs(rows)}\n")
     print(harness.table(["target", "asked", "measured", "met"], [target.cells for target in targets]))
     disturbed = sum((s.others_percent or 0) >= LIMIT for row in rows for s in row.samples)
     if disturbed:
-        print(f"\n{disturbed} turns were disturbed: others used over {LIMIT:.0f} % of the CPU meanwhile")
+        print(f"\ndisturbed turns, during which others used {LIMIT:.0f} % of the CPU or more: {disturbed}")
 
 
 def main() -> None:
     """Measure, print, write."""
     args = parse()
-    origin = harness.origin_of_numbers(args.device)
-    with harness.compiled_code_kept():
+    origin = harness.origin_of_numbers(args.device, args.commit)
+    with harness.scratch():
         rows = measure(args)
-    targets = targets_of(args.device, rows)
+    default, _ = choose(load(harness.CONFIG).train, args.device, world_size=1)
+    targets = targets_of(args.device, rows, default)
     show(args, origin, rows, targets)
     verdicts = [asdict(target) | {"met": target.met} for target in targets]
     path = harness.write_results(args, "throughput", origin, rows=[asdict(row) for row in rows], targets=verdicts)
