@@ -284,7 +284,7 @@ def test_the_table_of_an_epoch_holds_its_batches_padded_to_one_length(world_size
                 assert torch.equal(table.noise[position][:filled], batch.noise)
                 assert torch.equal(table.noise[position][filled:], batch.noise[-1:].expand(len(x) - filled, 3))
                 counted = torch.arange(len(x)) < batch.count
-                assert torch.equal(table.weight[position], counted / batch.global_count)
+                assert torch.equal(table.weight[position], counted.double() / batch.global_count)
                 assert table.count[position] == batch.count
 
 

@@ -5,6 +5,8 @@ import math
 
 from torch import Tensor, nn
 
+from vae.bfloat16 import Linear
+
 Shape = tuple[int, int, int]  # (C, H, W)
 
 
@@ -17,7 +19,7 @@ def _mlp(widths: list[int]) -> list[nn.Module]:
     """Return linear layers between consecutive widths, with a SiLU between (not after) them."""
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(widths):
-        layers += [nn.Linear(inputs, outputs), nn.SiLU()]
+        layers += [Linear(inputs, outputs), nn.SiLU()]
     return layers[:-1]
 
 

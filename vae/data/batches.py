@@ -7,6 +7,7 @@ last one is shorter, and each rank takes its slice of it. Any world size sees th
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,8 +40,8 @@ class EpochTable:
 
     Attributes:
         index: which images, (steps, R).
-        noise: standard normal (steps, R, D).
-        weight: what each example counts for in the mean over its global batch, (steps, R).
+        noise: standard normal (steps, R, D), float32.
+        weight: what each example counts for in the mean over its global batch, (steps, R), float64.
         count: how many examples do count, (steps,).
     """
 
@@ -110,15 +111,19 @@ class TrainingBatches:
         return self._pixels
 
     def table(self, epoch: int) -> EpochTable:
-        """Return all batches of an epoch at once, on the CPU; `index` is into `pixels(epoch)`."""
-        order, noise = self._draw(epoch)
+        """Return all batches of an epoch at once, on the CPU; `index` is into `pixels(epoch)`.
+
+        In NumPy, since a thread may do it while another one trains: torch would give that thread a team of workers of
+        its own, and with more workers than cores OpenMP puts all of them to sleep between any two operations.
+        """
+        order, noise = (drawn.numpy() for drawn in self._draw(epoch))
         parts = [self._part(position) for position in range(self.steps_per_epoch)]
-        first, last = (torch.tensor([[getattr(rows, end)] for rows, _, _ in parts]) for end in ("start", "stop"))
-        count, global_count = (torch.tensor([part[i] for part in parts]) for i in (1, 2))
-        offsets = torch.arange(self.rows)
-        places = torch.minimum(first + offsets, last - 1)
-        weight = torch.where(offsets < count[:, None], 1 / global_count.double()[:, None], 0.0)
-        return EpochTable(order[places], noise[places].to(self.dtype), weight.to(self.dtype), count)
+        first, last = (np.array([[getattr(rows, end)] for rows, _, _ in parts]) for end in ("start", "stop"))
+        count, global_count = (np.array([part[i] for part in parts]) for i in (1, 2))
+        offsets = np.arange(self.rows)
+        places = np.minimum(first + offsets, last - 1)
+        weight = np.where(offsets < count[:, None], 1 / global_count[:, None], 0.0)
+        return EpochTable(*map(torch.from_numpy, (order[places], noise[places], weight, count)))
 
     def total_steps(self, epochs: int, max_steps: int) -> int:
         """Return the steps of a run of `epochs` epochs, at most `max_steps` of them unless that is 0."""

@@ -12,6 +12,8 @@ from vae.data.batches import to_unit_interval
 from vae.model import VAE
 from vae.objectives import Objective, Scheduled, Terms
 
+# without it the compiler leaves out roundings to bfloat16 between two operations, and is no longer what eager is
+COMPILER = {"emulate_precision_casts": True}
 AUTOCAST = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 # images (N, C, H, W), index (R,), noise (R, D), weight (R,), scheduled numbers -> loss (), nats (3,)
@@ -45,7 +47,7 @@ def compiled(loss: Loss, arguments: tuple[Any, ...], parameters: list[Tensor]) -
     """Return the loss compiled, forward and backward, having tried it (all ranks); raises `EngineError`."""
     with torch.no_grad():
         loss(*arguments)  # torch.distributions looks up its KL rules once, in a way that cannot be traced
-    fast: Any = torch.compile(loss, fullgraph=True, dynamic=False)
+    fast: Any = torch.compile(loss, fullgraph=True, dynamic=False, options=dict(COMPILER))
     problem = ""
     try:
         torch.autograd.grad(fast(*arguments)[0], parameters)

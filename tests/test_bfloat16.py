@@ -1,0 +1,68 @@
+"""Linear layers in bfloat16 by float32 products, against torch's own bfloat16 and against exact sums."""
+
+import pytest
+import torch
+from torch import nn
+
+from vae import bfloat16
+from vae.bfloat16 import Linear, by_float32_products
+from vae.engine.loss import COMPILER
+
+ULP = 2.0**-8  # half the distance of neighbouring bfloat16 numbers, relative, is at most this
+
+
+def layers(inputs: int, outputs: int) -> tuple[nn.Linear, Linear]:
+    torch.manual_seed(0)
+    plain, ours = nn.Linear(inputs, outputs), Linear(inputs, outputs)
+    ours.load_state_dict(plain.state_dict())
+    return plain, ours
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_outputs_and_gradients_are_those_of_autocast(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To one rounding: the order of sums is nobody's to choose."""
+    monkeypatch.setattr(bfloat16, "cpu_has_instructions", lambda: False)
+    plain, ours = layers(784, 64)
+    x = torch.rand(32, 784, dtype=dtype)
+    found = []
+    for layer in (plain, ours):
+        copy = x.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            y = layer(copy)
+        assert y.dtype == torch.bfloat16
+        y.float().square().sum().backward()
+        found.append([y.detach(), copy.grad, layer.weight.grad, layer.bias.grad])
+    for expected, actual in zip(*found, strict=True):
+        assert actual.dtype == expected.dtype
+        torch.testing.assert_close(actual.float(), expected.float(), rtol=4 * ULP, atol=expected.abs().max() * ULP)
+
+
+def test_the_result_is_the_exact_sum_rounded_once() -> None:
+    _, layer = layers(784, 64)
+    x = torch.rand(32, 784)
+    exact = nn.functional.linear(*(part.bfloat16().double() for part in (x, layer.weight, layer.bias)))
+    y = by_float32_products(x, layer.weight, layer.bias)
+    # float32 sums may fall on the other side of a tie now and then
+    assert (y == exact.bfloat16()).float().mean() > 0.999
+    torch.testing.assert_close(y.double(), exact, rtol=ULP, atol=1e-6)
+
+
+def test_compiled_as_the_engine_does_it_nothing_is_left_out() -> None:
+    """The compiler takes a rounding between two float32 operations for a detour, unless it is told."""
+    _, layer = layers(784, 64)
+    x = torch.rand(32, 784)
+
+    def activations(x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.silu(by_float32_products(x, layer.weight, layer.bias))
+
+    assert torch.equal(torch.compile(activations, options=dict(COMPILER))(x), activations(x))
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_without_autocast_or_with_instructions_it_is_a_plain_layer(has: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bfloat16, "cpu_has_instructions", lambda: has)
+    plain, ours = layers(20, 10)
+    x = torch.rand(5, 20)
+    assert torch.equal(ours(x), plain(x))
+    with torch.autocast("cpu", torch.bfloat16, enabled=has):
+        assert torch.equal(ours(x), plain(x))
