@@ -145,11 +145,12 @@ def test_missing_or_binary_files_are_named(tmp_path: Path) -> None:
 
 
 def test_a_warm_up_longer_than_training_is_a_warning() -> None:
-    loaded = load(None, ["optim.lr_schedule={name: LinearWarmup, epochs: 7}"])
+    loaded = load(None, ["optim.lr_schedule={name: LinearWarmup, epochs: 7}", "optim.lr_scaling=sqrt"])
     assert config.warnings(loaded, epochs=5) == [
         "objective.beta: the warm-up lasts 10 epochs, longer than the run (5 epochs)",
         "optim.lr_schedule: the warm-up lasts 7 epochs, longer than the run (5 epochs)",
     ]
+    assert config.warnings(loaded, epochs=4)[-1].startswith("optim.lr_scaling_epochs: the warm-up lasts 5 epochs")
     assert config.warnings(loaded, epochs=10) == []
 
 

@@ -63,14 +63,15 @@ def _check_widths(model: ModelConfig) -> None:
 
 def warnings(config: Config, epochs: float) -> list[str]:
     """Return what is allowed but probably not meant in a run of so many epochs, a line each."""
-    schedules = {
-        "objective.beta": ObjectiveSpec.build(config.objective).beta,
-        "optim.lr_schedule": ScheduleSpec.build(config.optim.lr_schedule),
+    ends = {
+        "objective.beta": ObjectiveSpec.build(config.objective).beta.ends_at,
+        "optim.lr_schedule": ScheduleSpec.build(config.optim.lr_schedule).ends_at,
+        "optim.lr_scaling_epochs": 0.0 if config.optim.lr_scaling == "none" else config.optim.lr_scaling_epochs,
     }
     return [
-        f"{key}: the warm-up lasts {schedule.ends_at:g} epochs, longer than the run ({epochs:g} epochs)"
-        for key, schedule in schedules.items()
-        if schedule.ends_at > epochs
+        f"{key}: the warm-up lasts {end:g} epochs, longer than the run ({epochs:g} epochs)"
+        for key, end in ends.items()
+        if end > epochs
     ]
 
 

@@ -150,12 +150,16 @@ class TrainingBatches:
         noise = randomness.normal(count, self.latent_dim, self.seed, "noise", epoch)
         return randomness.permutation(count, self.seed, "order", epoch), noise
 
+    def _send(self, numbers: Tensor) -> Tensor:
+        """Return numbers on the device, without waiting for what is still running there."""
+        device = self.images.device
+        return numbers.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else numbers.to(device)
+
     def _prepare(self, epoch: int) -> None:
         if epoch == self._epoch:
             return
         order, noise = self._draw(epoch)
-        self._order = order.to(self.images.device)
-        self._noise = noise.to(self.images.device, self.dtype)
+        self._order, self._noise = self._send(order), self._send(noise.to(self.dtype))
         self._pixels = self.images
         if self.dynamic:
             self._pixels = randomness.binarize(self.images, self.seed, "binarize/train", epoch)

@@ -75,16 +75,17 @@ class Folded(Update):
         self.weight_decay = weight_decay
         self._mean, self._square = ([torch.zeros_like(weight) for weight in parameters] for _ in range(2))
         self._steps = [self.grad_norm.new_zeros((), dtype=torch.float32) for _ in parameters]
+        self._gradients: list[Tensor] = []
         self._found_inf = self.grad_norm.new_zeros((), dtype=torch.float32)
         self._grad_scale = torch.ones_like(self._found_inf)
 
     def clip(self) -> Tensor:
         """Return the norm of the global gradient, (), and have the update clip it."""
-        gradients = self._gradients()
-        self.grad_norm.copy_(total_norm(gradients))
+        self._gradients = [weight.grad for weight in self.parameters if weight.grad is not None]
+        self.grad_norm.copy_(total_norm(self._gradients))
         factor = ((self.grad_norm + CLIP_EPSILON) / self.max_grad_norm).clamp(min=1.0)
         if factor.dtype == torch.float64:
-            for gradient in gradients:
+            for gradient in self._gradients:
                 gradient.div_(factor)
         else:
             self._grad_scale.copy_(factor)
@@ -95,11 +96,12 @@ class Folded(Update):
         """Update the weights, unless `skip` is true."""
         self._found_inf.copy_(skip)
         adamw(
-            self.parameters, self._gradients(), self._mean, self._square, [], self._steps,
+            self.parameters, self._gradients, self._mean, self._square, [], self._steps,
             fused=True, capturable=self.grad_norm.is_cuda, grad_scale=self._grad_scale, found_inf=self._found_inf,
             amsgrad=False, maximize=False, lr=lr, beta1=BETAS[0], beta2=BETAS[1], eps=EPSILON,
             weight_decay=self.weight_decay,
         )  # fmt: skip
+        self._gradients = []
         self._drop_gradients()
 
     def state_dict(self) -> State:
@@ -113,9 +115,6 @@ class Folded(Update):
         for place, moments in self.state_dict().items():
             for name, tensor in moments.items():
                 tensor.copy_(state[place][name])
-
-    def _gradients(self) -> list[Tensor]:
-        return [weight.grad for weight in self.parameters if weight.grad is not None]
 
 
 class Scaled(Update):
