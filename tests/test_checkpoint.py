@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from vae import checkpoint
 from vae.components import InputError
 from vae.model import VAE
+from vae.run import restore
 
 
 @pytest.fixture
@@ -43,6 +44,11 @@ def test_what_is_saved_is_loaded(folder: Path, model: VAE) -> None:
     checkpoint.load_weights(newest, other)
     assert all(torch.equal(other.state_dict()[name], weight) for name, weight in model.state_dict().items())
     assert VAE.from_pretrained(newest).image_shape == (1, 4, 4)
+
+
+def test_a_state_of_another_format_is_refused_in_one_line(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"step-00000020: written by another version of this program; use that one"):
+        restore(folder / "step-00000020", total_steps=100, fingerprint="")
 
 
 def test_the_manifest_lists_every_file_with_size_and_sha256(folder: Path) -> None:

@@ -187,7 +187,7 @@ def test_a_compiler_that_fails_is_named_where_it_was_asked_for_and_done_without_
 ) -> None:
     def compile_badly(loss: object, **settings: object) -> Callable[..., None]:
         def fail(*arguments: object) -> None:
-            raise RuntimeError("no C++ compiler\nand much more")
+            raise RuntimeError("no C++ compiler\nwas found\nand much more")
 
         return fail
 
@@ -198,7 +198,7 @@ def test_a_compiler_that_fails_is_named_where_it_was_asked_for_and_done_without_
         monkeypatch.setattr("vae.assemble.choose", lambda *_: ("compile", "auto"))
         _, engine = build("train.engine=auto")
         assert engine.name == "eager"
-        assert engine.why == "auto: no compile: torch.compile failed: RuntimeError: no C++ compiler"
+        assert engine.why == "auto: no compile: torch.compile failed: RuntimeError: no C++ compiler was found"
         engine.advance(0, 1)
     finally:
         launch.leave()

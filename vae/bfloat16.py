@@ -5,6 +5,8 @@ operands to bfloat16, multiplying in float32 and rounding the result is what bfl
 of its sums; torch's own way on such a CPU takes five times as long as float32.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -32,11 +34,34 @@ class Linear(nn.Linear):
 def by_float32_products(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Return what `linear` gives under bfloat16 autocast, in bfloat16; its gradients are rounded as there."""
     with torch.autocast("cpu", enabled=False):
-        return F.linear(_rounded(x), _rounded(weight), None if bias is None else _rounded(bias)).bfloat16()
+        y = F.linear(_rounded(x), _rounded(weight), None if bias is None else _rounded(bias))
+        return _rounded(y).bfloat16()
 
 
 def _rounded(numbers: Tensor) -> Tensor:
+    """Return numbers rounded to bfloat16, in float32; gradients are rounded on their way back."""
+    if torch.compiler.is_compiling():  # it takes a cast there and back for a detour, and leaves it out
+        return _RoundedBits.apply(numbers.float())
     return numbers.bfloat16().float()
+
+
+class _RoundedBits(torch.autograd.Function):
+    """Rounding to nearest, ties to even, by arithmetic on the bits of float32."""
+
+    @staticmethod
+    def forward(ctx: Any, numbers: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return _round_bits(numbers)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
+        (gradient,) = grad_outputs
+        return _round_bits(gradient)
+
+
+def _round_bits(numbers: Tensor) -> Tensor:
+    bits = numbers.contiguous().view(torch.int32)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000
+    return torch.where(numbers.isfinite(), rounded, bits).view(torch.float32)
 
 
 def _wants_bfloat16() -> bool:

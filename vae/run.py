@@ -28,6 +28,7 @@ from vae.model import VAE
 from vae.signals import Stopped
 
 RUNS = Path("runs")
+FORMAT = 2  # of a run's and an engine's state in a checkpoint; 1 had the optimizer's settings in it
 CONFIG, CHECKPOINTS, SUMMARY, STARTS = "config.yaml", "checkpoints", "summary.json", "starts.jsonl"
 
 
@@ -203,10 +204,9 @@ def restore(start: Path, total_steps: int, fingerprint: str) -> tuple[RunState, 
         InputError: the data are others, or the run is further than it is asked to go.
     """
     saved = checkpoint.load_state(start)
-    try:
-        state = RunState(**saved["run"])
-    except TypeError:
-        raise InputError(f"{start}: written by another version of this program; use that one to continue it") from None
+    if saved.get("format") != FORMAT:
+        raise InputError(f"{start}: written by another version of this program; use that one to continue it")
+    state = RunState(**saved["run"])
     if saved["data"] != fingerprint:
         raise InputError(f"data.name: the pixels are not those that {start} was trained on; choose another run.name")
     if state.step > total_steps or (state.step == total_steps and state.test_step != state.step):

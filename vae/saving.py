@@ -13,7 +13,7 @@ from vae import checkpoint
 from vae.engine import Engine
 from vae.launch import on_main
 from vae.model import VAE
-from vae.run import RunState
+from vae.run import FORMAT, RunState
 from vae.tracking import Stopwatch, Tracker
 
 
@@ -59,7 +59,8 @@ class Saver:
         """Save the run as it is now (all ranks); returns before it is on the disk."""
         started = time.perf_counter()
         state.train_seconds, state.logged_seconds = watch.seconds, watch.lap_started
-        saved = {"engine": self.engine.state_dict(), "run": asdict(state), "data": self.fingerprint}
+        parts = {"engine": self.engine.state_dict(), "run": asdict(state), "data": self.fingerprint}
+        saved = {"format": FORMAT, **parts}
         self.step = state.step
         if self.accelerator.is_main_process:
             self._wait()  # one snapshot at a time

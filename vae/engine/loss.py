@@ -12,7 +12,7 @@ from vae.data.batches import to_unit_interval
 from vae.model import VAE
 from vae.objectives import Objective, Scheduled, Terms
 
-# without it the compiler leaves out roundings to bfloat16 between two operations, and is no longer what eager is
+# else the compiler leaves out roundings to half precision between two operations, and is no longer what eager is
 COMPILER = {"emulate_precision_casts": True}
 AUTOCAST = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -52,7 +52,7 @@ def compiled(loss: Loss, arguments: tuple[Any, ...], parameters: list[Tensor]) -
     try:
         torch.autograd.grad(fast(*arguments)[0], parameters)
     except Exception as error:  # whatever a compiler may say
-        problem = f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
+        problem = " ".join([f"{type(error).__name__}:", *str(error).split("\n")[:2]])  # the second may name the cause
     if problem := next(filter(None, gather_object([problem])), ""):
         raise EngineError(f"torch.compile failed: {problem}")
     return fast
