@@ -40,7 +40,8 @@ class StaticStep:
         self.weight = torch.zeros(steps, rows, dtype=batches.dtype, device=device)
         self.count = torch.zeros(steps, dtype=torch.float64, device=device)
         self.now = torch.zeros(steps, len(self.names), dtype=batches.dtype, device=device)
-        self.lr = torch.zeros(steps, dtype=torch.float32, device=device)  # what the fused optimizer reads
+        # on CUDA the fused optimizer reads a learning rate in float32
+        self.lr = torch.zeros(steps, dtype=torch.float32 if device.type == "cuda" else torch.float64, device=device)
         self.position = torch.zeros(1, dtype=torch.int64, device=device)  # of the next step in its epoch
         self.step = torch.zeros(1, dtype=torch.float64, device=device)  # and in the run
         self.pixels = batches.pixels(0).clone() if batches.dynamic else batches.images
@@ -52,7 +53,7 @@ class StaticStep:
         progress = [batches.progress(first + position) for position in range(batches.steps_per_epoch)]
         scheduled = [engine.objective.at(at) for at in progress]
         now = torch.tensor([[at[name] for name in self.names] for at in scheduled], dtype=self.now.dtype)
-        lr = torch.tensor([engine.learning_rate(at) for at in progress])
+        lr = torch.tensor([engine.learning_rate(at) for at in progress], dtype=self.lr.dtype)
         rows = {self.index: table.index, self.noise: table.noise, self.weight: table.weight, self.count: table.count}
         for there, here in (rows | {self.now: now, self.lr: lr}).items():
             here = here.to(there.dtype)
