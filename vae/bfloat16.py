@@ -10,6 +10,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.torch_version import TorchVersion
+
+# a compiler takes a cast there and back for a detour; from here on torch's leaves it in if it is told to, on CPUs too
+COMPILER_KEEPS_CASTS = TorchVersion(torch.__version__) >= TorchVersion("2.15")
 
 
 def cpu_has_instructions() -> bool:
@@ -40,7 +44,7 @@ def by_float32_products(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tenso
 
 def _rounded(numbers: Tensor) -> Tensor:
     """Return numbers rounded to bfloat16, in float32; gradients are rounded on their way back."""
-    if torch.compiler.is_compiling():  # it takes a cast there and back for a detour, and leaves it out
+    if torch.compiler.is_compiling() and not COMPILER_KEEPS_CASTS:
         return _RoundedBits.apply(numbers.float())
     return numbers.bfloat16().float()
 
