@@ -105,7 +105,7 @@ def train(config: Config, args: argparse.Namespace) -> None:
     batches = assemble.build_batches(config, data, device, rank, world_size)
     total_steps = batches.total_steps(config.train.epochs, config.train.max_steps)
     save_every = config.train.checkpoint_every or batches.steps_per_epoch
-    engine_name, why = choose(config.train, device.type, world_size)
+    engine_name, why = choose(config.train, device.type, world_size, total_steps)
 
     # Say what will run.
     folder = launch.on_main(accelerator, lambda: folder_of(config, args.config))

@@ -19,6 +19,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this tree's `vae`, whichever is installed
 
+from vae.bfloat16 import cpu_has_instructions
 from vae.cli import Parser
 from vae.components import InputError
 from vae.config import TrainConfig
@@ -28,7 +29,6 @@ from vae.run import versions
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 CONFIG = ROOT / "configs" / "mnist.yaml"
-BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # in /proc/cpuinfo, x86 and Arm
 
 
 class JobError(RuntimeError):
@@ -225,11 +225,8 @@ def check_output(path: Path | None) -> None:
 
 
 def _describe_machine(device: str) -> dict[str, Any]:
-    facts = _cpuinfo()
-    model = facts.get("model name") or platform.processor() or platform.machine()
-    flags = set(facts.get("flags", facts.get("Features", "")).split())
-    # None: unknown
-    machine = {"cpu": model, "cores": len(cores()), "bf16_instructions": bool(flags & BF16_FLAGS) if flags else None}
+    model = _cpuinfo().get("model name") or platform.processor() or platform.machine()
+    machine = {"cpu": model, "cores": len(cores()), "bf16_instructions": cpu_has_instructions()}
     if device == "cuda":
         gpu = torch.cuda.get_device_properties(0)
         machine |= {"gpu": gpu.name, "gpus": torch.cuda.device_count(), "gpu_memory_gb": gpu.total_memory / 2**30}

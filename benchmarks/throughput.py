@@ -17,6 +17,7 @@ what each number means.
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -46,7 +47,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 QUICK = {"rounds": 1, "steps": 3, "workers": [0], "engines": ["eager"], "precisions": ["fp32"], "epochs": 1}
 QUICK |= {"more_batches": [], "patience": 0}
 QUICK_JOB = ["train.max_steps=10"]
-IMAGE_SHAPE = (1, 28, 28)  # of MNIST
+IMAGE_SHAPE, TRAINING_IMAGES = (1, 28, 28), 60_000  # of MNIST
 WARM_UP = 10  # steps before each turn of a loop or the floor that do not count
 
 Turn = tuple[Row, Callable[[], Sample]]
@@ -177,7 +178,8 @@ def main() -> None:
     origin = harness.origin_of_numbers(args.device, args.commit)
     with harness.scratch():
         rows = measure(args)
-    default, _ = choose(load(harness.CONFIG).train, args.device, world_size=1)
+    train = load(harness.CONFIG).train
+    default, _ = choose(train, args.device, 1, total_steps=train.epochs * math.ceil(TRAINING_IMAGES / train.batch_size))
     targets = targets_of(args.device, rows, default)
     show(args, origin, rows, targets)
     verdicts = [asdict(target) | {"met": target.met} for target in targets]

@@ -8,7 +8,7 @@ from torch import nn
 
 from vae import bfloat16
 from vae.bfloat16 import Linear, _round_bits, by_float32_products
-from vae.engine.loss import COMPILER
+from vae.engine.compiler import OPTIONS
 
 ULP = 2.0**-8  # half the distance of neighbouring bfloat16 numbers, relative, is at most this
 
@@ -53,7 +53,7 @@ def test_compiled_as_the_engine_does_it_nothing_is_left_out() -> None:
     """The compiler takes a rounding between two float32 operations for a detour; forward and backward, bit for bit."""
     _, layer = layers(784, 64)
     found = []
-    for compile in (lambda function: function, lambda function: torch.compile(function, options=dict(COMPILER))):
+    for compile in (lambda function: function, lambda function: torch.compile(function, options=dict(OPTIONS))):
         x = torch.rand(32, 784, generator=torch.Generator().manual_seed(1)).requires_grad_()
 
         def activations(x: torch.Tensor) -> torch.Tensor:

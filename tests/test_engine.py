@@ -167,17 +167,22 @@ def test_the_learning_rate_grows_with_the_batch_size_within_its_warm_up(scaling:
 
 
 @pytest.mark.parametrize(
-    ("settings", "device", "name", "words"),
+    ("settings", "device", "world_size", "steps", "name", "words"),
     [
-        ([], "cpu", "eager", "auto: on a CPU"),
-        ([], "cuda", "graph", "auto: fastest"),
-        (["train.precision=fp16"], "cuda", "eager", "auto: no graph with train.precision = fp16"),
-        (["train.exact=4"], "cuda", "eager", "auto: no graph with train.exact = 4"),
-        (["train.engine=compile"], "cpu", "compile", "as asked for"),
+        ([], "cpu", 1, 469, "eager", "auto: on a CPU, fewer than 12,500 steps"),
+        ([], "cpu", 1, 23_450, "compile", "auto: on a CPU, 12,500 steps and more repay"),
+        ([], "cpu", 2, 23_450, "eager", "auto: on a CPU shared by several processes"),
+        ([], "cuda", 1, 469, "graph", "auto: fastest"),
+        (["train.precision=fp16"], "cuda", 1, 469, "eager", "auto: no graph with train.precision = fp16"),
+        (["train.exact=4"], "cuda", 1, 469, "eager", "auto: no graph with train.exact = 4"),
+        (["train.exact=4"], "cpu", 1, 23_450, "eager", "auto: no compile with train.exact = 4"),
+        (["train.engine=compile"], "cpu", 2, 1, "compile", "as asked for"),
     ],
 )
-def test_the_engine_is_chosen_and_the_reason_said(settings: list[str], device: str, name: str, words: str) -> None:
-    chosen, why = choose(load(None, settings).train, device, world_size=1)
+def test_the_engine_is_chosen_and_the_reason_said(
+    settings: list[str], device: str, world_size: int, steps: int, name: str, words: str
+) -> None:
+    chosen, why = choose(load(None, settings).train, device, world_size, total_steps=steps)
     assert chosen == name
     assert why.startswith(words)
 

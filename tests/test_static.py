@@ -22,7 +22,7 @@ SETTINGS = ["model.hidden_dim=16", "train.batch_size=20", "objective.beta={name:
 
 @pytest.fixture
 def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vae.engine.static.compiled", lambda loss, *_: loss)
+    monkeypatch.setattr("vae.engine.static.compiled", lambda function, *_: function)
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +42,10 @@ def build(*settings: str, device: str = "cpu") -> tuple[Engine, Static]:
     models = [assemble.build_model(config, (1, 6, 6)) for _ in range(2)]
     eager = assemble.build_engine(config, accelerator, models[0], objective, batches_of(config, accelerator.device))
     batches, vae = batches_of(config, accelerator.device), models[1].to(accelerator.device)
-    update, ledger = assemble.build_update(config, accelerator, vae), Ledger(accelerator, skip_nonfinite=False)
+    update, ledger = (
+        assemble.build_update(config, accelerator, vae, "compile"),
+        Ledger(accelerator, skip_nonfinite=False),
+    )
     parts = (accelerator, batches, objective, update, ledger, eager.learning_rate)
     return eager, Static("", "", *parts, vae, captured=device == "cuda")
 

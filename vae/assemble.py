@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -13,12 +14,12 @@ from vae.data.batches import TrainingBatches
 from vae.data.sources import DataSet, load
 from vae.engine import Engine
 from vae.engine.choice import choose
+from vae.engine.compiler import EngineError
 from vae.engine.gradients import AllReduced, Exact, Gradients
 from vae.engine.ledger import Ledger
-from vae.engine.loss import EngineError
 from vae.engine.static import Static
 from vae.engine.stepwise import Stepwise
-from vae.engine.update import Folded, Scaled, Update
+from vae.engine.update import Folded, Plain, Scaled, Update
 from vae.model import VAE
 from vae.networks import Shape
 from vae.objectives import OBJECTIVES, Objective
@@ -57,13 +58,15 @@ def choose_threads(config: Config) -> int:
     return config.train.threads or (1 if config.train.exact else 0)
 
 
-def build_update(config: Config, accelerator: Accelerator, model: VAE) -> Update:
-    """Return what is done with the gradients of a model that is on the device."""
+def build_update(config: Config, accelerator: Accelerator, model: VAE, engine: str) -> Update:
+    """Return what an engine does with the gradients of a model that is on the device."""
     parameters = [weight for weight in model.parameters() if weight.requires_grad]
     optim = config.optim
-    if accelerator.scaler is None:
-        return Folded(parameters, optim.max_grad_norm, weight_decay=optim.weight_decay)
-    return Scaled(accelerator, parameters, optim.max_grad_norm, weight_decay=optim.weight_decay)
+    if accelerator.scaler is not None:
+        return Scaled(accelerator, parameters, optim.max_grad_norm, weight_decay=optim.weight_decay)
+    # on CUDA a kernel for all weights together is better than one for each
+    kind = Plain if (engine, accelerator.device.type) == ("compile", "cpu") else Folded
+    return kind(parameters, optim.max_grad_norm, weight_decay=optim.weight_decay)
 
 
 def build_learning_rate(config: Config) -> Callable[[float], float]:
@@ -101,23 +104,30 @@ def build_engine(
         objective: what is minimised.
         batches: this rank's part of each global batch.
     """
-    name, why = choose(config.train, accelerator.device.type, accelerator.num_processes)
-    parts = (
-        accelerator,
-        batches,
-        objective,
-        build_update(config, accelerator, vae.to(accelerator.device)),
-        Ledger(accelerator, skip_nonfinite=config.train.on_nonfinite == "skip"),
-        build_learning_rate(config),
-    )
+    steps = batches.total_steps(config.train.epochs, config.train.max_steps)
+    name, why = choose(config.train, accelerator.device.type, accelerator.num_processes, steps)
+    vae.to(accelerator.device)
+
+    def parts(name: str, why: str) -> dict[str, Any]:
+        return {
+            "name": name,
+            "why": why,
+            "accelerator": accelerator,
+            "batches": batches,
+            "objective": objective,
+            "update": build_update(config, accelerator, vae, name),
+            "ledger": Ledger(accelerator, skip_nonfinite=config.train.on_nonfinite == "skip"),
+            "learning_rate": build_learning_rate(config),
+        }
+
     try:
         if name != "eager":
-            return Static(name, why, *parts, vae, captured=name == "graph")
+            return Static(**parts(name, why), model=vae, captured=name == "graph")
     except EngineError as error:
         if config.train.engine != "auto":
             raise InputError(f"train.engine = {name!r}: {error}; use eager or auto") from None
         name, why = "eager", f"auto: no {name}: {error}"
-    return Stepwise(name, why, *parts, _build_gradients(config.train, accelerator, vae, objective))
+    return Stepwise(**parts(name, why), gradients=_build_gradients(config.train, accelerator, vae, objective))
 
 
 def _build_gradients(train: TrainConfig, accelerator: Accelerator, vae: VAE, objective: Objective) -> Gradients:

@@ -105,8 +105,8 @@ class TrainConfig(Section):
     )
     engine: Literal["auto", "eager", "compile", "graph"] = Field(
         default="auto",
-        description="how a step is run: eager; compile: with its loss compiled; graph: whole steps in a CUDA graph; "
-        "auto: graph on CUDA where possible, else eager",
+        description="how a step is run: eager; compile: by compiled functions; graph: whole steps in a CUDA graph; "
+        "auto: graph on CUDA where possible; on a CPU compile for long runs of one process, else eager",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="auto: CUDA where there is a device, else the CPU"

@@ -107,8 +107,7 @@ class TrainingBatches:
 
     def pixels(self, epoch: int) -> Tensor:
         """Return the images (N, C, H, W) that the batches of an epoch are taken from."""
-        self._prepare(epoch)
-        return self._pixels
+        return randomness.binarize(self.images, self.seed, "binarize/train", epoch) if self.dynamic else self.images
 
     def table(self, epoch: int) -> EpochTable:
         """Return all batches of an epoch at once, on the CPU; `index` is into `pixels(epoch)`.
@@ -160,7 +159,5 @@ class TrainingBatches:
             return
         order, noise = self._draw(epoch)
         self._order, self._noise = self._send(order), self._send(noise.to(self.dtype))
-        self._pixels = self.images
-        if self.dynamic:
-            self._pixels = randomness.binarize(self.images, self.seed, "binarize/train", epoch)
+        self._pixels = self.pixels(epoch)
         self._epoch = epoch

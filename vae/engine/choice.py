@@ -3,14 +3,18 @@
 from vae.components import InputError
 from vae.config import TrainConfig
 
+# benchmarks/README.md: compiling the default net takes 20 seconds the first time and saves 1.6 ms of each step
+STEPS_THAT_REPAY_COMPILING = 12_500
 
-def choose(train: TrainConfig, device: str, world_size: int) -> tuple[str, str]:
+
+def choose(train: TrainConfig, device: str, world_size: int, total_steps: int) -> tuple[str, str]:
     """Return the engine's name and the reason, in a few words.
 
     Args:
         train: `engine` is what was asked for; precision and exact gradients decide what is possible.
         device: `cpu` or `cuda`.
         world_size: how many processes.
+        total_steps: of the whole run.
 
     Raises:
         InputError: the engine that was asked for, or the processes, cannot do what else is asked for.
@@ -20,10 +24,19 @@ def choose(train: TrainConfig, device: str, world_size: int) -> tuple[str, str]:
         if problem := obstacle(train.engine, train, device):
             raise InputError(f"train.engine = {train.engine!r}: {problem}; use eager or auto")
         return train.engine, "as asked for"
-    if device == "cpu":
-        return "eager", "auto: on a CPU, compiling takes longer than most runs gain by it"
-    problem = obstacle("graph", train, device)
-    return ("eager", f"auto: no graph {problem}") if problem else ("graph", "auto: fastest on CUDA")
+    name, reason = _fastest(device, world_size, total_steps)
+    problem = obstacle(name, train, device)
+    return ("eager", f"auto: no {name} {problem}") if problem else (name, f"auto: {reason}")
+
+
+def _fastest(device: str, world_size: int, total_steps: int) -> tuple[str, str]:
+    if device == "cuda":
+        return "graph", "fastest on CUDA"
+    if world_size > 1:
+        return "eager", "on a CPU shared by several processes"
+    if total_steps < STEPS_THAT_REPAY_COMPILING:
+        return "eager", f"on a CPU, fewer than {STEPS_THAT_REPAY_COMPILING:,} steps do not repay compiling"
+    return "compile", f"on a CPU, {STEPS_THAT_REPAY_COMPILING:,} steps and more repay compiling"
 
 
 def obstacle(name: str, train: TrainConfig, device: str) -> str:
@@ -32,7 +45,7 @@ def obstacle(name: str, train: TrainConfig, device: str) -> str:
         return f"with train.exact = {train.exact}"
     if name == "graph" and device != "cuda":
         return f"on a {device.upper()}: it needs a CUDA device"
-    if name == "graph" and train.precision == "fp16":
+    if name != "eager" and train.precision == "fp16":
         return "with train.precision = fp16, whose loss scaler asks the device in each step"
     return ""
 

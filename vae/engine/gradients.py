@@ -7,23 +7,20 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from vae.data.batches import Batch, share
-from vae.engine.loss import poisoned, stack
+from vae.engine.loss import Measured, poisoned, stack
 from vae.objectives import Objective, Terms
 
 
 class Gradients(ABC):
-    """Fills the `grad` of the parameters."""
+    """Gives the gradient with respect to each parameter."""
 
     @abstractmethod
-    def __call__(self, batch: Batch, now: dict[str, float]) -> Tensor:
-        """Set every `grad` from this rank's part of a global batch (all ranks).
+    def __call__(self, batch: Batch, now: dict[str, float]) -> Measured:
+        """Return the global gradients from this rank's part of a global batch (all ranks).
 
         Args:
             batch: images and noise.
             now: the objective's scheduled numbers.
-
-        Returns:
-            Loss, reconstruction and KL, (3,), float64, summed over this rank's examples.
         """
 
 
@@ -38,14 +35,18 @@ class AllReduced(Gradients):
 
     def __init__(self, accelerator: Accelerator, model: nn.Module, objective: Objective):
         self.accelerator, self.model, self.objective = accelerator, model, objective
+        self.parameters = [weight for weight in model.parameters() if weight.requires_grad]
 
-    def __call__(self, batch: Batch, now: dict[str, float]) -> Tensor:
-        """Set every `grad` (all ranks)."""
+    def __call__(self, batch: Batch, now: dict[str, float]) -> Measured:
+        """Return the global gradients (all ranks)."""
         terms = self.objective.terms(self.model(batch.x, batch.noise), batch.x, now).first(batch.count)
         # DDP averages over ranks, so that the sum over ranks / n is the gradient of the mean over the global batch
         loss = terms.loss.sum() * (self.accelerator.num_processes / batch.global_count)
         self.accelerator.backward(poisoned(loss))
-        return summed(terms)
+        gradients = [weight.grad for weight in self.parameters if weight.grad is not None]
+        for weight in self.parameters:
+            weight.grad = None
+        return gradients, summed(terms)
 
 
 class Exact(Gradients):
@@ -69,15 +70,13 @@ class Exact(Gradients):
         views = self.flat.split([weight.numel() for weight in self.parameters])
         self._views = [view.view_as(weight) for view, weight in zip(views, self.parameters, strict=True)]
 
-    def __call__(self, batch: Batch, now: dict[str, float]) -> Tensor:
-        """Set every `grad` (all ranks)."""
+    def __call__(self, batch: Batch, now: dict[str, float]) -> Measured:
+        """Return the global gradients (all ranks)."""
         leaves, nats = zip(*[self._leaf(batch, part, now) for part in self._parts(batch)], strict=True)
         gathered = self.accelerator.gather(sum_own(torch.stack(leaves)))
         assert isinstance(gathered, Tensor)
         self.flat.copy_(sum_tree(gathered))
-        for weight, view in zip(self.parameters, self._views, strict=True):
-            weight.grad = view
-        return torch.stack(nats).sum(0)
+        return self._views, torch.stack(nats).sum(0)
 
     def _parts(self, batch: Batch) -> list[slice]:
         """Return where this rank's shards lie in its part of the batch."""

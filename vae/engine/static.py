@@ -1,21 +1,22 @@
-"""Whole training steps as a function of tensors that stay where they are: its loss compiled, itself captured on CUDA.
+"""Whole training steps as functions of tensors that stay where they are: compiled, on CUDA captured.
 
 What a step reads lies on the device: the images, and for each step of an epoch the indices of its examples, their noise
 and weights, and the scheduled numbers. A counter there says which row is next. So a CUDA graph can hold several steps:
 the host asks for them at once, and the device needs nothing from it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from vae.data.batches import EpochTable
 from vae.engine.base import Engine
-from vae.engine.loss import EngineError, Loss, compiled, weighted_loss
+from vae.engine.compiler import EngineError, compiled
+from vae.engine.loss import Measured, local_gradients
+from vae.engine.update import Plain
 from vae.model import VAE
 
 STEPS_A_REPLAY = 20
@@ -27,11 +28,16 @@ class StaticStep:
 
     Args:
         engine: what it is made of.
-        loss: of this rank's padded batch.
+        model: not wrapped.
+
+    Attributes:
+        measure, finish: its halves. Neither makes collectives; each can be replaced by itself compiled.
     """
 
-    def __init__(self, engine: Engine, loss: Loss):
-        self.engine, self.loss = engine, loss
+    def __init__(self, engine: Engine, model: VAE):
+        self.engine = engine
+        self.gradients = local_gradients(engine.accelerator, model, engine.objective, engine.update.parameters)
+        self.measure, self.finish = self._measure, self._finish
         batches, device = engine.batches, engine.accelerator.device
         self.names = list(engine.objective.at(0.0))
         steps, rows = batches.steps_per_epoch, batches.rows
@@ -44,7 +50,7 @@ class StaticStep:
         self.lr = torch.zeros(steps, dtype=torch.float32 if device.type == "cuda" else torch.float64, device=device)
         self.position = torch.zeros(1, dtype=torch.int64, device=device)  # of the next step in its epoch
         self.step = torch.zeros(1, dtype=torch.float64, device=device)  # and in the run
-        self.pixels = batches.pixels(0).clone() if batches.dynamic else batches.images
+        self.pixels = torch.empty_like(batches.images) if batches.dynamic else batches.images
 
     def load(self, epoch: int, table: EpochTable) -> None:
         """Bring an epoch's rows to the device; what is still running there is done with the old ones first."""
@@ -68,19 +74,21 @@ class StaticStep:
 
     def __call__(self) -> None:
         """Make the next update (all ranks)."""
-        engine, update = self.engine, self.engine.update
-        loss, nats = self.loss(*self.arguments())
-        gradients = torch.autograd.grad(loss, update.parameters)
-        all_reduce(update.parameters, gradients, engine.accelerator.num_processes)
-        skip = engine.ledger.record(nats, self._row(self.count), update.clip(), self.step[0])
-        update(skip, self._row(self.lr))
+        gradients, nats = self.measure()
+        self.finish(all_reduced(gradients, self.engine.accelerator.num_processes), nats)
+
+    def _measure(self) -> Measured:
+        """Return this rank's gradients and sums for the next batch."""
+        index, noise, weight, now = (self._row(table) for table in (self.index, self.noise, self.weight, self.now))
+        return self.gradients(self.pixels, index, noise, weight, dict(zip(self.names, now.unbind(), strict=True)))
+
+    def _finish(self, gradients: Sequence[Tensor], nats: Tensor) -> None:
+        """Record and update, with the gradients of all ranks together."""
+        ledger, update = self.engine.ledger, self.engine.update
+        skip = ledger.record(nats, self._row(self.count), update.clip(gradients), self.step[0])
+        update(gradients, skip, self._row(self.lr))
         self.position += 1
         self.step += 1
-
-    def arguments(self) -> tuple[Any, ...]:
-        """Return what the loss of the next step takes."""
-        index, noise, weight, now = (self._row(table) for table in (self.index, self.noise, self.weight, self.now))
-        return self.pixels, index, noise, weight, dict(zip(self.names, now.unbind(), strict=True))
 
     def tensors(self) -> Iterator[Tensor]:
         """Yield everything that a step changes."""
@@ -99,7 +107,7 @@ class Static(Engine):
         captured: whether in a CUDA graph; else each step is called.
 
     Raises:
-        EngineError: the loss cannot be compiled (captured, it need not be), or the step not captured.
+        EngineError: the step cannot be compiled (captured, it need not be), or not captured.
     """
 
     model: VAE
@@ -111,18 +119,18 @@ class Static(Engine):
     _table: tuple[int, Future[EpochTable]] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        """Compile and capture (all ranks)."""
-        loss = weighted_loss(self.accelerator, self.model, self.objective)
-        self._step = StaticStep(self, loss)
+        """Compile and capture (all ranks); weights and sums stay as they are."""
+        self._step = StaticStep(self, self.model)
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="batches")
         self._seek(0)
+        before = [(tensor, tensor.detach().clone()) for tensor in self._step.tensors()]
         try:
-            self._step.loss = compiled(loss, self._step.arguments(), self.update.parameters)
-        except EngineError as error:
-            if not self.captured:
-                raise
-            self.why += f"; its loss is not compiled: {error}"
-        self._calls = self._capture() if self.captured else {1: self._step}
+            self._compile()
+            self._calls = self._capture() if self.captured else {1: self._step}
+        finally:
+            with torch.no_grad():
+                for tensor, value in before:
+                    tensor.copy_(value)
 
     def advance(self, step: int, until: int) -> int:
         """Make as many steps as a call can, within an epoch (all ranks)."""
@@ -147,18 +155,25 @@ class Static(Engine):
         ready, self._table = self._table, (epoch + 1, self._ahead.submit(self.batches.table, epoch + 1))
         return ready[1].result() if ready and ready[0] == epoch else self.batches.table(epoch)
 
+    def _compile(self) -> None:
+        step = self._step
+        gradients, nats = step.measure()  # torch.distributions looks up KL rules, untraceably, once
+        try:
+            step.measure = compiled(step.measure)
+            if isinstance(self.update, Plain):
+                step.finish = compiled(step.finish, gradients, nats)
+        except EngineError as error:
+            if not self.captured:
+                raise
+            self.why += f"; it is not compiled: {error}"
+
     def _capture(self) -> dict[int, Callable[[], None]]:
-        """Return replays of one step and of several; weights and sums are as before."""
-        before = [(tensor, tensor.clone()) for tensor in self._step.tensors()]
+        """Return replays of one step and of several."""
         try:
             self._warm_up()
-            replays = {count: self._capture_steps(count).replay for count in (1, STEPS_A_REPLAY)}
+            return {count: self._capture_steps(count).replay for count in (1, STEPS_A_REPLAY)}
         except RuntimeError as error:
             raise EngineError(f"a step cannot be captured: {str(error).splitlines()[0]}") from None
-        finally:
-            for tensor, value in before:
-                tensor.copy_(value)
-        return replays
 
     def _warm_up(self) -> None:
         side = torch.cuda.Stream()
@@ -177,11 +192,11 @@ class Static(Engine):
         return graph
 
 
-def all_reduce(parameters: list[Tensor], gradients: tuple[Tensor, ...], world_size: int) -> None:
-    """Set every `grad` to the sum over ranks (all ranks: one collective)."""
-    if world_size > 1:
-        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-        torch.distributed.all_reduce(flat)
-        gradients = flat.split([gradient.numel() for gradient in gradients])
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient.view_as(parameter)
+def all_reduced(gradients: Sequence[Tensor], world_size: int) -> Sequence[Tensor]:
+    """Return the sums of each gradient over the ranks (all ranks: one collective)."""
+    if world_size == 1:
+        return gradients
+    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    torch.distributed.all_reduce(flat)
+    parts = flat.split([gradient.numel() for gradient in gradients])
+    return [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True)]

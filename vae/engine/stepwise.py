@@ -12,7 +12,7 @@ class Stepwise(Engine):
     """Makes one update a call.
 
     Attributes:
-        gradients: fills the `grad` of the parameters from a batch.
+        gradients: gives them for a batch.
     """
 
     gradients: Gradients
@@ -30,6 +30,6 @@ class Stepwise(Engine):
             step: updates made before this one.
             progress: epochs seen before this one.
         """
-        nats = self.gradients(batch, self.objective.at(progress))
-        skip = self.ledger.record(nats, batch.count, self.update.clip(), step)
-        self.update(skip, self.learning_rate(progress))
+        gradients, nats = self.gradients(batch, self.objective.at(progress))
+        skip = self.ledger.record(nats, batch.count, self.update.clip(gradients), step)
+        self.update(gradients, skip, self.learning_rate(progress))

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.optim import AdamW
 from torch.optim.adamw import adamw
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # of AdamW
@@ -17,7 +16,7 @@ State = Mapping[int, Mapping[str, Tensor]]  # moments and step counts, by the po
 
 
 class Update(ABC):
-    """Makes AdamW updates (Loshchilov & Hutter 2019) from the `grad` of the parameters, which it then removes.
+    """Makes AdamW updates (Loshchilov & Hutter 2019, algorithm 2) from gradients, clipped to a global norm.
 
     Args:
         parameters: of the model, on the device.
@@ -30,12 +29,12 @@ class Update(ABC):
         self.grad_norm = parameters[0].new_zeros(())
 
     @abstractmethod
-    def clip(self) -> Tensor:
+    def clip(self, gradients: Sequence[Tensor]) -> Tensor:
         """Return the norm of the global gradient, (), and have the update clip it; NaN or inf if it is not finite."""
 
     @abstractmethod
-    def __call__(self, skip: Tensor, lr: float | Tensor) -> None:
-        """Update the weights, unless `skip`, (), bool, is true."""
+    def __call__(self, gradients: Sequence[Tensor], skip: Tensor, lr: float | Tensor) -> None:
+        """Update the weights, unless `skip`, (), bool, is true; gradients are of no use afterwards."""
 
     @abstractmethod
     def state_dict(self) -> State:
@@ -51,19 +50,12 @@ class Update(ABC):
         for moments in self.state_dict().values():
             yield from moments.values()
 
-    def _drop_gradients(self) -> None:
-        for weight in self.parameters:
-            weight.grad = None
 
+class AdamW(Update):
+    """An update that keeps step counts and moments itself, as torch's AdamW would.
 
-class Folded(Update):
-    """One fused kernel clips and updates, or leaves everything alone.
-
-    It divides gradients by `grad_scale` as it reads them, and does nothing where `found_inf` is 1: clipping needs no
-    pass of its own, skipping no answer from the device. A `grad_scale` is float32: for float64 weights a pass clips.
-
-    (Torch's functional form, because building a `torch.optim.Optimizer` imports the compiler, which takes a second, and
-    its `step` takes half a millisecond on a CPU.)
+    (Building a `torch.optim.Optimizer` imports the compiler, which takes a second, and its `step` takes 0.3 ms more on
+    a CPU.)
 
     Args:
         parameters, max_grad_norm: see `Update`.
@@ -75,34 +67,6 @@ class Folded(Update):
         self.weight_decay = weight_decay
         self._mean, self._square = ([torch.zeros_like(weight) for weight in parameters] for _ in range(2))
         self._steps = [self.grad_norm.new_zeros((), dtype=torch.float32) for _ in parameters]
-        self._gradients: list[Tensor] = []
-        self._found_inf = self.grad_norm.new_zeros((), dtype=torch.float32)
-        self._grad_scale = torch.ones_like(self._found_inf)
-
-    def clip(self) -> Tensor:
-        """Return the norm of the global gradient, (), and have the update clip it."""
-        self._gradients = [weight.grad for weight in self.parameters if weight.grad is not None]
-        self.grad_norm.copy_(total_norm(self._gradients))
-        factor = ((self.grad_norm + CLIP_EPSILON) / self.max_grad_norm).clamp(min=1.0)
-        if factor.dtype == torch.float64:
-            for gradient in self._gradients:
-                gradient.div_(factor)
-        else:
-            self._grad_scale.copy_(factor)
-        return self.grad_norm
-
-    @torch.no_grad()
-    def __call__(self, skip: Tensor, lr: float | Tensor) -> None:
-        """Update the weights, unless `skip` is true."""
-        self._found_inf.copy_(skip)
-        adamw(
-            self.parameters, self._gradients, self._mean, self._square, [], self._steps,
-            fused=True, capturable=self.grad_norm.is_cuda, grad_scale=self._grad_scale, found_inf=self._found_inf,
-            amsgrad=False, maximize=False, lr=lr, beta1=BETAS[0], beta2=BETAS[1], eps=EPSILON,
-            weight_decay=self.weight_decay,
-        )  # fmt: skip
-        self._gradients = []
-        self._drop_gradients()
 
     def state_dict(self) -> State:
         """Return the moments and step counts themselves."""
@@ -116,13 +80,82 @@ class Folded(Update):
             for name, tensor in moments.items():
                 tensor.copy_(state[place][name])
 
+    def _scale(self) -> Tensor:
+        """Return what gradients are divided by, ()."""
+        return ((self.grad_norm + CLIP_EPSILON) / self.max_grad_norm).clamp(min=1.0)
+
+
+class Plain(AdamW):
+    """Plain tensor operations, which a compiler makes one pass of for each weight; eagerly they are slow."""
+
+    def clip(self, gradients: Sequence[Tensor]) -> Tensor:
+        """Return the norm of the global gradient, (), and have the update clip it."""
+        squares = [gradient.square().sum() for gradient in gradients]
+        return self.grad_norm.copy_(torch.stack(squares).sum().sqrt())
+
+    @torch.no_grad()
+    def __call__(self, gradients: Sequence[Tensor], skip: Tensor, lr: float | Tensor) -> None:
+        """Update the weights, unless `skip` is true."""
+        beta1, beta2 = BETAS
+        for count in self._steps:
+            count.add_(~skip)
+        step = self._steps[0].double()
+        numbers = [1 / self._scale(), lr / (1 - beta1**step), 1 / (1 - beta2**step).sqrt(), 1 - lr * self.weight_decay]
+        # stacked they lie in memory; else a compiler would put their computation into the loops over the weights
+        factor, size, correction, decay = torch.stack([n.to(self.grad_norm.dtype) for n in numbers]).unbind()
+        rows = zip(self.parameters, gradients, self._mean, self._square, strict=True)
+        for weight, gradient, mean, square in rows:
+            clipped = gradient * factor
+            new_mean = mean + (clipped - mean) * (1 - beta1)
+            new_square = square * beta2 + clipped * clipped * (1 - beta2)
+            new_weight = weight * decay - size * new_mean / (new_square.sqrt() * correction + EPSILON)
+            for old, new in ((weight, new_weight), (mean, new_mean), (square, new_square)):
+                old.copy_(torch.where(skip, old, new))
+
+
+class Folded(AdamW):
+    """One fused kernel clips and updates, or leaves everything alone.
+
+    It divides gradients by `grad_scale` as it reads them, and does nothing where `found_inf` is 1: clipping needs no
+    pass of its own, skipping no answer from the device. A `grad_scale` is float32: for float64 weights a pass clips.
+
+    Args:
+        parameters, max_grad_norm, weight_decay: see `AdamW`.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], max_grad_norm: float | None, *, weight_decay: float):
+        super().__init__(parameters, max_grad_norm, weight_decay=weight_decay)
+        self._found_inf = self.grad_norm.new_zeros((), dtype=torch.float32)
+        self._grad_scale = torch.ones_like(self._found_inf)
+
+    def clip(self, gradients: Sequence[Tensor]) -> Tensor:
+        """Return the norm of the global gradient, (), and have the update clip it."""
+        self.grad_norm.copy_(total_norm(gradients))
+        if self.grad_norm.dtype == torch.float64:
+            for gradient in gradients:
+                gradient.div_(self._scale())
+        else:
+            self._grad_scale.copy_(self._scale())
+        return self.grad_norm
+
+    @torch.no_grad()
+    def __call__(self, gradients: Sequence[Tensor], skip: Tensor, lr: float | Tensor) -> None:
+        """Update the weights, unless `skip` is true."""
+        self._found_inf.copy_(skip)
+        adamw(
+            self.parameters, list(gradients), self._mean, self._square, [], self._steps,
+            fused=True, capturable=self.grad_norm.is_cuda, grad_scale=self._grad_scale, found_inf=self._found_inf,
+            amsgrad=False, maximize=False, lr=lr, beta1=BETAS[0], beta2=BETAS[1], eps=EPSILON,
+            weight_decay=self.weight_decay,
+        )  # fmt: skip
+
 
 class Scaled(Update):
     """In fp16 the loss is scaled up; Accelerate's scaler scales gradients down again and skips what overflowed.
 
     Args:
         accelerator: has the scaler.
-        parameters, max_grad_norm, weight_decay: see `Folded`.
+        parameters, max_grad_norm, weight_decay: see `AdamW`.
     """
 
     def __init__(
@@ -135,22 +168,25 @@ class Scaled(Update):
     ):
         super().__init__(parameters, max_grad_norm)
         self.accelerator = accelerator
-        plain = AdamW(parameters, betas=BETAS, eps=EPSILON, weight_decay=weight_decay, fused=True)
+        plain = torch.optim.AdamW(parameters, betas=BETAS, eps=EPSILON, weight_decay=weight_decay, fused=True)
         self.optimizer = accelerator.prepare(plain)
 
-    def clip(self) -> Tensor:
+    def clip(self, gradients: Sequence[Tensor]) -> Tensor:
         """Return the norm of the global gradient, (), which is clipped by a pass."""
+        for weight, gradient in zip(self.parameters, gradients, strict=True):
+            weight.grad = gradient
         norm = self.accelerator.clip_grad_norm_(self.parameters, self.max_grad_norm)
         assert isinstance(norm, Tensor)
         self.grad_norm.copy_(norm)
         return self.grad_norm
 
-    def __call__(self, skip: Tensor, lr: float | Tensor) -> None:
+    def __call__(self, gradients: Sequence[Tensor], skip: Tensor, lr: float | Tensor) -> None:
         """Update the weights, unless the scaler has found an overflow: then the norm is not finite either."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
-        self._drop_gradients()
+        for weight in self.parameters:
+            weight.grad = None
 
     def state_dict(self) -> State:
         """Return the moments and step counts themselves."""
@@ -162,9 +198,9 @@ class Scaled(Update):
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def total_norm(gradients: list[Tensor]) -> Tensor:
+def total_norm(gradients: Sequence[Tensor]) -> Tensor:
     """Return the 2-norm, (), of all gradients together."""
     if gradients[0].is_cuda:
-        return torch.nn.utils.get_total_norm(gradients, foreach=True)
+        return torch.nn.utils.get_total_norm(list(gradients), foreach=True)
     # on the CPU a dot product is three times as fast as a norm, which takes one thread
     return torch.stack([torch.dot(flat, flat) for flat in (part.reshape(-1) for part in gradients)]).sum().sqrt()

@@ -1,0 +1,35 @@
+"""Functions of tensors of fixed shapes, compiled by torch."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from accelerate.utils import gather_object
+
+# else the compiler leaves out roundings to half precision between two operations, and is no longer what eager is
+OPTIONS = {"emulate_precision_casts": True}
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class EngineError(RuntimeError):
+    """An engine cannot be had on this machine; raised on all ranks together."""
+
+
+def compiled(function: F, *arguments: Any) -> F:
+    """Return a function without collectives compiled, having called it once (all ranks); raises `EngineError`.
+
+    The function may take gradients. What the call changes stays changed.
+    """
+    import torch._dynamo  # takes a second
+
+    fast: Any = torch.compile(function, fullgraph=True, dynamic=False, options=dict(OPTIONS))
+    problem = ""
+    try:
+        with torch._dynamo.config.patch(trace_autograd_ops=True):
+            fast(*arguments)
+    except Exception as error:  # whatever a compiler may say
+        problem = " ".join([f"{type(error).__name__}:", *str(error).split("\n")[:2]])  # the second may name the cause
+    if problem := next(filter(None, gather_object([problem])), ""):
+        raise EngineError(f"torch.compile failed: {problem}")
+    return fast
