@@ -9,10 +9,12 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from torch.utils.tensorboard.writer import SummaryWriter
+from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue] (generated)
+from torch.utils.tensorboard.writer import FileWriter, SummaryWriter
 
+from vae.canvas import png
 from vae.checkpoint import write_text
 
 
@@ -91,7 +93,7 @@ class Board:
         self._lock = threading.Lock()
 
     def add(self, kind: str, tag: str, value: Any, step: int) -> None:
-        """Add a `scalar` or `images` (N, C, H, W) in [0, 1]; never raises for want of room."""
+        """Add a `scalar` or a `canvas` (H, W, 1 or 3) in [0, 1]; never raises for want of room."""
         with self._lock:
             self._since_flush.append((kind, tag, value, step))
             try:
@@ -119,8 +121,15 @@ class Board:
             self.writer.close()
 
     def _write(self, kind: str, tag: str, value: Any, step: int) -> None:
-        add = self.writer.add_scalar if kind == "scalar" else self.writer.add_images
-        add(tag, value, step)
+        if kind == "scalar":
+            self.writer.add_scalar(tag, value, step)
+        else:
+            height, width, channels = value.shape
+            image = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=png(value))
+            self.writer.get_logdir()  # opens the file if it is closed
+            cast(FileWriter, self.writer.file_writer).add_summary(
+                Summary(value=[Summary.Value(tag=tag, image=image)]), step
+            )
 
     def _begin_new_file(self) -> None:
         """Open another event file, which tells TensorBoard to forget the steps that it begins with, and fill it."""

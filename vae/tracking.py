@@ -1,6 +1,7 @@
 """Records of a run: TensorBoard, metrics.jsonl, the progress bar. On all ranks but the main one, calls do nothing."""
 
 import contextlib
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.utils.tensorboard.writer import SummaryWriter
 from tqdm import tqdm
 
+from vae.canvas import tile
 from vae.components import InputError
 from vae.engine import Interval
 from vae.evaluation import Evaluation
@@ -174,7 +176,8 @@ class Tracker:
         if not self.enabled:
             return
         for name, batch in images.items():
-            self.board.add("images", f"Test/{name}", batch.float().cpu(), step)
+            columns = math.isqrt(len(batch) - 1) + 1
+            self.board.add("canvas", f"Test/{name}", tile(batch.float().cpu().numpy(), columns=columns, gap=2), step)
 
     def log_hyperparameters(self, settings: dict[str, Any], results: dict[str, float], step: int) -> None:
         """Record settings and final results for TensorBoard's HPARAMS page, once, at the end."""

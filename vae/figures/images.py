@@ -1,12 +1,11 @@
 """Pictures made of images: reconstructions, samples, interpolation, the decoded latent plane."""
 
-import math
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from vae.canvas import tile
 from vae.figures.style import (
     INK,
     PAD,
@@ -26,7 +25,7 @@ def reconstructions(originals: Array, reconstructed: Array, *, columns: int = 10
     """
     above, below = _pixels(originals), _pixels(reconstructed)
     pairs = [part[start : start + columns] for start in range(0, len(above), columns) for part in (above, below)]
-    canvas = np.concatenate([_tile(part, columns=columns, gap=2, pad=2) for part in pairs])
+    canvas = np.concatenate([tile(part, columns=columns, gap=2, pad=2) for part in pairs])
     figure, axes = _image_figure("Test images and their reconstructions", canvas, width=7.5)
     axes.set_title("mean of p(x|z) at z = E[z|x]", **TEXT)
     height = len(canvas) / len(pairs)
@@ -42,7 +41,7 @@ def samples(images: Array, *, columns: int = 8) -> Figure:
         images: (N, C, H, W) in [0, 1], C = 1 or 3.
         columns: images in one row.
     """
-    figure, axes = _image_figure("Samples", _tile(_pixels(images), columns=columns, gap=2), width=4.6)
+    figure, axes = _image_figure("Samples", tile(_pixels(images), columns=columns, gap=2), width=4.6)
     axes.set_title(f"{len(images)} means of p(x|z), z ~ p(z)", **TEXT)
     return _trim(figure, axes)
 
@@ -55,9 +54,7 @@ def interpolation(images: Array) -> Figure:
     """
     pixels = _pixels(images)
     count, width = len(pixels), pixels.shape[-1] + 2
-    figure, axes = _image_figure(
-        "Interpolation between two test images", _tile(pixels, columns=count, gap=2), width=7.5
-    )
+    figure, axes = _image_figure("Interpolation between two test images", tile(pixels, columns=count, gap=2), width=7.5)
     axes.set_title("mean of p(x|z) on the straight line between the two codes E[z|x]", **TEXT)
     fractions = np.linspace(0, 1, count)
     axes.set_xticks([(index + 0.5) * width - 1.5 for index in range(count)], [f"{f:.2g}" for f in fractions])
@@ -76,7 +73,7 @@ def latent_plane(images: Array, z_values: Array) -> Figure:
     upwards = pixels.reshape(len(z), len(z), *pixels.shape[1:])[::-1].reshape(pixels.shape)
     half = (z[-1] - z[0]) / (len(z) - 1) / 2
     edges = (z[0] - half, z[-1] + half)
-    canvas = _tile(upwards, columns=len(z), gap=0)
+    canvas = tile(upwards, columns=len(z), gap=0)
     figure, axes = _image_figure("Decoded latent plane", canvas, width=5.0, extent=(*edges, *edges))
     axes.set_title(f"mean of p(x|z) on an even {len(z)} × {len(z)} grid of z; the prior is N(0, I)", **TEXT)
     axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
@@ -108,18 +105,6 @@ def _trim(figure: Figure, axes: Axes) -> Figure:
     assert lowest is not None
     figure.set_figheight(figure.get_figheight() - lowest.y0 / figure.dpi + PAD)
     return figure
-
-
-def _tile(images: np.ndarray, *, columns: int, gap: int, pad: int = 0) -> np.ndarray:
-    """Return one canvas (H', W', C) of images (N, C, H, W), row by row, white between them and `pad` below."""
-    N, C, H, W = images.shape
-    rows = math.ceil(N / columns)
-    canvas = np.ones((rows * (H + gap), columns * (W + gap), C), images.dtype)
-    for index, image in enumerate(images):
-        row, column = divmod(index, columns)
-        top, left = row * (H + gap), column * (W + gap)
-        canvas[top : top + H, left : left + W] = image.transpose(1, 2, 0)
-    return canvas[: len(canvas) - gap + pad, : columns * (W + gap) - gap]
 
 
 def _pixels(images: Array) -> np.ndarray:
