@@ -21,7 +21,7 @@ def compiled(function: F, *arguments: Any) -> F:
 
     The function may take gradients. What the call changes stays changed.
     """
-    import torch._dynamo  # takes a second
+    import torch._dynamo  # takes a second, unless torchvision has done it
 
     fast: Any = torch.compile(function, fullgraph=True, dynamic=False, options=dict(OPTIONS))
     problem = ""
