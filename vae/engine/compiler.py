@@ -1,5 +1,6 @@
 """Functions of tensors of fixed shapes, compiled by torch."""
 
+import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -23,6 +24,8 @@ def compiled(function: F, *arguments: Any) -> F:
     """
     import torch._dynamo  # takes a second, unless torchvision has done it
 
+    # says that there is no CUDA where nobody asked for it
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     fast: Any = torch.compile(function, fullgraph=True, dynamic=False, options=dict(OPTIONS))
     problem = ""
     try:
