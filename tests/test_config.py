@@ -147,10 +147,10 @@ def test_missing_or_binary_files_are_named(tmp_path: Path) -> None:
 def test_a_warm_up_longer_than_training_is_a_warning() -> None:
     loaded = load(None, ["optim.lr_schedule={name: LinearWarmup, epochs: 7}", "optim.lr_scaling=sqrt"])
     assert config.warnings(loaded, epochs=5) == [
-        "objective.beta: the warm-up lasts 10 epochs, longer than the run (5 epochs)",
-        "optim.lr_schedule: the warm-up lasts 7 epochs, longer than the run (5 epochs)",
+        "objective.beta: the schedule lasts 10 epochs, longer than the run (5 epochs)",
+        "optim.lr_schedule: the schedule lasts 7 epochs, longer than the run (5 epochs)",
     ]
-    assert config.warnings(loaded, epochs=4)[-1].startswith("optim.lr_scaling_epochs: the warm-up lasts 5 epochs")
+    assert config.warnings(loaded, epochs=4)[-1].startswith("optim.lr_scaling_epochs: the schedule lasts 5 epochs")
     assert config.warnings(loaded, epochs=10) == []
 
 
@@ -181,4 +181,4 @@ def test_components_are_listed_with_their_settings_under_the_keys_that_choose_th
         names = [line.partition(":")[0].strip() for line in listed if re.match(r"  \w", line)]
         assert names == list(table)
     assert "    std  (float > 0; default 1.0)" in lines
-    assert "    beta  (Constant | LinearWarmup; default 1.0)" in lines
+    assert "    beta  (Constant | LinearWarmup | Cyclical; default 1.0)" in lines

@@ -19,7 +19,7 @@ from vae.networks import DECODERS, ENCODERS
 from vae.objectives import ELBO, OBJECTIVES, negative_elbo
 from vae.posteriors import POSTERIORS
 from vae.priors import PRIORS
-from vae.schedules import SCHEDULES, Constant, LinearWarmup
+from vae.schedules import SCHEDULES, Constant, Cyclical, LinearWarmup
 
 SHAPES = [(1, 28, 28), (3, 8, 6)]
 D = 3
@@ -215,6 +215,34 @@ def test_elbo_is_the_sum_of_its_terms_and_beta_weighs_the_kl() -> None:
     torch.testing.assert_close(weighted.kl, bound.kl)
 
 
+@pytest.mark.parametrize("free_bits", [0.1, 5.0])
+def test_free_bits_leave_each_dimension_of_each_example_its_own(free_bits: float) -> None:
+    """Against torch's rule for one dimension, and a loop."""
+    model = VAE(image_shape=(1, 6, 6), latent_dim=D, hidden_dim=16)
+    x = images(5, (1, 6, 6))
+    out = model(x, noise(5))
+    got = ELBO(beta=0.5, free_bits=free_bits)(out, x, 0.0)
+    bound, q = negative_elbo(out, x), out.latents[0].q.base_dist
+    for i in range(5):
+        raised = 0.0
+        for mean, std in zip(q.loc[i], q.scale[i], strict=True):
+            raised += max(free_bits, td.kl_divergence(td.Normal(mean, std), td.Normal(0.0, 1.0)).item())
+        assert got.loss[i].item() == pytest.approx(bound.reconstruction[i].item() + 0.5 * raised, rel=1e-5)
+    torch.testing.assert_close(got.kl, bound.kl)  # reported as it is
+    (gradient,) = torch.autograd.grad((got.loss - got.reconstruction).sum(), q.loc)
+    assert bool(gradient.any()) == (free_bits < 1)
+
+
+def test_dependent_dimensions_share_their_free_bits() -> None:
+    model = VAE(image_shape=(1, 6, 6), latent_dim=D, hidden_dim=16, posterior="FullNormal")
+    x = images(5, (1, 6, 6))
+    out = model(x, noise(5))
+    bound = negative_elbo(out, x)
+    for free_bits in (1e-3, 5.0):
+        expected = bound.reconstruction + bound.kl.clamp(min=D * free_bits)
+        torch.testing.assert_close(ELBO(free_bits=free_bits)(out, x, 0.0).loss, expected)
+
+
 def test_the_elbo_bounds_the_likelihood_from_below() -> None:
     """The evidence by brute force over a grid of z, against the ELBO averaged over many draws of the noise."""
     model = VAE(image_shape=(1, 4, 4), latent_dim=1, hidden_dim=8).double()
@@ -266,6 +294,17 @@ def test_linear_warm_up_is_a_straight_line() -> None:
     warmup = LinearWarmup(epochs=10.0)
     assert [warmup(progress) for progress in (0, 2.5, 5, 10, 50)] == [0, 0.25, 0.5, 1, 1]
     assert Constant(value=3.0)(17.0) == 3
+
+
+def test_cycles_rise_stay_and_begin_anew() -> None:
+    """Four cycles of ten epochs, the first half of each a rise."""
+    cyclical = Cyclical(epochs=40.0, cycles=4, ratio=0.5, start=0.5, end=2.5)
+    for cycle in range(4):
+        values = [cyclical(10 * cycle + within) for within in (0, 1.25, 2.5, 5, 9.99)]
+        assert values == pytest.approx([0.5, 1.0, 1.5, 2.5, 2.5])
+    assert [cyclical(progress) for progress in (40, 41, 400)] == [2.5] * 3
+    warmup, once = LinearWarmup(epochs=8.0), Cyclical(epochs=8.0, cycles=1, ratio=1.0)
+    assert [once(progress) for progress in range(20)] == [warmup(progress) for progress in range(20)]
 
 
 @pytest.mark.parametrize("spec", ["Nothing", {"name": "Normal", "sdt": 1.0}, {"name": "Normal", "std": 0.0}, 3, {}])

@@ -23,14 +23,16 @@ class StandardGaussian(Independent):
 
 @register_kl(Independent, StandardGaussian)
 def _kl_diagonal_standard(q: Independent, p: StandardGaussian) -> Tensor:
-    """KL(N(m, s^2) || N(0, I)) = 1/2 sum(m^2 + s^2 - 1 - log s^2), (B,) (Kingma & Welling 2014, appendix B).
+    """KL(N(m, s^2) || N(0, I)) = 1/2 sum(m^2 + s^2 - 1 - log s^2), (B,) (Kingma & Welling 2014, appendix B)."""
+    return _kl_of_each_dimension(q, p).sum(-1)
 
-    `expm1` keeps it exact and non-negative near the prior, where `s^2 - 1 - log s^2` cancels.
-    """
+
+def _kl_of_each_dimension(q: Independent, p: StandardGaussian) -> Tensor:
+    """Return (B, D); `expm1` keeps it exact and non-negative near the prior, where `s^2 - 1 - log s^2` cancels."""
     if not isinstance(q.base_dist, Normal):
-        return kl_divergence(q.base_dist, p.base_dist).sum(-1)
+        return kl_divergence(q.base_dist, p.base_dist)
     log_variance = 2 * q.base_dist.scale.log()
-    return 0.5 * (q.base_dist.loc.square() + torch.expm1(log_variance) - log_variance).sum(-1)
+    return 0.5 * (q.base_dist.loc.square() + torch.expm1(log_variance) - log_variance)
 
 
 @register_kl(MultivariateNormal, StandardGaussian)
@@ -40,6 +42,19 @@ def _kl_full_standard(q: MultivariateNormal, p: StandardGaussian) -> Tensor:
     below = q.scale_tril.tril(-1).square().sum((-2, -1))
     log_variance = 2 * diagonal.log()
     return 0.5 * (below + (q.loc.square() + torch.expm1(log_variance) - log_variance).sum(-1))
+
+
+def kl_by_group(q: Distribution, p: Distribution, z: Tensor) -> Tensor:
+    """Return the KL of each group of dimensions that q and p have independent of the others, (B, G), nats.
+
+    Under N(0, I) an independent q has a group for each dimension; any other pair is one group, whose KL is `kl`'s.
+
+    Args:
+        q, p, z: see `kl`.
+    """
+    if isinstance(q, Independent) and isinstance(p, StandardGaussian):
+        return _kl_of_each_dimension(q, p)
+    return kl(q, p, z)[:, None]
 
 
 def kl(q: Distribution, p: Distribution, z: Tensor) -> Tensor:

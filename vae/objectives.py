@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field
 from torch import Tensor
 
-from vae.distributions import kl
+from vae.distributions import kl, kl_by_group
 from vae.model import VAEOutput
 from vae.schedules import Schedule, ScheduleSpec
 
@@ -51,16 +51,26 @@ class Objective(ABC):
 class ELBO(Objective):
     """loss = -log p(x|z) + beta KL(q(z|x) || p(z)), z ~ q: the negative evidence lower bound at beta = 1.
 
-    Kingma & Welling 2014 (eq. 7); beta other than 1 as in Higgins et al. 2017 (eq. 4). The KL is reported unweighted.
+    Kingma & Welling 2014 (eq. 7); beta other than 1 as in Higgins et al. 2017 (eq. 4). The KL is reported as it is,
+    neither weighted nor raised.
 
     Args:
         beta: weight of the KL as a schedule, or a number for a constant one.
+        free_bits: the KL that a latent dimension has free, nats (the "free bits" of Kingma et al. 2016, Improved
+            variational inference with inverse autoregressive flow): the loss takes `max(KL, free_bits)` for each, so
+            that below there is no gradient towards the prior. There the KL is first averaged over the minibatch; here
+            each example has its own, so that its loss does not depend on others. Dimensions that q makes dependent
+            share `free_bits` times their number.
     """
 
     def __init__(
-        self, *, beta: Annotated[Any, ScheduleSpec, Field(description="weight of the KL, a schedule or a number")] = 1.0
+        self,
+        *,
+        beta: Annotated[Any, ScheduleSpec, Field(description="weight of the KL, a schedule or a number")] = 1.0,
+        free_bits: Annotated[float, Field(ge=0, description="KL each latent dimension has free, nats")] = 0.0,
     ):
         self.beta: Schedule = ScheduleSpec.build(beta)
+        self.free_bits = free_bits
 
     def at(self, progress: float) -> dict[str, float]:
         """Return beta."""
@@ -69,8 +79,16 @@ class ELBO(Objective):
     def terms(self, output: VAEOutput, x: Tensor, now: Scheduled) -> Terms:
         """Return loss, reconstruction and KL, each (B,)."""
         terms = negative_elbo(output, x)
-        loss = terms.reconstruction + now["beta"] * terms.kl
+        loss = terms.reconstruction + now["beta"] * (self._raised_kl(output) if self.free_bits else terms.kl)
         return Terms(loss=loss, reconstruction=terms.reconstruction, kl=terms.kl)
+
+    def _raised_kl(self, output: VAEOutput) -> Tensor:
+        """Return the KL, (B,), of which no group of dimensions has less than it has free."""
+        total = output.latents[0].z.new_zeros(())
+        for layer in output.latents:
+            groups = kl_by_group(layer.q, layer.p, layer.z)
+            total = total + groups.clamp(min=self.free_bits * layer.z.shape[-1] / groups.shape[-1]).sum(-1)
+        return total
 
 
 def negative_elbo(output: VAEOutput, x: Tensor) -> Terms:

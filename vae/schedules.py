@@ -57,7 +57,39 @@ class LinearWarmup(Schedule):
         return self.epochs
 
 
-SCHEDULES: dict[str, type[Schedule]] = {"Constant": Constant, "LinearWarmup": LinearWarmup}
+class Cyclical(Schedule):
+    """Rises from `start` to `end` again and again: in each of `cycles` equal cycles linearly over the first part,
+    `ratio`, then stays until the next one; after `epochs` epochs, all cycles together, it stays at `end`.
+
+    For beta this is the cyclical annealing of Fu et al. 2019 (figure 2 has 4 cycles and a ratio of 0.5); a run of their
+    kind has `epochs` equal to its own.
+    """
+
+    def __init__(
+        self,
+        *,
+        epochs: Annotated[float, Field(gt=0, description="length of all cycles together, in epochs")] = 40.0,
+        cycles: Annotated[int, Field(ge=1, description="how many")] = 4,
+        ratio: Annotated[float, Field(gt=0, le=1, description="part of a cycle in which the value rises")] = 0.5,
+        start: Annotated[float, Field(ge=0, description="value at the beginning of each cycle")] = 0.0,
+        end: Annotated[float, Field(ge=0, description="value after the rise")] = 1.0,
+    ):
+        self.epochs, self.cycles, self.ratio, self.start, self.end = epochs, cycles, ratio, start, end
+
+    def __call__(self, progress: float) -> float:
+        """Return the value at `progress` epochs."""
+        if progress >= self.epochs:
+            return self.end
+        within = progress * self.cycles / self.epochs % 1  # the part of this cycle that is over
+        return self.start + (self.end - self.start) * min(within / self.ratio, 1.0)
+
+    @property
+    def ends_at(self) -> float:
+        """Progress, in epochs, at which the last cycle ends."""
+        return self.epochs
+
+
+SCHEDULES: dict[str, type[Schedule]] = {"Constant": Constant, "LinearWarmup": LinearWarmup, "Cyclical": Cyclical}
 
 # `objective.beta=4` is short for `objective.beta='{name: Constant, value: 4}'`
 ScheduleSpec = PieceOf(SCHEDULES, shorthand=("Constant", "value"))

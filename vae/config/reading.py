@@ -69,7 +69,7 @@ def warnings(config: Config, epochs: float) -> list[str]:
         "optim.lr_scaling_epochs": 0.0 if config.optim.lr_scaling == "none" else config.optim.lr_scaling_epochs,
     }
     return [
-        f"{key}: the warm-up lasts {end:g} epochs, longer than the run ({epochs:g} epochs)"
+        f"{key}: the schedule lasts {end:g} epochs, longer than the run ({epochs:g} epochs)"
         for key, end in ends.items()
         if end > epochs
     ]
