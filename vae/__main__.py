@@ -5,6 +5,7 @@ Exit codes: 0 done, 2 refused input, 130 interrupted from the keyboard, 1 anythi
 
 import argparse
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -89,7 +90,32 @@ def run_components(_: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS = {"components": add_components, "doctor": add_doctor, "report": add_report}
+def add_sweep(parser: argparse.ArgumentParser) -> None:
+    """List the runs that a sweep file describes, or train one of them."""
+    parser.add_argument("file", metavar="FILE", type=Path, help="a sweep file, e.g. configs/sweeps/quick.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="any key of train_ddp.py, for all runs")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--list", action="store_true", help="print each run's index, name and settings")
+    what.add_argument("--index", type=int, metavar="N", help="train (or continue) this one, here and now")
+    parser.set_defaults(action=run_sweep)
+
+
+def run_sweep(args: argparse.Namespace) -> int:
+    """Print the members, or become one's training; returns the exit code."""
+    from vae.sweep import load as load_sweep
+
+    sweep = load_sweep(args.file, args.overrides)
+    if args.index is not None:
+        member = sweep.member(args.index)
+        program = Path(__file__).resolve().parent.parent / "train_ddp.py"
+        os.execv(sys.executable, [sys.executable, str(program), *member.arguments])
+    sweep.check()
+    for index, member in enumerate(sweep.members):
+        print(f"{index:4d}  {member.name}  {shlex.join(member.arguments)}")
+    return 0
+
+
+COMMANDS = {"components": add_components, "doctor": add_doctor, "report": add_report, "sweep": add_sweep}
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

@@ -28,7 +28,7 @@ def load(path: str | Path | None = None, overrides: list[str] | tuple[str, ...] 
     """
     raw = defaults()
     if path is not None:
-        _merge(raw, _read_yaml(Path(path).expanduser()), source=str(path))
+        _merge(raw, read_yaml(Path(path).expanduser()), source=str(path))
     for override in overrides:
         _merge(raw, _parse_override(override), source="the command line")
     return from_dict(raw)
@@ -131,7 +131,8 @@ def parse_yaml(text: str, source: str) -> Any:
         raise InputError(f"{source}{where}: not valid YAML: {problem}") from None
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the keys and values of a YAML file; raises `InputError` naming it."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
