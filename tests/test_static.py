@@ -42,10 +42,8 @@ def build(*settings: str, device: str = "cpu") -> tuple[Engine, Static]:
     models = [assemble.build_model(config, (1, 6, 6)) for _ in range(2)]
     eager = assemble.build_engine(config, accelerator, models[0], objective, batches_of(config, accelerator.device))
     batches, vae = batches_of(config, accelerator.device), models[1].to(accelerator.device)
-    update, ledger = (
-        assemble.build_update(config, accelerator, vae, "compile"),
-        Ledger(accelerator, skip_nonfinite=False),
-    )
+    update = assemble.build_update(config, accelerator, vae, "compile")
+    ledger = Ledger(accelerator, skip_nonfinite=False)
     parts = (accelerator, batches, objective, update, ledger, eager.learning_rate)
     return eager, Static("", "", *parts, vae, captured=device == "cuda")
 

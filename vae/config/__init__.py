@@ -2,7 +2,7 @@
 
 from vae.components import InputError
 from vae.config.help import describe, describe_components
-from vae.config.reading import differences, flatten, from_dict, load, parse_yaml, read_yaml, to_yaml, warnings
+from vae.config.reading import differences, flatten, from_dict, load, parse_override, read_yaml, to_yaml, warnings
 from vae.config.schema import Config, TrainConfig
 
 __all__ = [
@@ -15,7 +15,7 @@ __all__ = [
     "flatten",
     "from_dict",
     "load",
-    "parse_yaml",
+    "parse_override",
     "read_yaml",
     "to_yaml",
     "warnings",

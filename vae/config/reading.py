@@ -30,7 +30,7 @@ def load(path: str | Path | None = None, overrides: list[str] | tuple[str, ...] 
     if path is not None:
         _merge(raw, read_yaml(Path(path).expanduser()), source=str(path))
     for override in overrides:
-        _merge(raw, _parse_override(override), source="the command line")
+        _merge(raw, _nested(*parse_override(override)), source="the command line")
     return from_dict(raw)
 
 
@@ -148,11 +148,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return raw
 
 
-def _parse_override(override: str) -> dict[str, Any]:
+def parse_override(override: str) -> tuple[str, Any]:
+    """Return the dotted key and the value of `key=value`; raises `InputError`."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise InputError(f"{override!r}: must be key=value, e.g. train.epochs=5")
-    value = parse_yaml(text, f"{key} = {text!r}")
+    return key, parse_yaml(text, f"{key} = {text!r}")
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
     nested: dict[str, Any] = {}
     inner = nested
     *sections, last = key.split(".")

@@ -59,10 +59,14 @@ class Member:
     settings: Mapping[str, Any]
 
     @property
+    def overrides(self) -> list[str]:
+        """The settings as `key=value`."""
+        return [f"{key}={json.dumps(value)}" for key, value in self.settings.items()]
+
+    @property
     def arguments(self) -> list[str]:
         """What train_ddp.py is called with."""
-        settings = [f"{key}={json.dumps(value)}" for key, value in self.settings.items()]
-        return [*(["--config", str(self.base)] if self.base else []), *settings]
+        return [*(["--config", str(self.base)] if self.base else []), *self.overrides]
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ class Sweep:
         """Raise `InputError` for a member that train_ddp.py would refuse; imports torch."""
         for member in self.members:
             try:
-                config.load(member.base, member.arguments[2 if member.base else 0 :])
+                config.load(member.base, member.overrides)
             except InputError as error:
                 raise InputError(f"member {member.name}: {error}") from None
 
@@ -174,10 +178,8 @@ def _short(value: Any) -> str:
 def _settings_of(overrides: list[str] | tuple[str, ...]) -> Settings:
     settings: Settings = {}
     for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals or not key:
-            raise InputError(f"{override!r}: must be key=value, e.g. train.epochs=5")
+        key, value = config.parse_override(override)
         if key in OWN_KEYS:
             raise InputError(f"{key}: is the sweep's own; say `seeds` in its file for seeds, and nothing for folders")
-        settings[key] = config.parse_yaml(text, f"{key} = {text!r}")
+        settings[key] = value
     return settings
