@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any, NoReturn, TypeVar
 
 import torch
+import torch.distributed.nn.functional  # before there is a process group, which it would hold: see leave
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import (
@@ -182,10 +183,13 @@ class StopVote:
 
 
 def leave() -> None:
-    """Leave the process group, if there is one, and forget Accelerate's state."""
+    """Leave the process group, if there is one, and forget Accelerate's state.
+
+    Whoever still holds the group keeps its threads alive; one of them that lets go of its last tensor while the
+    interpreter exits aborts the process. Holders are what an exception's frames keep of the model (collected here) and
+    `torch.distributed.nn.functional`, imported (by DDP, through dynamo) while there is a group: its default arguments.
+    """
     if torch.distributed.is_initialized():
-        # what an exception's frames still hold of the model would keep the process group's threads alive past its end,
-        # which aborts the process as it exits
         gc.collect()
     if PartialState._shared_state:
         PartialState().destroy_process_group()
