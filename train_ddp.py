@@ -71,9 +71,10 @@ from vae.data.sources import DataSet
 from vae.engine import NonFiniteError
 from vae.engine.choice import choose
 from vae.evaluation import evaluate, pictures
+from vae.files import CHECKPOINTS, SUMMARY
 from vae.model import VAE
 from vae.profiling import Profiler
-from vae.run import CHECKPOINTS, SUMMARY, RunFolder, RunState, folder_of, restore, saying_how_to_go_on, summarise
+from vae.run import RunFolder, RunState, folder_of, restore, saying_how_to_go_on, summarise
 from vae.saving import SaveError, Saver
 from vae.tracking import Stopwatch, Tracker
 from vae.watchdog import RankLostError, Watchdog

@@ -20,8 +20,9 @@ from vae.data.sources import load as load_data
 from vae.evaluation import visible
 from vae.figures.latents import CLASS_ORDER
 from vae.figures.style import PALETTE
+from vae.files import read_metrics
 from vae.model import VAE
-from vae.report import draw_figures, read_metrics, report
+from vae.report import draw_figures, report
 
 CURVES = {"loss_curves.png", "gradient_norm.png"}
 PICTURES = {"reconstructions.png", "samples.png", "interpolation.png", "latent_marginals.png"}

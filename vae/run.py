@@ -24,12 +24,11 @@ from vae.config import Config, differences, load, to_yaml
 from vae.data.sources import DataSet
 from vae.engine import NonFiniteError
 from vae.evaluation import Evaluation, protocol
+from vae.files import CHECKPOINTS, CONFIG, RUNS, STARTS, SUMMARY, read_summary
 from vae.model import VAE
 from vae.signals import Stopped
 
-RUNS = Path("runs")
 FORMAT = 2  # of a run's and an engine's state in a checkpoint; 1 had the optimizer's settings in it
-CONFIG, CHECKPOINTS, SUMMARY, STARTS = "config.yaml", "checkpoints", "summary.json", "starts.jsonl"
 
 
 @dataclass
@@ -170,7 +169,7 @@ class RunFolder:
             raise InputError(
                 f"--resume must: {self.folder} holds no valid checkpoint; " + "; ".join(notes or ["none yet"])
             )
-        summary = _read_summary(self.folder / SUMMARY)
+        summary = read_summary(self.folder / SUMMARY)
         if not summary or summary.get("steps", 0) < total_steps:
             summary = None
         return Start(newest, summary, notes, harmless)
@@ -271,12 +270,3 @@ def summarise(
         "test": {**state.test, "protocol": how},
         "best": state.best,
     }
-
-
-def _read_summary(path: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except ValueError:
-        raise InputError(f"{path}: not valid JSON; delete it to have the end of the run repeated") from None

@@ -18,10 +18,9 @@ from vae.canvas import tile
 from vae.components import InputError
 from vae.engine import Interval
 from vae.evaluation import Evaluation
+from vae.files import METRICS
 from vae.launch import on_main
 from vae.records import Board, Journal, cut
-
-METRICS = "metrics.jsonl"
 
 
 class Stopwatch:

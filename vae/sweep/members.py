@@ -23,8 +23,8 @@ from pydantic import Field, ValidationError
 from vae import config
 from vae.components import InputError, explain
 from vae.config.schema import Section
+from vae.files import RUNS
 
-RUNS = Path("runs")
 OWN_KEYS = ("run.seed", "run.name", "run.dir")  # what a sweep decides itself
 
 Settings = dict[str, Any]  # dotted key -> value

@@ -1,6 +1,5 @@
 """Pictures of a finished run, written into its folder."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,16 +18,9 @@ from vae.data import randomness
 from vae.data.batches import to_unit_interval
 from vae.data.sources import DataSet, Split, class_names
 from vae.evaluation import CHUNK, evaluating, pictures, visible
+from vae.files import CONFIG, FIGURES, METRICS, MODEL, must_exist, must_hold_a_run, read_metrics
 from vae.model import VAE
-from vae.run import CONFIG
-from vae.tracking import METRICS
 
-HINT = "give a folder that train_ddp.py wrote, e.g. runs/mnist"
-NUMBERS = {  # what a row of each split must hold
-    "train": ("epoch", "loss", "reconstruction", "kl", "beta", "grad_norm"),
-    "test": ("epoch", "loss", "reconstruction", "kl"),
-    "val": ("epoch", "loss", "reconstruction", "kl"),
-}
 PLANE = torch.linspace(-3, 3, 21)  # holds 99.7 % of each dimension of the prior N(0, I), and its centre
 
 
@@ -44,10 +36,10 @@ def report(run_dir: Path) -> list[Path]:
     Raises:
         InputError: not a run folder, an unfinished or damaged run, or its data are not there.
     """
-    _must_exist(run_dir / CONFIG, f"{run_dir}: not a run folder: it holds no {CONFIG}; {HINT}")
+    must_hold_a_run(run_dir)
     config = load(run_dir / CONFIG)
-    weights = run_dir / "model" / WEIGHTS
-    _must_exist(weights, f"{run_dir}: not finished: it holds no model/{WEIGHTS}; run the same train command again")
+    weights = run_dir / MODEL / WEIGHTS
+    must_exist(weights, f"{run_dir}: not finished: it holds no {MODEL}/{WEIGHTS}; run the same train command again")
     data = build_data(config)
     model = build_model(config, data.image_shape)
     load_weights(weights.parent, model)
@@ -87,21 +79,8 @@ def draw_figures(
             drawn = draw()
         for name, figure in drawn.items():
             before_each()
-            written.append(_save(figure, run_dir / "figures" / f"{name}.png"))
+            written.append(_save(figure, run_dir / FIGURES / f"{name}.png"))
     return written
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a metrics.jsonl; a last line that a crash cut short is left out.
-
-    Raises:
-        InputError: there is no such file, or a line is not a metrics row.
-    """
-    _must_exist(path, f"{path.parent}: not a run folder: it holds no {path.name}; {HINT}")
-    *lines, rest = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    if _is_json(rest):
-        lines.append(rest)
-    return [_parse_row(line, f"{path} line {number}") for number, line in enumerate(lines, start=1)]
 
 
 # --- the pictures, by file name ---------------------------------------------------------------------------------------
@@ -163,11 +142,6 @@ def _one_of_each(split: Split, *, count: int) -> Tensor:
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-def _must_exist(path: Path, problem: str) -> None:
-    if not path.is_file():
-        raise InputError(problem)
-
-
 def _save(figure: Figure, path: Path) -> Path:
     """Write a PNG so that a crash leaves either the old picture or the new one."""
     try:
@@ -177,22 +151,3 @@ def _save(figure: Figure, path: Path) -> Path:
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}") from None
     return path
-
-
-def _is_json(line: str) -> bool:
-    try:
-        json.loads(line)
-    except ValueError:
-        return False
-    return True
-
-
-def _parse_row(line: str, where: str) -> dict[str, Any]:
-    """Return one row of metrics; `where` names the file and line in what is raised."""
-    row = json.loads(line) if _is_json(line) else None
-    if not isinstance(row, dict) or row.get("split") not in NUMBERS:
-        raise InputError(f"{where}: must be a JSON object with split train, test or val; restore or remove the line")
-    for key in NUMBERS[row["split"]]:
-        if not isinstance(row.get(key), (int, float)):
-            raise InputError(f"{where}: {key} = {row.get(key)!r}: must be a number; restore or remove the line")
-    return row
