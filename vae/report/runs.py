@@ -1,0 +1,174 @@
+"""Run folders -> what a report compares: settings, each with its runs of several seeds; imports no torch."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from vae.components import InputError
+from vae.config import Config, flatten, load
+from vae.config.schema import HARMLESS
+from vae.files import CONFIG, HINT, METRICS, SUMMARY, must_hold_a_run, read_metrics, read_summary
+
+# keys in which the runs of one setting may differ; how long a run trains belongs to its setting
+NOT_A_SETTING = {"run.seed"} | HARMLESS - {"train.epochs", "train.max_steps"}
+NOT_COMPARED = {"seed"}  # of a protocol: the seed of the evaluation noise varies with the run's
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run, finished or not.
+
+    Attributes:
+        folder: its folder.
+        config: as saved with it.
+        rows: of its metrics.jsonl, none if it has not logged yet.
+        summary: of its summary.json; None: not finished.
+    """
+
+    folder: Path
+    config: Config
+    rows: Sequence[Mapping[str, Any]]
+    summary: Mapping[str, Any] | None
+
+    @cached_property
+    def setting(self) -> dict[str, Any]:
+        """Dotted key -> value, of everything that belongs to its setting."""
+        return {key: value for key, value in flatten(self.config).items() if key not in NOT_A_SETTING}
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return self.config.run.seed
+
+    @property
+    def epoch(self) -> float:
+        """How far its records go, in epochs."""
+        return self.rows[-1]["epoch"] if self.rows else 0.0
+
+    @property
+    def protocol(self) -> tuple[tuple[str, Any], ...] | None:
+        """What its test numbers must have in common with others' to be compared with them; None: not finished."""
+        if self.summary is None:
+            return None
+        return tuple((key, value) for key, value in self.summary["test"]["protocol"].items() if key not in NOT_COMPARED)
+
+    def of_split(self, split: str) -> list[Mapping[str, Any]]:
+        """Return its records of `train`, `test` or `val`, oldest first."""
+        return [row for row in self.rows if row["split"] == split]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A number over the runs of a setting: `mean` and, of two runs or more, the standard deviation (else NaN)."""
+
+    mean: float
+    deviation: float
+    count: int
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Runs that differ in their seed alone.
+
+    Attributes:
+        varied: dotted key -> value, of the keys in which the compared settings differ.
+        runs: by seed.
+    """
+
+    varied: Mapping[str, Any]
+    runs: tuple[Run, ...]
+
+    @property
+    def label(self) -> str:
+        """Its varied keys in short, e.g. `latent_dim = 2, beta = 4`."""
+        return ", ".join(f"{short(key)} = {word(value)}" for key, value in self.varied.items()) or "all runs"
+
+    @property
+    def finished(self) -> list[Run]:
+        """The runs that have a summary."""
+        return [run for run in self.runs if run.summary is not None]
+
+    @property
+    def protocol(self) -> tuple[tuple[str, Any], ...] | None:
+        """That of its finished runs (settings hold what a protocol depends on); None: none is finished."""
+        return self.finished[0].protocol if self.finished else None
+
+    def spread(self, *path: str) -> Spread | None:
+        """Return mean and standard deviation over seeds of a number in summary.json, e.g. `spread("test", "loss")`."""
+        values = []
+        for run in self.finished:
+            value: Any = run.summary
+            for key in path:
+                value = value.get(key) if isinstance(value, Mapping) else None
+            if isinstance(value, (int, float)) and math.isfinite(value):
+                values.append(float(value))
+        if not values:
+            return None
+        return Spread(fmean(values), stdev(values) if len(values) > 1 else math.nan, len(values))
+
+
+def find(paths: Iterable[Path]) -> list[Path]:
+    """Return the run folders among `paths` and in them (a sweep's folder holds those of its members), each once.
+
+    Raises:
+        InputError: a path is no run and holds none.
+    """
+    found: dict[Path, None] = {}
+    for path in paths:
+        inside = [path] if (path / CONFIG).is_file() else sorted(file.parent for file in path.glob(f"*/{CONFIG}"))
+        if not inside:
+            raise InputError(f"{path}: neither a run nor a folder of runs; {HINT} or runs/bottleneck")
+        found |= dict.fromkeys(inside)
+    return list(found)
+
+
+def read(folder: Path) -> Run:
+    """Return a run, as far as it is; raises `InputError` for a folder that is no run's or holds damaged records."""
+    must_hold_a_run(folder)
+    metrics = folder / METRICS
+    rows = read_metrics(metrics) if metrics.exists() else []
+    return Run(folder, load(folder / CONFIG), rows, read_summary(folder / SUMMARY))
+
+
+def compare(runs: Iterable[Run]) -> list[Setting]:
+    """Return the settings among `runs`, in the order of their varied values."""
+    groups: dict[tuple[tuple[str, str], ...], list[Run]] = {}
+    for run in runs:
+        groups.setdefault(tuple((key, repr(value)) for key, value in sorted(run.setting.items())), []).append(run)
+    members = list(groups.values())
+    keys = dict.fromkeys(key for group in members for key in group[0].setting)  # of components: not the same everywhere
+    varied = [key for key in keys if len({repr(group[0].setting.get(key)) for group in members}) > 1]
+    settings = [
+        Setting(
+            {key: group[0].setting[key] for key in varied if key in group[0].setting},
+            tuple(sorted(group, key=lambda run: (run.seed, str(run.folder)))),
+        )
+        for group in members
+    ]
+    return sorted(settings, key=lambda setting: [_order(setting.varied.get(key)) for key in varied])
+
+
+def short(key: str) -> str:
+    """Return a dotted key as people say it: `latent_dim`, `posterior scale`, `beta` for `objective.beta.value`."""
+    section, *parts = key.split(".")
+    if parts and parts[-1] in ("name", "value"):
+        parts.pop()
+    return " ".join(parts) or section
+
+
+def word(value: Any) -> str:
+    """Return a value as text for people."""
+    if isinstance(value, Mapping):
+        inside = ", ".join(f"{key} {word(setting)}" for key, setting in value.items() if key != "name")
+        return " ".join(filter(None, [str(value.get("name", "")), f"({inside})" if inside else ""]))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _order(value: Any) -> tuple[int, float, str]:
+    """Return what values are sorted by: numbers by size, before words."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return (0, float(value), "") if is_number else (1, 0.0, word(value))
