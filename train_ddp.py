@@ -71,7 +71,7 @@ from vae.data.sources import DataSet
 from vae.engine import NonFiniteError
 from vae.engine.choice import choose
 from vae.evaluation import evaluate, pictures
-from vae.files import CHECKPOINTS, SUMMARY
+from vae.files import CHECKPOINTS, SUMMARY, write_text
 from vae.model import VAE
 from vae.profiling import Profiler
 from vae.run import RunFolder, RunState, folder_of, restore, saying_how_to_go_on, summarise
@@ -241,7 +241,7 @@ def write_results(
             raise
         except Exception as error:  # the numbers do not depend on the pictures
             tracker.warn(f"figures not drawn ({error}); again: python -m vae report {folder}")
-        checkpoint.write_text(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
+        write_text(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
     except OSError as error:
         raise SaveError(
             f"{folder}: results not written ({error}); make room, then run the same command again"

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from vae import checkpoint
 from vae.components import InputError
+from vae.files import write_text
 from vae.model import VAE
 from vae.run import restore
 
@@ -257,13 +258,13 @@ def test_a_saved_model_replaces_the_old_one_whole(tmp_path: Path, model: VAE) ->
 
 
 def test_replacing_a_file_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint.write_text(tmp_path / "a", "old")
+    write_text(tmp_path / "a", "old")
 
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="disk full"):
-        checkpoint.write_text(tmp_path / "a", "new")
+        write_text(tmp_path / "a", "new")
     assert (tmp_path / "a").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]

@@ -4,16 +4,13 @@ A checkpoint is a folder `step-00000469/` with the model as `from_pretrained` re
 `config.json`), everything else in `state.pt`, and `manifest.json` with the size and sha256 of each file.
 """
 
-import contextlib
-import errno
 import hashlib
 import io
 import json
-import os
 import pickle
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +19,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from vae.components import InputError
+from vae.files import PARTIAL, sync
 from vae.model import VAE
 
 MANIFEST, STATE, WEIGHTS, MODEL = "manifest.json", "state.pt", "model.safetensors", "config.json"
-_PARTIAL = ".partial-"
 
 
 def name_of(step: int) -> str:
@@ -49,7 +46,7 @@ def save(folder: Path, step: int, model: VAE, state: dict[str, Any], keep: Itera
     Raises:
         OSError: it could not be written; the older ones stay, and nothing of this one.
     """
-    final, partial = folder / name_of(step), folder / (_PARTIAL + name_of(step))
+    final, partial = folder / name_of(step), folder / (PARTIAL + name_of(step))
     try:
         _write_model(partial, model)
         buffer = io.BytesIO()  # torch.save hides what is wrong with a disk
@@ -69,7 +66,7 @@ def save(folder: Path, step: int, model: VAE, state: dict[str, Any], keep: Itera
 
 def save_model(folder: Path, model: VAE) -> None:
     """Write `model` so that `VAE.from_pretrained(folder)` reads it, replacing what was there (main process only)."""
-    partial = folder.with_name(_PARTIAL + folder.name)
+    partial = folder.with_name(PARTIAL + folder.name)
     _write_model(partial, model)
     _move_into_place(partial, folder)
 
@@ -156,8 +153,8 @@ def _write_model(folder: Path, model: VAE) -> None:
 def _move_into_place(partial: Path, final: Path) -> None:
     """Sync a finished folder and rename it; what stands in its place is older or damaged."""
     for path in [*partial.iterdir(), partial]:
-        _sync(path)
-    aside = final.with_name(f"{_PARTIAL}old-{final.name}")
+        sync(path)
+    aside = final.with_name(f"{PARTIAL}old-{final.name}")
     shutil.rmtree(aside, ignore_errors=True)
     if final.exists():
         final.rename(aside)
@@ -167,7 +164,7 @@ def _move_into_place(partial: Path, final: Path) -> None:
         if aside.exists():
             aside.rename(final)
         raise
-    _sync(final.parent)
+    sync(final.parent)
     shutil.rmtree(aside, ignore_errors=True)
 
 
@@ -188,7 +185,7 @@ def _prune(folder: Path, newest: int, keep: set[str]) -> None:
     """
     paths = _all(folder)
     kept = {newest, *[step for step in paths if step < newest][-1:]}
-    leftovers = folder.glob(f"{_PARTIAL}*")
+    leftovers = folder.glob(f"{PARTIAL}*")
     for path in [*leftovers, *[path for step, path in paths.items() if step not in kept and path.name not in keep]]:
         shutil.rmtree(path, ignore_errors=True)
 
@@ -196,33 +193,3 @@ def _prune(folder: Path, newest: int, keep: set[str]) -> None:
 def _sha256(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Force a file or folder to the disk, so that the rename cannot overtake its contents."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if not (path.is_dir() and error.errno == errno.EINVAL):  # some network file systems cannot sync a folder
-            raise
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a partial file to write, then put it in the place of `path`: a crash leaves the old contents or the new."""
-    partial = path.with_name(_PARTIAL + path.name)
-    try:
-        yield partial
-        _sync(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a file's contents whole, see `replacing`."""
-    with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8")

@@ -1,6 +1,10 @@
-"""What a run's folder holds, by name, and what is read from it again; imports no torch."""
+"""What a run's folder holds, by name; files written whole; what is read again. Imports no torch."""
 
+import contextlib
+import errno
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +13,8 @@ from vae.components import InputError
 RUNS = Path("runs")  # where run folders are, unless run.dir says otherwise
 CONFIG, METRICS, SUMMARY, STARTS = "config.yaml", "metrics.jsonl", "summary.json", "starts.jsonl"
 CHECKPOINTS, FIGURES, MODEL, TENSORBOARD = "checkpoints", "figures", "model", "tensorboard"
+LOCK = ".lock"
+PARTIAL = ".partial-"
 HINT = "give a folder that train_ddp.py wrote, e.g. runs/mnist"
 NUMBERS = {  # what a row of each split must hold
     "train": ("epoch", "loss", "reconstruction", "kl", "beta", "grad_norm"),
@@ -28,6 +34,16 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     if _is_json(rest):
         lines.append(rest)
     return [_parse_row(line, f"{path} line {number}") for number, line in enumerate(lines, start=1)]
+
+
+def last_row(path: Path, split: str | None = None) -> dict[str, Any] | None:
+    """Return the newest whole row of a metrics.jsonl (of a split: `train`, `test`, `val`), or None if there is none."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return None
+    rows = (json.loads(line) for line in reversed(lines) if _is_json(line))
+    return next((row for row in rows if split in (None, row.get("split"))), None)
 
 
 def read_summary(path: Path) -> dict[str, Any] | None:
@@ -72,3 +88,33 @@ def _parse_row(line: str, where: str) -> dict[str, Any]:
         if not isinstance(row.get(key), (int, float)):
             raise InputError(f"{where}: {key} = {row.get(key)!r}: must be a number; restore or remove the line")
     return row
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a partial file to write, then put it in the place of `path`: a crash leaves the old contents or the new."""
+    partial = path.with_name(PARTIAL + path.name)
+    try:
+        yield partial
+        sync(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file's contents whole, see `replacing`."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def sync(path: Path) -> None:
+    """Force a file or folder to the disk, so that the rename cannot overtake its contents."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if not (path.is_dir() and error.errno == errno.EINVAL):  # some network file systems cannot sync a folder
+            raise
+    finally:
+        os.close(descriptor)

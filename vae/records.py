@@ -15,7 +15,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[repo
 from torch.utils.tensorboard.writer import FileWriter, SummaryWriter
 
 from vae.canvas import png
-from vae.checkpoint import write_text
+from vae.files import write_text
 
 
 class Journal:

@@ -24,10 +24,11 @@ from vae.config import Config, differences, load, to_yaml
 from vae.data.sources import DataSet
 from vae.engine import NonFiniteError
 from vae.evaluation import Evaluation, protocol
-from vae.files import CHECKPOINTS, CONFIG, RUNS, STARTS, SUMMARY, read_summary
+from vae.files import CHECKPOINTS, CONFIG, LOCK, RUNS, STARTS, SUMMARY, read_summary, write_text
 from vae.model import VAE
 from vae.signals import Stopped
 
+SECONDS_OF_A_LOOK = 1.0  # who looks whether the folder is locked holds it for a moment
 FORMAT = 2  # of a run's and an engine's state in a checkpoint; 1 had the optimizer's settings in it
 
 
@@ -104,7 +105,7 @@ class RunFolder:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self._lock = FileLock(folder / ".lock")
+        self._lock = FileLock(folder / LOCK)
 
     def claim(self, config: Config, resume: str, total_steps: int) -> Start:
         """Lock the folder and say where the run begins (main process only). Nothing is written if it is refused.
@@ -136,7 +137,7 @@ class RunFolder:
         begun = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "host": platform.node(), "step": step}
         begun |= {"world_size": world_size, "changed": start.changed, "versions": versions()}
         try:
-            checkpoint.write_text(self.folder / CONFIG, to_yaml(config))
+            write_text(self.folder / CONFIG, to_yaml(config))
             with (self.folder / STARTS).open("a", encoding="utf-8") as starts:
                 starts.write(json.dumps(begun) + "\n")
         except OSError as error:
@@ -152,9 +153,9 @@ class RunFolder:
     def _acquire(self) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire(timeout=0)
+            self._lock.acquire(timeout=SECONDS_OF_A_LOOK)
         except Timeout:
-            hint = f"choose another run.name (or, if no job runs, delete {self.folder}/.lock)"
+            hint = f"choose another run.name (or, if no job runs, delete {self.folder / LOCK})"
             raise InputError(f"{self.folder}: another job is running in this folder; {hint}") from None
         except OSError as error:
             raise InputError(f"{self.folder}: cannot be written: {error.strerror}; set run.dir") from None

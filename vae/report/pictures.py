@@ -11,14 +11,14 @@ from torch import Tensor
 
 from vae import figures
 from vae.assemble import build_data, build_model
-from vae.checkpoint import WEIGHTS, load_weights, replacing
+from vae.checkpoint import WEIGHTS, load_weights
 from vae.components import InputError
 from vae.config import load
 from vae.data import randomness
 from vae.data.batches import to_unit_interval
 from vae.data.sources import DataSet, Split, class_names
 from vae.evaluation import CHUNK, evaluating, pictures, visible
-from vae.files import CONFIG, FIGURES, METRICS, MODEL, must_exist, must_hold_a_run, read_metrics
+from vae.files import CONFIG, FIGURES, METRICS, MODEL, must_exist, must_hold_a_run, read_metrics, replacing
 from vae.model import VAE
 
 PLANE = torch.linspace(-3, 3, 21)  # holds 99.7 % of each dimension of the prior N(0, I), and its centre
