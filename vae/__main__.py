@@ -16,6 +16,9 @@ from vae import slurm
 from vae.cli import Parser, add_configuration, speaks
 from vae.components import InputError
 from vae.config import Config, describe_components, load
+from vae.signals import StopRequest
+from vae.sweep import Sweep
+from vae.sweep import load as load_sweep
 
 SECONDS_FOR_RANK_0 = 5  # to finish its report, before a launcher ends it because another process has ended
 
@@ -91,28 +94,63 @@ def run_components(_: argparse.Namespace) -> int:
 
 
 def add_sweep(parser: argparse.ArgumentParser) -> None:
-    """List the runs that a sweep file describes, or train one of them."""
+    """List, train or report the runs that a sweep file describes."""
     parser.add_argument("file", metavar="FILE", type=Path, help="a sweep file, e.g. configs/sweeps/quick.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="any key of train_ddp.py, for all runs")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--list", action="store_true", help="print each run's index, name and settings")
+    what.add_argument("--run", action="store_true", help="train all that are not done, side by side, then report")
+    what.add_argument("--status", action="store_true", help="print how far each run is")
+    what.add_argument("--report", action="store_true", help="write runs/NAME/report.html from what there is")
     what.add_argument("--index", type=int, metavar="N", help="train (or continue) this one, here and now")
+    what.add_argument("--folder", type=int, metavar="N", help="print the folder of this one")
+    parser.add_argument("--jobs", type=int, metavar="N", help="with --run: so many at once (default: one a GPU, or on "
+                        "a CPU one for each two cores)")  # fmt: skip
+    parser.add_argument("--retry", action="store_true", help="with --run: start those again that have failed")
     parser.set_defaults(action=run_sweep)
 
 
 def run_sweep(args: argparse.Namespace) -> int:
-    """Print the members, or become one's training; returns the exit code."""
-    from vae.sweep import load as load_sweep
-
+    """Do what is asked with the members, or become one's training; returns the exit code."""
+    if not args.run and (args.jobs is not None or args.retry):
+        raise InputError(f"{'--retry' if args.retry else '--jobs'}: goes with --run")
+    if args.jobs is not None and args.jobs < 1:
+        raise InputError(f"--jobs {args.jobs}: must be at least 1")
     sweep = load_sweep(args.file, args.overrides)
+    if args.folder is not None:
+        print(sweep.member(args.folder).folder)
+        return 0
     if args.index is not None:
         member = sweep.member(args.index)
         program = Path(__file__).resolve().parent.parent / "train_ddp.py"
         os.execv(sys.executable, [sys.executable, str(program), *member.arguments])
+    if args.run:
+        return _run_members(sweep, args.jobs or 0, args.retry)
+    if args.report:
+        return run_report(argparse.Namespace(runs=[sweep.folder]))
+    if args.status:
+        from vae.sweep.status import table
+
+        print(*table(sweep), sep="\n")
+        return 0
     sweep.check()
     for index, member in enumerate(sweep.members):
         print(f"{index:4d}  {member.name}  {shlex.join(member.arguments)}")
+    print(f"as a SLURM job array: sbatch --array=0-{len(sweep.members) - 1} launch/slurm/sweep.sbatch {args.file}")
     return 0
+
+
+def _run_members(sweep: Sweep, jobs: int, retry: bool) -> int:
+    """Train what is not done, then report; returns the exit code."""
+    stop = StopRequest()
+    stop.install({})  # not as one of several processes
+    sweep.check()
+    from vae.sweep.runner import Runner  # imports torch
+
+    code = Runner(sweep, jobs=jobs, retry=retry, stop=stop).run()
+    if not stop.signum:
+        run_report(argparse.Namespace(runs=[sweep.folder]))
+    return code
 
 
 COMMANDS = {"components": add_components, "doctor": add_doctor, "report": add_report, "sweep": add_sweep}

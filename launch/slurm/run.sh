@@ -1,45 +1,34 @@
 #!/usr/bin/env bash
 # One start of a run under SLURM, called by the .sbatch files here, which name PROJECT and PYTHON:
 #
-#   run.sh NAME [ARGUMENT OF train_ddp.py]...
+#   run.sh FOLDER ARGUMENT...
 #
-# Trains in runs/NAME with one process for each task. If that was stopped by a signal and has saved (exit code 85), the
-# job goes back to the queue; its next start continues. Not if two starts in a row came no further. Otherwise this ends
-# with the exit code of the training.
+# Starts Python with the arguments, one process for each task, which train in FOLDER. If that was stopped by a signal and
+# has saved (exit code 85), the job goes back to the queue; its next start continues. Not if two starts in a row came no
+# further. Otherwise this ends with the exit code of the training.
 set -euo pipefail
-name=$1
+folder=$1
 shift
 
 say() { echo "run.sh: $*" >&2; }
-for setting; do
-    case $setting in
-    run.name=* | run.dir=*)
-        say "${setting%%=*}: the run has the job's name; give that: sbatch --job-name=NAME ..."
-        exit 2
-        ;;
-    esac
-done
-checkpoints=runs/$name/checkpoints
-idle_starts=runs/$name/starts-without-progress
+checkpoints=$folder/checkpoints
+idle_starts=$folder/starts-without-progress
 newest_checkpoint() { find "$checkpoints" -maxdepth 1 -name 'step-*' 2>/dev/null | sort | tail -n 1 || true; }
 [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] || rm -f "$idle_starts"
 before=$(newest_checkpoint)
 
-# Each task is train_ddp.py itself, without a shell around it that would get its signals. YAML wants the name quoted.
-# Not --kill-on-bad-exit: it would kill the ranks that end a moment after the first one with 85. So a rank that dies
+# Each task is Python itself, without a shell around it that would get its signals. Not --kill-on-bad-exit: it would kill the ranks that end a moment after the first one with 85. So a rank that dies
 # ends the others after --wait seconds, if they have not noticed by themselves.
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1} PYTHONUNBUFFERED=1
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$SRUN_CPUS_PER_TASK}
-quote="'"
 code=0
-srun --kill-on-bad-exit=0 --wait=60 \
-    "$PYTHON" "$PROJECT/train_ddp.py" "run.name='${name//$quote/$quote$quote}'" "$@" || code=$?
+srun --kill-on-bad-exit=0 --wait=60 "$PYTHON" "$@" || code=$?
 [ $code = 85 ] || exit $code
 
 if [ "$(newest_checkpoint)" != "$before" ]; then
     rm -f "$idle_starts"
 else
-    mkdir -p "runs/$name"
+    mkdir -p "$folder"
     echo idle >> "$idle_starts"
     if [ "$(wc -l < "$idle_starts")" -ge 2 ]; then
         say "stopped: two starts in a row saved nothing new in $checkpoints; not requeued"

@@ -1,9 +1,11 @@
 """The files in launch/slurm and vae/slurm.py on a real cluster: what torchrun gives, whatever interrupts the job."""
 
+import json
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -179,17 +181,37 @@ def is_rank(process: psutil.Process, job: Job, rank: str) -> bool:
     return mine[:2] == (job.name, str(job.cwd)) and here == rank
 
 
-def test_an_array_trains_each_seed(submit: Submit, tmp_path: Path) -> None:
-    job = submit(*ALONE, "--array=3-4", "--job-name=seeds", SWEEP, *settings("train.max_steps=20"))
-    for seed in (3, 4):
-        element = Job(job.cluster, f"{job.name}_{seed}", tmp_path)
-        assert element.end() == ("COMPLETED", "0:0", 0), element.report()
-    runs = [tmp_path / f"runs/seeds-seed-{seed}" for seed in (3, 4)]
-    assert [f"seed: {seed}" in (run / "config.yaml").read_text() for seed, run in zip((3, 4), runs, strict=True)] == [
-        True,
-        True,
-    ]
+def test_an_array_trains_the_runs_of_a_sweep_and_each_is_preemptible(submit: Submit, tmp_path: Path) -> None:
+    file = tmp_path / "two.yaml"
+    file.write_text(f"base: {ROOT}/configs/mnist.yaml\nseeds: [3, 4]\n")
+    job = submit(*ALONE, "--array=0-1", SWEEP, file, *settings("train.max_steps=1000"))
+    elements = [Job(job.cluster, f"{job.name}_{index}", tmp_path) for index in (0, 1)]
+    runs = [tmp_path / f"runs/two/seed={seed}" for seed in (3, 4)]
+    for element, run in zip(elements, runs, strict=True):
+        element.wait_until(lambda run=run: any(run.glob("checkpoints/step-*")), "at a checkpoint")
+    other = submit("--partition=high", "--exclusive", "--nodes=2", "--wrap", "true")
+    assert other.end()[0] == "COMPLETED", other.report()
+    for element, run, seed in zip(elements, runs, (3, 4), strict=True):
+        assert element.end() == ("COMPLETED", "0:0", 1), element.report()
+        assert f"seed: {seed}" in (run / "config.yaml").read_text()
+        starts = (run / "starts.jsonl").read_text().splitlines()
+        assert [json.loads(start)["step"] > 0 for start in starts] == [False, True]
     assert weights(runs[0]) != weights(runs[1])
+
+
+@pytest.mark.parametrize(
+    ("index", "arguments", "said"),
+    [
+        (0, [], "name a sweep file"),
+        (4, [ROOT / "configs/sweeps/quick.yaml"], "4: quick has the members 0 to 3"),
+        (0, [ROOT / "configs/sweeps/quick.yaml", "run.name=x"], "run.name: is the sweep's own"),
+    ],
+)
+def test_an_element_that_no_sweep_has_is_refused(submit: Submit, index: int, arguments: list[Any], said: str) -> None:
+    job = submit(*ALONE, f"--array={index}", SWEEP, *arguments)
+    element = Job(job.cluster, f"{job.name}_{index}", job.cwd)
+    assert element.end() == ("FAILED", "2:0", 0), element.report()
+    assert said in element.output()
 
 
 # --- requeueing, with a script in the place of Python -----------------------------------------------------------------
@@ -198,14 +220,16 @@ def test_an_array_trains_each_seed(submit: Submit, tmp_path: Path) -> None:
 def test_requeueing_goes_on_as_long_as_starts_make_progress(submit: Submit, python: Callable[[str], Path]) -> None:
     """Element 0 saves in its first start only; element 1 in its second, and is done in its third."""
     script = """
-    run=$run-seed-$SLURM_ARRAY_TASK_ID; mkdir -p $run/checkpoints; echo start
+    run=runs/stub/$SLURM_ARRAY_TASK_ID
+    case $* in *--folder*) echo $run; exit ;; esac
+    mkdir -p $run/checkpoints; echo start
     case $SLURM_ARRAY_TASK_ID-${SLURM_RESTART_COUNT:-0} in
     0-0) mkdir $run/checkpoints/step-00000100 ;;
     1-1) mkdir $run/checkpoints/step-00000200 ;;
     1-2) exit 0 ;;
     esac
     exit 85"""
-    job = submit(*ALONE, "--array=0-1", "--job-name=stub", SWEEP, PYTHON=python(script))
+    job = submit(*ALONE, "--array=0-1", SWEEP, "stub.yaml", PYTHON=python(script))
     stuck, moving = (Job(job.cluster, f"{job.name}_{element}", job.cwd) for element in (0, 1))
     assert moving.end() == ("COMPLETED", "0:0", 2), moving.report()
     assert stuck.end() == ("FAILED", "85:0", 2), stuck.report()

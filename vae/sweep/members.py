@@ -42,7 +42,7 @@ class SweepFile(Section):
     seeds: int | list[int] = Field(default=1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Member:
     """One run of a sweep.
 
@@ -81,6 +81,11 @@ class Sweep:
     name: str
     members: tuple[Member, ...]
 
+    @property
+    def folder(self) -> Path:
+        """That holds its members' folders."""
+        return RUNS / self.name
+
     def check(self) -> None:
         """Raise `InputError` for a member that train_ddp.py would refuse; imports torch."""
         for member in self.members:
@@ -92,7 +97,7 @@ class Sweep:
     def member(self, index: int) -> Member:
         """Return a member by its index, from 0; raises `InputError`."""
         if not 0 <= index < len(self.members):
-            raise InputError(f"--index {index}: {self.name} has the members 0 to {len(self.members) - 1}")
+            raise InputError(f"{index}: {self.name} has the members 0 to {len(self.members) - 1}")
         return self.members[index]
 
 

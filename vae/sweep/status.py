@@ -1,8 +1,9 @@
 """How far each member of a sweep is, as its folder says."""
 
+import contextlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,8 +13,6 @@ from vae import config
 from vae.components import InputError
 from vae.files import CONFIG, LOCK, METRICS, SUMMARY, last_row, read_summary, write_text
 from vae.sweep.members import Member, Sweep
-
-LAST_LINES = 5  # of its output that are kept of a member that failed
 
 State = Literal["waiting", "running", "interrupted", "failed", "done"]
 
@@ -74,12 +73,10 @@ class Desk:
         except (FileNotFoundError, ValueError):
             return None
 
-    def note_failure(self, code: int) -> str:
-        """Note that the member ended with an exit code, and return its last lines."""
-        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
-        problem = "\n".join(lines[-LAST_LINES:])
-        write_text(self._failure, json.dumps({"exit_code": code, "problem": problem}) + "\n")
-        return problem
+    def note_failure(self, code: int, problem: str) -> None:
+        """Note that the member ended with this exit code after these lines; a full disk is no reason to stop."""
+        with contextlib.suppress(OSError):
+            write_text(self._failure, json.dumps({"exit_code": code, "problem": problem}) + "\n")
 
     def forget_failure(self) -> None:
         """Let the member be started again."""
@@ -87,15 +84,18 @@ class Desk:
 
 
 def status(member: Member) -> Status:
-    """Return how far a member is; reads its folder only."""
-    desk, wanted = Desk(member), config.load(member.base, member.overrides)
-    row, summary = last_row(member.folder / METRICS), None
-    epoch, epochs = row.get("epoch", 0.0) if row else 0.0, float(wanted.train.epochs)
-    test = last_row(member.folder / METRICS, "test")
-    loss = test.get("loss") if test else None
-    if desk.is_held():
-        return Status("running", epoch, epochs, loss)
-    problem = ""
+    """Return how far a member is, `running` if a process holds it."""
+    now = recorded(member)
+    return replace(now, state="running", problem="") if Desk(member).is_held() else now
+
+
+def recorded(member: Member) -> Status:
+    """Return how far a member is by its files alone, never `running`."""
+    wanted = config.load(member.base, member.overrides)
+    row, test = (last_row(member.folder / METRICS, split) for split in (None, "test"))
+    epoch, epochs = row["epoch"] if row else 0.0, float(wanted.train.epochs)
+    loss = test["loss"] if test else None
+    problem, summary = "", None
     if (member.folder / CONFIG).exists():
         try:
             altering, _ = config.differences(config.load(member.folder / CONFIG), wanted)
@@ -107,7 +107,7 @@ def status(member: Member) -> Status:
         return Status("failed", epoch, epochs, loss, problem)
     if summary and _goes_far_enough(summary, wanted):
         return Status("done", summary["epochs"], epochs, summary["test"]["loss"])
-    if failure := desk.failure():
+    if failure := Desk(member).failure():
         return Status("failed", epoch, epochs, loss, failure["problem"])
     return Status("interrupted" if (member.folder / CONFIG).exists() else "waiting", epoch, epochs, loss)
 

@@ -1,0 +1,236 @@
+"""Members of a sweep side by side: each a process of train_ddp.py, which this one starts, watches and stops."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from tqdm import tqdm
+
+from vae import launch
+from vae.files import METRICS, last_row
+from vae.signals import INTERRUPTED, REQUEUE_ME, StopRequest, exit_code
+from vae.sweep.members import Member, Sweep
+from vae.sweep.status import Desk, Status, recorded
+
+PROGRAM = Path(__file__).resolve().parent.parent.parent / "train_ddp.py"
+LAST_LINES = 5  # of its output that are shown of a member that failed
+SECONDS_BETWEEN_LOOKS = 0.2
+SECONDS_BETWEEN_DISPLAYS = 1.0
+SECONDS_BETWEEN_CLAIMS = 2.0  # of members that another process holds
+
+
+@dataclass
+class Job:
+    """A member that trains, in a process of its own.
+
+    Its output comes through a pipe and is copied by a thread: if it wrote its log itself, a full disk would end it.
+    """
+
+    member: Member
+    desk: Desk
+    lock: FileLock
+    process: subprocess.Popen[bytes]
+    lines: deque[str] = field(default_factory=lambda: deque(maxlen=LAST_LINES))
+
+    def __post_init__(self) -> None:
+        self._copier = threading.Thread(target=self._copy, daemon=True)
+        self._copier.start()
+
+    def _copy(self) -> None:
+        assert self.process.stdout is not None
+        with contextlib.ExitStack() as stack:
+            log = None
+            with contextlib.suppress(OSError):
+                log = stack.enter_context(self.desk.log.open("ab", buffering=0))
+            for line in self.process.stdout:
+                self.lines.append(line.decode(errors="replace").rstrip())
+                with contextlib.suppress(OSError):
+                    _ = log and log.write(line)
+
+    def end(self) -> int:
+        """Return the exit code, after the process has ended, and let go of the member."""
+        code = self.process.wait()
+        self._copier.join()
+        if code not in (0, REQUEUE_ME, INTERRUPTED):
+            self.desk.note_failure(code, self.problem(code))
+        self.lock.release()
+        return code
+
+    def problem(self, code: int) -> str:
+        """Return its last lines, and which signal ended it if one did."""
+        ended = [f"ended by {signal.Signals(-code).name}"] if code < 0 else []
+        return "\n".join([*self.lines, *ended])
+
+
+class Runner:
+    """Runs the members of a sweep that are not done.
+
+    Args:
+        sweep: what to run.
+        jobs: members at once; 0: one for each CUDA device, or on a CPU one for each two cores.
+        retry: whether those that failed before are started again.
+        stop: what asks for the end.
+    """
+
+    def __init__(self, sweep: Sweep, *, jobs: int, retry: bool, stop: StopRequest):
+        self.sweep, self.stop = sweep, stop
+        self.devices = _visible_devices()
+        self.jobs = jobs or len(self.devices) or max(1, len(launch.cores()) // 2)
+        self.threads = max(1, len(launch.cores()) // self.jobs)
+        states = {member: recorded(member) for member in sweep.members}
+        self.failed = {m: now.problem for m, now in states.items() if now.state == "failed" and not retry}
+        self.done = [member for member, now in states.items() if now.state == "done"]
+        self.waiting = [member for member in sweep.members if member not in self.failed and member not in self.done]
+        self.interrupted: list[Member] = []
+        self.running: dict[int, Job] = {}  # by slot
+        self.epochs = {member: now.epoch for member, now in states.items()}
+        self._mine, self._next_look = list(self.waiting), 0.0
+        self.bar = tqdm(
+            total=sum(states[member].epochs for member in self._mine),
+            initial=sum(self.epochs[member] for member in self._mine),
+            desc=sweep.name, unit="epoch", disable=None, dynamic_ncols=True, smoothing=0.05,
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:g} epochs [{elapsed}<{remaining}{postfix}]",
+        )  # fmt: skip
+
+    def run(self) -> int:
+        """Run until nothing is left to start here, or a signal comes; returns the exit code.
+
+        0: all members are done, or run elsewhere; 1: some have failed; 85, 130: stopped by a signal, all saved.
+        """
+        self._say(f"{self.sweep.name}: {self._count()}")
+        if self.waiting:
+            logs = Desk(self.waiting[0]).log.parent
+            self._say(f"running {self.jobs} at once, {self.threads} CPU threads each; their output is in {logs}")
+        with self.bar:
+            next_claim = 0.0
+            while (self.waiting or self.running) and not self.stop.signum:
+                self._collect()
+                if len(self.running) < self.jobs and time.monotonic() >= next_claim:
+                    started = self._start_one()
+                    if not started and not self.running:
+                        break  # all that is left runs elsewhere
+                    next_claim = 0.0 if started else time.monotonic() + SECONDS_BETWEEN_CLAIMS
+                self._show()
+                self._pause()
+            self._stop_all()
+        return self._conclude()
+
+    def _start_one(self) -> bool:
+        """Start the first waiting member that nobody holds; returns whether there is one."""
+        for member in list(self.waiting):
+            desk = Desk(member)
+            lock = desk.claim()
+            if lock is None:
+                continue
+            self.waiting.remove(member)
+            if recorded(member).state == "done":  # by another process, meanwhile
+                self.done.append(member)
+                lock.release()
+                continue
+            slot = min(set(range(self.jobs)) - self.running.keys())
+            desk.forget_failure()
+            self.running[slot] = Job(member, desk, lock, self._process(member, slot))
+            return True
+        return False
+
+    def _process(self, member: Member, slot: int) -> subprocess.Popen[bytes]:
+        """Start a member's process; a session of its own keeps the keyboard's Ctrl-C from it."""
+        threads = [] if "train.threads" in member.settings else [f"train.threads={self.threads}"]
+        variables = os.environ | {"PYTHONUNBUFFERED": "1"}
+        if self.devices:
+            variables["CUDA_VISIBLE_DEVICES"] = self.devices[slot % len(self.devices)]
+        return subprocess.Popen(
+            [sys.executable, str(PROGRAM), *member.arguments, *threads],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            env=variables, start_new_session=True,
+        )  # fmt: skip
+
+    def _collect(self) -> None:
+        """See to the members that have ended."""
+        for slot, job in list(self.running.items()):
+            if job.process.poll() is None:
+                continue
+            del self.running[slot]
+            code = job.end()
+            now = recorded(job.member)
+            self.epochs[job.member] = now.epoch
+            if code == 0:
+                self.done.append(job.member)
+                self._say(f"done: {job.member.name}: test loss {_loss(now)} ({self._count()})")
+            elif code in (REQUEUE_ME, INTERRUPTED):
+                self.interrupted.append(job.member)
+                self._say(f"stopped and saved: {job.member.name}")
+            else:
+                self.failed[job.member] = job.problem(code)
+                *_, last = job.problem(code).splitlines() or ["no output"]
+                self._say(f"failed: {job.member.name}: {last}")
+
+    def _stop_all(self) -> None:
+        """Ask what still runs to save and end, and wait for it."""
+        if self.running:
+            self._say(f"stopping {len(self.running)} runs; each saves first")
+        for job in self.running.values():
+            with contextlib.suppress(ProcessLookupError):
+                job.process.send_signal(signal.SIGTERM)
+        while self.running:
+            self._collect()
+            self._pause()
+
+    def _show(self) -> None:
+        """Move the progress bar, about once a second."""
+        if time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + SECONDS_BETWEEN_DISPLAYS
+        for job in self.running.values():
+            row = last_row(job.member.folder / METRICS)
+            self.epochs[job.member] = row["epoch"] if row else 0.0
+        self.bar.n = sum(self.epochs[member] for member in self._mine)
+        self.bar.set_postfix_str(f"{len(self.running)} running, {self._count()}")
+
+    def _pause(self) -> None:
+        self.stop.watch()
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+
+    def _conclude(self) -> int:
+        """Say how the sweep stands; returns the exit code."""
+        for member, problem in self.failed.items():
+            lines = "".join(f"\n    {line}" for line in problem.splitlines())
+            tqdm.write(f"failed: {member.name} ({Desk(member).log}){lines}", file=sys.stderr)
+        self._say(f"{self.sweep.name}: {self._count()}")
+        if self.failed:
+            self._say("the same command with --retry starts the failed ones again")
+        if self.stop.signum:
+            self._say("the same command continues")
+            return exit_code(self.stop.signum)
+        if self.waiting:
+            self._say(f"{len(self.waiting)} run elsewhere")
+        return 1 if self.failed else 0
+
+    def _count(self) -> str:
+        parts = {"done": self.done, "failed": self.failed, "stopped": self.interrupted, "waiting": self.waiting}
+        return ", ".join(f"{len(members)} {name}" for name, members in parts.items() if members or name == "done")
+
+    def _say(self, line: str) -> None:
+        tqdm.write(line)
+        sys.stdout.flush()
+
+
+def _visible_devices() -> list[str]:
+    """Return the CUDA devices that processes may use, as CUDA_VISIBLE_DEVICES names them."""
+    if not torch.cuda.is_available():
+        return []
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",") if named else [str(index) for index in range(torch.cuda.device_count())]
+
+
+def _loss(now: Status) -> str:
+    return "unknown" if now.test_loss is None else f"{now.test_loss:.2f}"
