@@ -215,6 +215,15 @@ def test_elbo_is_the_sum_of_its_terms_and_beta_weighs_the_kl() -> None:
     torch.testing.assert_close(weighted.kl, bound.kl)
 
 
+def test_a_mean_over_pixels_is_the_sum_with_as_many_times_the_beta() -> None:
+    model = VAE(image_shape=(2, 6, 6), latent_dim=D, hidden_dim=16)
+    x = images(5, (2, 6, 6))
+    out = model(x, noise(5))
+    got, expected = ELBO(beta=0.5, pixels="mean")(out, x, 0.0), ELBO(beta=0.5 * 72)(out, x, 0.0)
+    torch.testing.assert_close(72 * got.loss, expected.loss)
+    torch.testing.assert_close(got.reconstruction, expected.reconstruction)  # reported as it is
+
+
 @pytest.mark.parametrize("free_bits", [0.1, 5.0])
 def test_free_bits_leave_each_dimension_of_each_example_its_own(free_bits: float) -> None:
     """Against torch's rule for one dimension, and a loop."""

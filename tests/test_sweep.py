@@ -10,7 +10,16 @@ from vae.components import InputError
 from vae.sweep import Sweep, load
 
 SWEEPS = sorted((Path(__file__).parent.parent / "configs" / "sweeps").glob("*.yaml"))
-RUNS_OF = {"bottleneck": 15, "capacity": 24, "beta": 18, "warmup": 9, "depth": 12, "quick": 4}
+RUNS_OF = {
+    "bottleneck": 15,
+    "capacity": 24,
+    "beta": 18,
+    "warmup": 9,
+    "depth": 12,
+    "quick": 4,
+    "stability": 60,
+    "loss_scale": 12,
+}
 
 
 def sweep_of(folder: Path, text: str, *overrides: str) -> Sweep:
@@ -94,7 +103,7 @@ def test_the_list_names_each_run_and_an_index_out_of_range_is_refused(capsys: py
     quick = next(str(path) for path in SWEEPS if path.stem == "quick")
     assert main(["sweep", quick, "--list", "train.log_every=7"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1].split()[:2] == ["3", "latent_dim=16,seed=1"]
+    assert lines[-2].split()[:2] == ["3", "latent_dim=16,seed=1"]
     assert all("train.log_every=7" in line for line in lines)
     assert main(["sweep", quick, "--index", "4"]) == 2
-    assert "--index 4: quick has the members 0 to 3" in capsys.readouterr().err
+    assert "4: quick has the members 0 to 3" in capsys.readouterr().err

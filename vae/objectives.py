@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -61,6 +61,8 @@ class ELBO(Objective):
             that below there is no gradient towards the prior. There the KL is first averaged over the minibatch; here
             each example has its own, so that its loss does not depend on others. Dimensions that q makes dependent
             share `free_bits` times their number.
+        pixels: whether the loss has the sum over pixels or, as a common slip has it, their mean: the bound with beta
+            times the number of pixels (and channels), at which the posterior collapses. What is reported is a sum.
     """
 
     def __init__(
@@ -68,9 +70,10 @@ class ELBO(Objective):
         *,
         beta: Annotated[Any, ScheduleSpec, Field(description="weight of the KL, a schedule or a number")] = 1.0,
         free_bits: Annotated[float, Field(ge=0, description="KL each latent dimension has free, nats")] = 0.0,
+        pixels: Annotated[Literal["sum", "mean"], Field(description="mean: beta times pixels, in disguise")] = "sum",
     ):
         self.beta: Schedule = ScheduleSpec.build(beta)
-        self.free_bits = free_bits
+        self.free_bits, self.pixels = free_bits, pixels
 
     def at(self, progress: float) -> dict[str, float]:
         """Return beta."""
@@ -79,7 +82,8 @@ class ELBO(Objective):
     def terms(self, output: VAEOutput, x: Tensor, now: Scheduled) -> Terms:
         """Return loss, reconstruction and KL, each (B,)."""
         terms = negative_elbo(output, x)
-        loss = terms.reconstruction + now["beta"] * (self._raised_kl(output) if self.free_bits else terms.kl)
+        share = 1 / x[0].numel() if self.pixels == "mean" else 1
+        loss = share * terms.reconstruction + now["beta"] * (self._raised_kl(output) if self.free_bits else terms.kl)
         return Terms(loss=loss, reconstruction=terms.reconstruction, kl=terms.kl)
 
     def _raised_kl(self, output: VAEOutput) -> Tensor:

@@ -51,7 +51,7 @@ class Job:
             log = None
             with contextlib.suppress(OSError):
                 log = stack.enter_context(self.desk.log.open("ab", buffering=0))
-            for line in self.process.stdout:
+            for line in stack.enter_context(self.process.stdout):
                 self.lines.append(line.decode(errors="replace").rstrip())
                 with contextlib.suppress(OSError):
                     _ = log and log.write(line)

@@ -1,0 +1,188 @@
+"""Running a sweep: real members side by side, and what happens when one of them, or the sweep itself, is stopped."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from tests.conftest import DATA, ROOT, environment
+from vae.signals import StopRequest
+from vae.sweep import Sweep, load
+from vae.sweep.runner import Runner
+from vae.sweep.status import recorded, status, table
+
+SMALL = {
+    "data.root": DATA, "model.hidden_dim": 16, "train.batch_size": 500, "train.epochs": 1, "train.log_every": 5,
+    "train.eval_every": 0,
+}  # fmt: skip
+
+
+def sweep_of(folder: Path, grid: str, **settings: object) -> Sweep:
+    inside = ", ".join(f"{key}: {value}" for key, value in (SMALL | settings).items())
+    (folder / "s.yaml").write_text(f"set: {{{inside}}}\ngrid: {grid}\n")
+    return load(folder / "s.yaml")
+
+
+def run(sweep: Sweep, *, jobs: int = 2, retry: bool = False, stop: StopRequest | None = None) -> int:
+    return Runner(sweep, jobs=jobs, retry=retry, stop=stop or StopRequest()).run()
+
+
+def states(sweep: Sweep) -> list[str]:
+    return [status(member).state for member in sweep.members]
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def wait_for(condition: Callable[[], object], what: str, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not {what} in time"
+        time.sleep(0.05)
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "vae", "sweep", "s.yaml", *words]
+
+
+def start(*words: str) -> subprocess.Popen[str]:
+    variables = environment() | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        command(*words),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=variables,
+        start_new_session=True,
+    )
+
+
+def test_members_are_trained_one_that_diverges_fails_and_only_what_is_missing_runs_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = sweep_of(tmp_path, "{optim.lr: [1e-3, 1e30]}", **{"train.max_steps": 10})
+    assert states(sweep) == ["waiting", "waiting"]
+    assert run(sweep) == 1
+    said = capsys.readouterr()
+    assert states(sweep) == ["done", "failed"]
+    good, bad = sweep.members
+    loss = json.loads((good.folder / "summary.json").read_text())["test"]["loss"]
+    assert f"done: lr=0.001,seed=0: test loss {loss:.2f} (1 done" in said.out
+    assert re.search(r"failed: lr=1e\+30,seed=0 \(runs/s/logs/.*\.log\)\n(    .*\n)*.* step \d+: not finite", said.err)
+    assert "not finite" in recorded(bad).problem
+    summary = (good.folder / "summary.json").stat()
+
+    assert run(sweep) == 1  # nothing to do: what failed waits for --retry
+    assert "1 done, 1 failed" in capsys.readouterr().out
+    assert (good.folder / "summary.json").stat() == summary
+    log = (tmp_path / "runs/s/logs/lr=1e+30,seed=0.log").read_text()
+    assert run(sweep, retry=True) == 1
+    assert (tmp_path / "runs/s/logs/lr=1e+30,seed=0.log").read_text() == 2 * log
+    assert list(table(sweep))[-1] == "2 runs: 1 done, 1 failed"
+
+
+def test_a_deleted_folder_is_trained_again_and_one_with_other_settings_is_left_alone(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, "{model.latent_dim: [2]}", **{"train.max_steps": 10})
+    assert run(sweep) == 0
+    (folder,) = (member.folder for member in sweep.members)
+    weights = (folder / "model/model.safetensors").read_bytes()
+    subprocess.run(["rm", "-r", folder], check=True)
+    assert states(sweep) == ["waiting"]
+    assert run(sweep) == 0
+    assert (folder / "model/model.safetensors").read_bytes() == weights
+    other = sweep_of(tmp_path, "{model.latent_dim: [2]}", **{"train.max_steps": 10, "optim.weight_decay": 0.5})
+    assert "other settings (optim.weight_decay" in status(other.members[0]).problem
+    assert run(other) == 1
+    assert (folder / "model/model.safetensors").read_bytes() == weights
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 85)])
+def test_a_signal_saves_all_and_the_same_command_continues(tmp_path: Path, signum: int, code: int) -> None:
+    sweep = sweep_of(tmp_path, "{model.latent_dim: [2, 3, 4]}", **{"train.epochs": 400, "train.checkpoint_every": 7})
+    process = start("--run", "--jobs", "2")
+    first, second, third = sweep.members
+    wait_for(lambda: all(any(member.folder.glob("checkpoints/step-*")) for member in (first, second)), "training")
+    assert [status(member).state for member in (first, second)] == ["running", "running"]
+    os.kill(process.pid, signum)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (code, "")
+    assert "0 done, 2 stopped, 1 waiting" in out
+    assert states(sweep) == ["interrupted", "interrupted", "waiting"]
+    assert not third.folder.exists()
+    far = [recorded(member).epoch for member in (first, second)]
+    # shorter, or it would take too long; how long a run is may change
+    assert run(load(tmp_path / "s.yaml", [f"train.epochs={int(max(far)) + 2}"]), jobs=3) == 0
+    for member in (first, second):
+        starts = [json.loads(line)["step"] for line in (member.folder / "starts.jsonl").read_text().splitlines()]
+        assert len(starts) == 2
+        assert starts[1] > 0
+
+
+def test_two_sweeps_at_once_share_the_members(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, "{model.latent_dim: [2, 3, 4, 5]}", **{"train.epochs": 2})
+    both = [start("--run", "--jobs", "1") for _ in range(2)]
+    said = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert states(sweep) == ["done"] * 4
+    for member in sweep.members:  # by one of them alone
+        assert len((member.folder / "starts.jsonl").read_text().splitlines()) == 1
+        assert sum(f"done: {member.name}:" in out for out, _ in said) == 1
+    assert all("done: " in out for out, _ in said)
+
+
+def test_a_member_that_runs_elsewhere_is_left_to_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = sweep_of(tmp_path, "{model.latent_dim: [2, 3]}", **{"train.max_steps": 5})
+    sweep.members[0].folder.mkdir(parents=True)
+    with FileLock(sweep.members[0].folder / ".lock"):  # as a job of SLURM would
+        assert run(sweep) == 0
+        assert states(sweep) == ["running", "done"]
+    assert "1 run elsewhere" in capsys.readouterr().out
+    assert states(sweep) == ["waiting", "done"]
+
+
+def test_a_member_that_is_killed_is_reported_and_retried(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = sweep_of(tmp_path, "{model.latent_dim: [2]}", **{"train.epochs": 1000, "train.checkpoint_every": 5})
+    process = start("--run")
+    (member,) = sweep.members
+    wait_for(lambda: any(member.folder.glob("checkpoints/step-*")), "training")
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[0]), signal.SIGKILL)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "ended by SIGKILL" in err
+    assert states(sweep) == ["failed"]
+    shorter = load(tmp_path / "s.yaml", [f"train.epochs={int(recorded(member).epoch) + 2}"])
+    assert run(shorter) == 1
+    assert run(shorter, retry=True) == 0
+    assert "1 done" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--list", "--jobs", "2"], "--jobs: goes with --run"),
+        (["--status", "--retry"], "--retry: goes with --run"),
+        (["--run", "--jobs", "0"], "--jobs 0: must be at least 1"),
+        (["--run", "model.latent_dims=2"], "latent_dims"),
+        (["--run", "--list"], "not allowed with"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_in_one_line(tmp_path: Path, words: list[str], said: str) -> None:
+    sweep_of(tmp_path, "{model.latent_dim: [2]}")
+    done = subprocess.run(
+        command(*words), capture_output=True, text=True, env=environment() | {"PYTHONPATH": str(ROOT)}, check=False
+    )
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert said in done.stderr
+    assert not (tmp_path / "runs").exists()
