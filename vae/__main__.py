@@ -9,6 +9,7 @@ import shlex
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -106,16 +107,19 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--folder", type=int, metavar="N", help="print the folder of this one")
     parser.add_argument("--jobs", type=int, metavar="N", help="with --run: so many at once (default: one a GPU, or on "
                         "a CPU one for each two cores)")  # fmt: skip
+    parser.add_argument("--pack", type=int, metavar="K", help="with --run: up to K of those that differ in seed, beta or "
+                        "the optimiser's settings alone train in one process")  # fmt: skip
     parser.add_argument("--retry", action="store_true", help="with --run: start those again that have failed")
     parser.set_defaults(action=run_sweep)
 
 
 def run_sweep(args: argparse.Namespace) -> int:
     """Do what is asked with the members, or become one's training; returns the exit code."""
-    if not args.run and (args.jobs is not None or args.retry):
-        raise InputError(f"{'--retry' if args.retry else '--jobs'}: goes with --run")
-    if args.jobs is not None and args.jobs < 1:
-        raise InputError(f"--jobs {args.jobs}: must be at least 1")
+    for option, value in (("--jobs", args.jobs), ("--pack", args.pack), ("--retry", args.retry or None)):
+        if value is not None and not args.run:
+            raise InputError(f"{option}: goes with --run")
+        if value is not None and value < 1:
+            raise InputError(f"{option} {value}: must be at least 1")
     sweep = load_sweep(args.file, args.overrides)
     if args.folder is not None:
         print(sweep.member(args.folder).folder)
@@ -125,7 +129,7 @@ def run_sweep(args: argparse.Namespace) -> int:
         program = Path(__file__).resolve().parent.parent / "train_ddp.py"
         os.execv(sys.executable, [sys.executable, str(program), *member.arguments])
     if args.run:
-        return _run_members(sweep, args.jobs or 0, args.retry)
+        return _run_members(sweep, jobs=args.jobs or 0, pack=args.pack or 1, retry=args.retry)
     if args.report:
         return run_report(argparse.Namespace(runs=[sweep.folder]))
     if args.status:
@@ -140,14 +144,14 @@ def run_sweep(args: argparse.Namespace) -> int:
     return 0
 
 
-def _run_members(sweep: Sweep, jobs: int, retry: bool) -> int:
+def _run_members(sweep: Sweep, **how: Any) -> int:
     """Train what is not done, then report; returns the exit code."""
     stop = StopRequest()
     stop.install({})  # not as one of several processes
     sweep.check()
     from vae.sweep.runner import Runner  # imports torch
 
-    code = Runner(sweep, jobs=jobs, retry=retry, stop=stop).run()
+    code = Runner(sweep, stop=stop, **how).run()
     if not stop.signum:
         run_report(argparse.Namespace(runs=[sweep.folder]))
     return code

@@ -74,12 +74,19 @@ class Sweep:
     """All runs of a sweep file.
 
     Attributes:
-        name: the file's, without its ending; members are kept in `runs/<name>/`.
-        members: in the order of their index.
+        file: the sweep file; its name without the ending is the sweep's.
+        overrides: `key=value` each, that it was read with.
+        members: in the order of their index; kept in `runs/<name>/`.
     """
 
-    name: str
+    file: Path
+    overrides: tuple[str, ...]
     members: tuple[Member, ...]
+
+    @property
+    def name(self) -> str:
+        """The file's, without its ending."""
+        return self.file.stem
 
     @property
     def folder(self) -> Path:
@@ -127,7 +134,7 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Sweep
     twice = next((one.name for one, other in itertools.combinations(members, 2) if one.name == other.name), None)
     if twice:
         raise InputError(f"{path}: two members are called {twice}; give points of their own names under `points`")
-    return Sweep(path.stem, tuple(members))
+    return Sweep(path, tuple(overrides), tuple(members))
 
 
 def _check(file: SweepFile, overridden: Settings, path: Path) -> None:

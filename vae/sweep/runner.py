@@ -1,4 +1,4 @@
-"""Members of a sweep side by side: each a process of train_ddp.py, which this one starts, watches and stops."""
+"""Members of a sweep side by side, in processes of the real job, which this one starts, watches and stops."""
 
 import contextlib
 import os
@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,9 +20,10 @@ from vae import launch
 from vae.files import METRICS, last_row
 from vae.signals import INTERRUPTED, REQUEUE_ME, StopRequest, exit_code
 from vae.sweep.members import Member, Sweep
+from vae.sweep.packing import packable
 from vae.sweep.status import Desk, Status, recorded
 
-PROGRAM = Path(__file__).resolve().parent.parent.parent / "train_ddp.py"
+PROGRAMS = Path(__file__).resolve().parent.parent.parent
 LAST_LINES = 5  # of its output that are shown of a member that failed
 SECONDS_BETWEEN_LOOKS = 0.2
 SECONDS_BETWEEN_DISPLAYS = 1.0
@@ -30,14 +32,14 @@ SECONDS_BETWEEN_CLAIMS = 2.0  # of members that another process holds
 
 @dataclass
 class Job:
-    """A member that trains, in a process of its own.
+    """Members that train in one process: one by train_ddp.py, several by train_packed.py.
 
-    Its output comes through a pipe and is copied by a thread: if it wrote its log itself, a full disk would end it.
+    Their output comes through a pipe and is copied by a thread: if they wrote their logs themselves, a full disk would
+    end them.
     """
 
-    member: Member
-    desk: Desk
-    lock: FileLock
+    members: Sequence[Member]
+    locks: Sequence[FileLock]
     process: subprocess.Popen[bytes]
     lines: deque[str] = field(default_factory=lambda: deque(maxlen=LAST_LINES))
 
@@ -48,21 +50,22 @@ class Job:
     def _copy(self) -> None:
         assert self.process.stdout is not None
         with contextlib.ExitStack() as stack:
-            log = None
-            with contextlib.suppress(OSError):
-                log = stack.enter_context(self.desk.log.open("ab", buffering=0))
+            logs = []
+            for member in self.members:
+                with contextlib.suppress(OSError):
+                    logs.append(stack.enter_context(Desk(member).log.open("ab", buffering=0)))
             for line in stack.enter_context(self.process.stdout):
                 self.lines.append(line.decode(errors="replace").rstrip())
-                with contextlib.suppress(OSError):
-                    _ = log and log.write(line)
+                for log in logs:
+                    with contextlib.suppress(OSError):
+                        log.write(line)
 
     def end(self) -> int:
-        """Return the exit code, after the process has ended, and let go of the member."""
+        """Return the exit code, after the process has ended, and let go of the members."""
         code = self.process.wait()
         self._copier.join()
-        if code not in (0, REQUEUE_ME, INTERRUPTED):
-            self.desk.note_failure(code, self.problem(code))
-        self.lock.release()
+        for lock in self.locks:
+            lock.release()
         return code
 
     def problem(self, code: int) -> str:
@@ -76,12 +79,13 @@ class Runner:
 
     Args:
         sweep: what to run.
-        jobs: members at once; 0: one for each CUDA device, or on a CPU one for each two cores.
+        jobs: processes at once; 0: one for each CUDA device, or on a CPU one for each two cores.
+        pack: members that one process may train, where they can be packed.
         retry: whether those that failed before are started again.
         stop: what asks for the end.
     """
 
-    def __init__(self, sweep: Sweep, *, jobs: int, retry: bool, stop: StopRequest):
+    def __init__(self, sweep: Sweep, *, stop: StopRequest, jobs: int = 0, pack: int = 1, retry: bool = False):
         self.sweep, self.stop = sweep, stop
         self.devices = _visible_devices()
         self.jobs = jobs or len(self.devices) or max(1, len(launch.cores()) // 2)
@@ -93,6 +97,8 @@ class Runner:
         self.interrupted: list[Member] = []
         self.running: dict[int, Job] = {}  # by slot
         self.epochs = {member: now.epoch for member, now in states.items()}
+        packs = [[self.waiting[index] for index in group] for group in packable(self.waiting, pack)]
+        self._pack_of = {member: members for members in packs for member in members}
         self._mine, self._next_look = list(self.waiting), 0.0
         self.bar = tqdm(
             total=sum(states[member].epochs for member in self._mine),
@@ -125,59 +131,76 @@ class Runner:
         return self._conclude()
 
     def _start_one(self) -> bool:
-        """Start the first waiting member that nobody holds; returns whether there is one."""
-        for member in list(self.waiting):
-            desk = Desk(member)
-            lock = desk.claim()
-            if lock is None:
+        """Start the first waiting members that nobody holds; returns whether there are some."""
+        for first in list(self.waiting):
+            claimed = [(member, lock) for member in self._pack_of[first] if (lock := self._claim(member))]
+            if not claimed:
                 continue
-            self.waiting.remove(member)
-            if recorded(member).state == "done":  # by another process, meanwhile
-                self.done.append(member)
-                lock.release()
-                continue
+            members, locks = zip(*claimed, strict=True)
             slot = min(set(range(self.jobs)) - self.running.keys())
-            desk.forget_failure()
-            self.running[slot] = Job(member, desk, lock, self._process(member, slot))
+            self.running[slot] = Job(members, locks, self._process(members, slot))
             return True
         return False
 
-    def _process(self, member: Member, slot: int) -> subprocess.Popen[bytes]:
-        """Start a member's process; a session of its own keeps the keyboard's Ctrl-C from it."""
-        threads = [] if "train.threads" in member.settings else [f"train.threads={self.threads}"]
+    def _claim(self, member: Member) -> FileLock | None:
+        """Return a lock on a member that is to be trained now, or None: it is not."""
+        lock = Desk(member).claim() if member in self.waiting else None
+        if lock is None:
+            return None
+        self.waiting.remove(member)
+        if recorded(member).state == "done":  # by another process, meanwhile
+            self.done.append(member)
+            lock.release()
+            return None
+        Desk(member).forget_failure()
+        return lock
+
+    def _process(self, members: Sequence[Member], slot: int) -> subprocess.Popen[bytes]:
+        """Start the process of some members; a session of its own keeps the keyboard's Ctrl-C from it."""
+        if len(members) == 1:
+            command = [str(PROGRAMS / "train_ddp.py"), *members[0].arguments]
+        else:
+            indices = [str(self.sweep.members.index(member)) for member in members]
+            command = [str(PROGRAMS / "train_packed.py"), str(self.sweep.file), *indices, *self.sweep.overrides]
+        threads = [] if "train.threads" in members[0].settings else [f"train.threads={self.threads}"]
         variables = os.environ | {"PYTHONUNBUFFERED": "1"}
         if self.devices:
             variables["CUDA_VISIBLE_DEVICES"] = self.devices[slot % len(self.devices)]
         return subprocess.Popen(
-            [sys.executable, str(PROGRAM), *member.arguments, *threads],
+            [sys.executable, *command, *threads],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             env=variables, start_new_session=True,
         )  # fmt: skip
 
     def _collect(self) -> None:
-        """See to the members that have ended."""
+        """See to the processes that have ended."""
         for slot, job in list(self.running.items()):
-            if job.process.poll() is None:
-                continue
-            del self.running[slot]
-            code = job.end()
-            now = recorded(job.member)
-            self.epochs[job.member] = now.epoch
-            if code == 0:
-                self.done.append(job.member)
-                self._say(f"done: {job.member.name}: test loss {_loss(now)} ({self._count()})")
-            elif code in (REQUEUE_ME, INTERRUPTED):
-                self.interrupted.append(job.member)
-                self._say(f"stopped and saved: {job.member.name}")
-            else:
-                self.failed[job.member] = job.problem(code)
-                *_, last = job.problem(code).splitlines() or ["no output"]
-                self._say(f"failed: {job.member.name}: {last}")
+            if job.process.poll() is not None:
+                del self.running[slot]
+                code = job.end()
+                for member in job.members:
+                    self._note_end(member, code, job.problem(code))
+
+    def _note_end(self, member: Member, code: int, problem: str) -> None:
+        """Say how a member ended whose process has ended."""
+        now = recorded(member)
+        self.epochs[member] = now.epoch
+        if now.state == "done":
+            self.done.append(member)
+            self._say(f"done: {member.name}: test loss {_loss(now)} ({self._count()})")
+        elif code in (REQUEUE_ME, INTERRUPTED):
+            self.interrupted.append(member)
+            self._say(f"stopped and saved: {member.name}")
+        else:
+            self.failed[member] = problem
+            Desk(member).note_failure(code, problem)
+            *_, last = problem.splitlines() or ["no output"]
+            self._say(f"failed: {member.name}: {last}")
 
     def _stop_all(self) -> None:
         """Ask what still runs to save and end, and wait for it."""
         if self.running:
-            self._say(f"stopping {len(self.running)} runs; each saves first")
+            self._say(f"stopping {sum(len(job.members) for job in self.running.values())} runs; each saves first")
         for job in self.running.values():
             with contextlib.suppress(ProcessLookupError):
                 job.process.send_signal(signal.SIGTERM)
@@ -190,9 +213,9 @@ class Runner:
         if time.monotonic() < self._next_look:
             return
         self._next_look = time.monotonic() + SECONDS_BETWEEN_DISPLAYS
-        for job in self.running.values():
-            row = last_row(job.member.folder / METRICS)
-            self.epochs[job.member] = row["epoch"] if row else 0.0
+        for member in [member for job in self.running.values() for member in job.members]:
+            row = last_row(member.folder / METRICS)
+            self.epochs[member] = row["epoch"] if row else 0.0
         self.bar.n = sum(self.epochs[member] for member in self._mine)
         self.bar.set_postfix_str(f"{len(self.running)} running, {self._count()}")
 
