@@ -116,7 +116,7 @@ def train(members: list[Member], configs: list[Config]) -> int:
                 train_together(active, agenda, until, stop_signal)
 
         # Write the results.
-        for training in trainings:
+        for training in sound(trainings):
             with training.failing_alone():
                 training.finish(STOP)
     failed = [f"{training.member.name}: {training.failure}" for training in trainings if training.failure]
