@@ -10,14 +10,10 @@ Ctrl-C (a second one stops at once), 1 anything else.
 """
 
 import argparse
-import json
-import math
 import os
 import sys
 import time
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 from vae import signals, slurm
 
@@ -34,7 +30,7 @@ if __name__ == "__main__":  # at once: also what comes next takes a moment to im
 
 from vae.cli import Parser, add_configuration, speaks
 from vae.components import InputError
-from vae.config import Config, describe, flatten, load, to_yaml, warnings
+from vae.config import Config, describe, load, to_yaml, warnings
 
 Command = tuple[Config, argparse.Namespace]
 
@@ -67,13 +63,11 @@ if __name__ == "__main__":  # before torch is imported, which takes seconds
         sys.exit(2)
 
 from vae import assemble, checkpoint, launch
-from vae.data.sources import DataSet
 from vae.engine import NonFiniteError
 from vae.engine.choice import choose
-from vae.evaluation import evaluate, pictures
-from vae.files import CHECKPOINTS, SUMMARY, write_text
-from vae.model import VAE
+from vae.files import CHECKPOINTS
 from vae.profiling import Profiler
+from vae.recording import Agenda, Recorder, write_results
 from vae.run import RunFolder, RunState, folder_of, restore, saying_how_to_go_on, summarise
 from vae.saving import SaveError, Saver
 from vae.tracking import Stopwatch, Tracker
@@ -104,8 +98,8 @@ def train(config: Config, args: argparse.Namespace) -> None:
     vae = assemble.build_model(config, data.image_shape)
     objective = assemble.build_objective(config)
     batches = assemble.build_batches(config, data, device, rank, world_size)
-    total_steps = batches.total_steps(config.train.epochs, config.train.max_steps)
-    save_every = config.train.checkpoint_every or batches.steps_per_epoch
+    agenda = Agenda.of(config.train, batches)
+    total_steps = agenda.total_steps
     engine_name, why = choose(config.train, device.type, world_size, total_steps)
 
     # Say what will run.
@@ -148,12 +142,12 @@ def train(config: Config, args: argparse.Namespace) -> None:
 
     # Train.
     first_step, startup_seconds = state.step, 0.0
-    assess = partial(evaluate, accelerator, vae, seed=config.run.seed)
     stop_signal = launch.StopVote(accelerator, STOP)
     tracker = Tracker(accelerator, folder, step=state.step, total_steps=total_steps)
     saver = Saver(accelerator, folder / CHECKPOINTS, vae, engine, tracker, data.fingerprint, step=state.step)
     profiler = Profiler(folder, config.train.profile, device.type, tracker.say) if config.train.profile else None
     watch = Stopwatch(device, state.train_seconds, state.logged_seconds, state.spent)
+    recorder = Recorder(accelerator, config, data, vae, engine, state, tracker, watch)
     with tracker, saying_how_to_go_on(folder, config), watchdog.guarding():
         while state.step < total_steps:
             # Stop where a signal asked for it.
@@ -167,8 +161,7 @@ def train(config: Config, args: argparse.Namespace) -> None:
                 )
 
             # Make one update (or, in a CUDA graph, several), up to the next thing there is to do.
-            until = next_stop(state.step, [config.train.log_every, batches.steps_per_epoch, save_every], total_steps)
-            made = engine.advance(state.step, until)
+            made = engine.advance(state.step, agenda.next_stop(state.step))
             state.step += made
             tracker.advance(made)
             watchdog.beat(state.step)
@@ -179,34 +172,17 @@ def train(config: Config, args: argparse.Namespace) -> None:
                 startup_seconds = time.time() - STARTED
 
             # Report status.
-            progress = batches.progress(state.step - 1)
-            now = {"step": state.step, "epoch": batches.progress(state.step)}
-            now |= {"beta": objective.beta(progress), "lr": engine.learning_rate(progress)}
-            is_last, is_epoch_end = state.step == total_steps, state.step % batches.steps_per_epoch == 0
-            if is_last or state.step % config.train.log_every == 0:
-                interval = engine.drain()
-                state.skipped += interval.skipped
-                with watch.counting("logging"):
-                    tracker.log_training(interval, images_per_second=interval.examples / watch.lap(), **now)
+            if agenda.logs(state.step):
+                recorder.report_training()
 
             # Evaluate on held-out data.
-            save_now = is_last or state.step % save_every == 0
-            if is_last or (is_epoch_end and is_due(now["epoch"], config.train.eval_every)):
+            is_best = False
+            if agenda.evaluates(state.step):
                 with watch.paused("evaluation"):
-                    engine.raise_faults()
-                    test = assess(data.test.images, split="test")
-                    if not math.isfinite(test.loss):
-                        raise NonFiniteError(state.step, "test loss")
-                    state.note_test(test)
-                    tracker.log_evaluation("test", test, **now)
-                    tracker.log_images(pictures(vae, data.test.images, config.run.seed), state.step)
-                    if data.val is not None:
-                        val = assess(data.val.images, split="val")
-                        tracker.log_evaluation("val", val, **now)
-                        save_now |= state.note_best(val.loss, test.loss, now["epoch"])
+                    is_best = recorder.report_evaluation()
 
             # Save a checkpoint.
-            if save_now:
+            if agenda.saves(state.step) or is_best:
                 with watch.paused("checkpoints"):
                     saver.save(state, watch)
 
@@ -219,43 +195,11 @@ def train(config: Config, args: argparse.Namespace) -> None:
         costs = {"checkpoints": saver.costs(), "startup_seconds": startup_seconds}
         summary = summarise(config, state, vae, data, epochs=batches.progress(state.step), **place, **costs)
         say("drawing figures")
-        finish = partial(write_results, folder, config, summary, vae, data, tracker)
+        finish = partial(write_results, folder, config, summary, vae, data, tracker, STOP.obey)
         launch.on_main(accelerator, finish, known=(SaveError, signals.Stopped))
     accelerator.wait_for_everyone()
     run.release()
     say(f"done: {folder} holds model/, figures/, summary.json; curves: tensorboard --logdir {folder}/tensorboard")
-
-
-def write_results(
-    folder: Path, config: Config, summary: dict[str, Any], vae: VAE, data: DataSet, tracker: Tracker
-) -> None:
-    """Write what a finished run leaves beside its records and checkpoints (main process only); the summary is last."""
-    try:
-        tracker.log_hyperparameters(flatten(config), {"test_loss": summary["test"]["loss"]}, step=summary["steps"])
-        checkpoint.save_model(folder / "model", vae)
-        try:
-            from vae.report import draw_figures  # imports matplotlib
-
-            draw_figures(folder, vae, data, config.run.seed, before_each=STOP.obey)
-        except signals.Stopped:
-            raise
-        except Exception as error:  # the numbers do not depend on the pictures
-            tracker.warn(f"figures not drawn ({error}); again: python -m vae report {folder}")
-        write_text(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
-    except OSError as error:
-        raise SaveError(
-            f"{folder}: results not written ({error}); make room, then run the same command again"
-        ) from None
-
-
-def next_stop(step: int, intervals: list[int], total_steps: int) -> int:
-    """Return the first step after `step` that ends one of the intervals, or the run."""
-    return min(total_steps, *(step - step % interval + interval for interval in intervals))
-
-
-def is_due(epoch: float, every: int) -> bool:
-    """Whether something that happens after each `every` epochs (0: never) happens after `epoch` of them."""
-    return bool(every) and round(epoch) % every == 0
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -105,10 +105,10 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--report", action="store_true", help="write runs/NAME/report.html from what there is")
     what.add_argument("--index", type=int, metavar="N", help="train (or continue) this one, here and now")
     what.add_argument("--folder", type=int, metavar="N", help="print the folder of this one")
-    parser.add_argument("--jobs", type=int, metavar="N", help="with --run: so many at once (default: one a GPU, or on "
-                        "a CPU one for each two cores)")  # fmt: skip
-    parser.add_argument("--pack", type=int, metavar="K", help="with --run: up to K of those that differ in seed, beta or "
-                        "the optimiser's settings alone train in one process")  # fmt: skip
+    at_once = "with --run: so many processes at once (default: one a GPU, or on a CPU one for each two cores)"
+    parser.add_argument("--jobs", type=int, metavar="N", help=at_once)
+    together = "with --run: up to K that differ only in seed, beta and the optimiser's settings train in one process"
+    parser.add_argument("--pack", type=int, metavar="K", help=together)
     parser.add_argument("--retry", action="store_true", help="with --run: start those again that have failed")
     parser.set_defaults(action=run_sweep)
 

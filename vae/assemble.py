@@ -1,7 +1,7 @@
 """Config -> pieces: the only file that knows both sides."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from vae.engine.choice import choose
 from vae.engine.compiler import EngineError
 from vae.engine.gradients import AllReduced, Exact, Gradients
 from vae.engine.ledger import Ledger
+from vae.engine.packed import Pack
 from vae.engine.static import Static
 from vae.engine.stepwise import Stepwise
 from vae.engine.update import Folded, Plain, Scaled, Update
@@ -31,9 +32,19 @@ MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16", "fp64": "no"}
 REFERENCE_BATCH_SIZE = 128  # that optim.lr is meant for, where optim.lr_scaling is used
 
 
-def build_data(config: Config) -> DataSet:
-    """Return the data set, split and, for evaluation, binarised as configured; raises `InputError`."""
-    data = load(config.data.name, config.data.root).hold_out(config.data.val_size)
+def load_data(config: Config) -> DataSet:
+    """Return the data set, split as configured, the same for every seed; raises `InputError`."""
+    return load(config.data.name, config.data.root).hold_out(config.data.val_size)
+
+
+def build_data(config: Config, loaded: DataSet | None = None) -> DataSet:
+    """Return the data set, split and, for evaluation, binarised as configured; raises `InputError`.
+
+    Args:
+        config: the run's configuration.
+        loaded: what `load_data` returns for it, if it is there already.
+    """
+    data = load_data(config) if loaded is None else loaded
     return data if config.data.binarize == "none" else data.binarize_evaluation(config.run.seed)
 
 
@@ -106,28 +117,72 @@ def build_engine(
     """
     steps = batches.total_steps(config.train.epochs, config.train.max_steps)
     name, why = choose(config.train, accelerator.device.type, accelerator.num_processes, steps)
-    vae.to(accelerator.device)
-
-    def parts(name: str, why: str) -> dict[str, Any]:
-        return {
-            "name": name,
-            "why": why,
-            "accelerator": accelerator,
-            "batches": batches,
-            "objective": objective,
-            "update": build_update(config, accelerator, vae, name),
-            "ledger": Ledger(accelerator, skip_nonfinite=config.train.on_nonfinite == "skip"),
-            "learning_rate": build_learning_rate(config),
-        }
-
     try:
         if name != "eager":
-            return Static(**parts(name, why), model=vae, captured=name == "graph")
+            parts = _parts(name, why, config, accelerator, vae, objective, batches)
+            return Static(**parts, model=vae, captured=name == "graph")
     except EngineError as error:
         if config.train.engine != "auto":
             raise InputError(f"train.engine = {name!r}: {error}; use eager or auto") from None
         name, why = "eager", f"auto: no {name}: {error}"
-    return Stepwise(**parts(name, why), gradients=_build_gradients(config.train, accelerator, vae, objective))
+    return _build_stepwise(name, why, config, accelerator, vae, objective, batches)
+
+
+def build_member(
+    config: Config, accelerator: Accelerator, vae: VAE, objective: Objective, batches: TrainingBatches
+) -> Stepwise:
+    """Return the engine of one member of a pack: an eager one, whose gradients the pack will compute.
+
+    Args:
+        config, accelerator, vae, objective, batches: as for `build_engine`.
+    """
+    return _build_stepwise("packed", "with other members", config, accelerator, vae, objective, batches)
+
+
+def build_pack(config: Config, members: Sequence[Stepwise], models: Sequence[VAE]) -> Pack:
+    """Return what makes the steps of several members together.
+
+    Args:
+        config: one member's; the others' differ in nothing that changes shapes.
+        members, models: see `Pack`.
+    """
+    return Pack(members, models, build_model(config, models[0].image_shape).to("meta"))
+
+
+def _parts(
+    name: str,
+    why: str,
+    config: Config,
+    accelerator: Accelerator,
+    vae: VAE,
+    objective: Objective,
+    batches: TrainingBatches,
+) -> dict[str, Any]:
+    """Return what all engines have; brings the model to the device."""
+    vae.to(accelerator.device)
+    return {
+        "name": name,
+        "why": why,
+        "accelerator": accelerator,
+        "batches": batches,
+        "objective": objective,
+        "update": build_update(config, accelerator, vae, name),
+        "ledger": Ledger(accelerator, skip_nonfinite=config.train.on_nonfinite == "skip"),
+        "learning_rate": build_learning_rate(config),
+    }
+
+
+def _build_stepwise(
+    name: str,
+    why: str,
+    config: Config,
+    accelerator: Accelerator,
+    vae: VAE,
+    objective: Objective,
+    batches: TrainingBatches,
+) -> Stepwise:
+    parts = _parts(name, why, config, accelerator, vae, objective, batches)
+    return Stepwise(**parts, gradients=_build_gradients(config.train, accelerator, vae, objective))
 
 
 def _build_gradients(train: TrainConfig, accelerator: Accelerator, vae: VAE, objective: Objective) -> Gradients:

@@ -2,7 +2,17 @@
 
 from vae.components import InputError
 from vae.config.help import describe, describe_components
-from vae.config.reading import differences, flatten, from_dict, load, parse_override, read_yaml, to_yaml, warnings
+from vae.config.reading import (
+    differences,
+    flatten,
+    from_dict,
+    load,
+    merged,
+    parse_override,
+    read_yaml,
+    to_yaml,
+    warnings,
+)
 from vae.config.schema import Config, TrainConfig
 
 __all__ = [
@@ -15,6 +25,7 @@ __all__ = [
     "flatten",
     "from_dict",
     "load",
+    "merged",
     "parse_override",
     "read_yaml",
     "to_yaml",

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from vae.data.batches import Batch
 from vae.engine.base import Engine
 from vae.engine.gradients import Gradients
+from vae.engine.loss import Measured
 
 
 @dataclass
@@ -30,6 +31,16 @@ class Stepwise(Engine):
             step: updates made before this one.
             progress: epochs seen before this one.
         """
-        gradients, nats = self.gradients(batch, self.objective.at(progress))
-        skip = self.ledger.record(nats, batch.count, self.update.clip(gradients), step)
+        self.finish(self.gradients(batch, self.objective.at(progress)), batch.count, step, progress)
+
+    def finish(self, measured: Measured, count: int, step: int, progress: float) -> None:
+        """Record and update, with the global gradients (all ranks).
+
+        Args:
+            measured: the gradients, and what this rank's examples gave.
+            count: how many these are.
+            step, progress: as for `step`.
+        """
+        gradients, nats = measured
+        skip = self.ledger.record(nats, count, self.update.clip(gradients), step)
         self.update(gradients, skip, self.learning_rate(progress))
