@@ -12,6 +12,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from vae.data.batches import Batch
 from vae.engine.loss import AUTOCAST, Measured, poisoned, stack
+from vae.engine.stacked import use_stacked_layers
 from vae.engine.stepwise import Stepwise
 from vae.model import VAE
 
@@ -25,13 +26,14 @@ class Pack:
     Args:
         members: at the same step; their batches have the same sizes, their objectives differ in scheduled numbers only.
         models: theirs, on the device.
-        structure: a model like theirs, whose weights are not used.
+        structure: a model like theirs, whose weights are not used, and which is of no use to others afterwards.
     """
 
     def __init__(self, members: Sequence[Stepwise], models: Sequence[VAE], structure: VAE):
         self.members, self._structure = members, structure
         self.weights, buffers = stack_module_state(list(models))  # name -> (K, ...)
         assert not buffers
+        use_stacked_layers(structure)
         for place, model in enumerate(models):
             for name, weight in model.named_parameters():
                 weight.data = self.weights[name].data[place]
