@@ -1,4 +1,4 @@
-"""Linear layers of several models at once, whose gradients lie in memory as their weights do.
+"""The networks of several models as one, whose gradients lie in memory as their weights do.
 
 By itself vmap multiplies the same matrices, but gives the gradient of a weight transposed, and to turn it round takes
 a tenth of a step on a CPU.
@@ -9,8 +9,33 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call, vmap
 
 from vae.bfloat16 import Linear
+
+
+class StackedNetwork(nn.Module):
+    """K networks as one: the first of K equal parts of a batch goes through the first network, and so on.
+
+    Args:
+        network: like the K, and of no use to others afterwards.
+        weights: theirs, name -> (K, ...).
+    """
+
+    def __init__(self, network: nn.Module, weights: dict[str, Tensor]):
+        super().__init__()
+        _use_stacked_layers(network)
+        self.weights, self.members = weights, len(next(iter(weights.values())))
+        # a tuple hides the network from `parameters`: it has none that count
+        self._network = (network,)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the outputs (K B, ...) of inputs (K B, ...)."""
+        parts = input.unflatten(0, (self.members, -1))
+        return vmap(self._one)(self.weights, parts).flatten(0, 1)
+
+    def _one(self, weights: dict[str, Tensor], input: Tensor) -> Tensor:
+        return functional_call(self._network[0], weights, (input,))
 
 
 class StackedLinear(Linear):
@@ -23,7 +48,7 @@ class StackedLinear(Linear):
         return _Product.apply(input, self.weight, self.bias)  # pyright: ignore[reportReturnType]
 
 
-def use_stacked_layers(model: nn.Module) -> None:
+def _use_stacked_layers(model: nn.Module) -> None:
     """Exchange a model's linear layers for `StackedLinear` ones without weights of their own."""
     for module in model.modules():
         for name, layer in module.named_children():
