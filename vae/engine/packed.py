@@ -1,4 +1,4 @@
-"""Runs that differ in no shape make their steps together: one forward and backward pass over stacked weights.
+"""Runs that differ in no shape make their steps together: one forward and one backward pass, over stacked weights.
 
 A member of a pack is an eager engine, whole in itself: it has its own batches, clip factor, update, sums and state. The
 pack computes the gradients of all of them at once, and gives each one its own.
@@ -8,10 +8,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, stack_module_state, vmap
+from torch.func import stack_module_state
 
 from vae.data.batches import Batch
 from vae.engine.loss import AUTOCAST, Measured, poisoned, stack
+from vae.engine.stacked import StackedNetwork
 from vae.engine.stepwise import Stepwise
 from vae.model import VAE
 
@@ -25,13 +26,17 @@ class Pack:
     Args:
         members: at the same step; their batches have the same sizes, their objectives differ in scheduled numbers only.
         models: theirs, on the device.
-        structure: a model like theirs, whose weights are not used.
+        structure: a model like theirs, whose weights are not used, and which is of no use to others afterwards.
     """
 
     def __init__(self, members: Sequence[Stepwise], models: Sequence[VAE], structure: VAE):
-        self.members, self._structure = members, structure
+        self.members, self._model = members, structure
         self.weights, buffers = stack_module_state(list(models))  # name -> (K, ...)
+        structure.encoder = StackedNetwork(structure.encoder, _below("encoder", self.weights))
+        structure.decoder = StackedNetwork(structure.decoder, _below("decoder", self.weights))
+        # families and objectives see all examples at once: they must have no weights of their own
         assert not buffers
+        assert not list(structure.parameters())
         for place, model in enumerate(models):
             for name, weight in model.named_parameters():
                 weight.data = self.weights[name].data[place]
@@ -48,28 +53,31 @@ class Pack:
 
     def _measure(self, batches: Sequence[Batch], scheduled: Sequence[dict[str, float]]) -> Measured:
         """Return the gradient for each weight (K, ...); loss, reconstruction and KL (K, 3), float64, summed."""
-        x, noise = (torch.stack([getattr(batch, name) for batch in batches]) for name in ("x", "noise"))
+        members, count = len(batches), batches[0].count
+        x, noise = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("x", "noise"))  # (K B, ...)
         now = {name: _on_device([at[name] for at in scheduled], like=noise) for name in scheduled[0]}
+        now = {name: values.repeat_interleave(count) for name, values in now.items()}  # one for each example
         accelerator = self.members[0].accelerator
         dtype = AUTOCAST[accelerator.mixed_precision]
         with torch.autocast(accelerator.device.type, dtype=dtype, enabled=dtype is not None):
-            terms = vmap(self._terms)(self.weights, x, noise, now)  # (K, 3, B)
-        losses = terms[:, 0].sum(1) * (1 / batches[0].count)  # (K,)
+            output = self._model(x, noise)
+        terms = stack(self.members[0].objective.terms(output, x, now)).view(3, members, count)
+        losses = terms[0].sum(1) * (1 / count)  # (K,)
         trained = [weight for weight in self.weights.values() if weight.requires_grad]
         # no weight of a member is in the loss of another: the gradient of the sum is that of each
         gradients = torch.autograd.grad(poisoned(losses).sum(), trained)
-        return gradients, terms.detach().sum(2, dtype=torch.float64)
-
-    def _terms(self, weights: dict[str, Tensor], x: Tensor, noise: Tensor, now: dict[str, Tensor]) -> Tensor:
-        """Return one member's loss, reconstruction and KL, (3, B)."""
-        output = functional_call(self._structure, weights, (x, noise))
-        return stack(self.members[0].objective.terms(output, x, now))
+        return gradients, terms.detach().sum(2, dtype=torch.float64).T
 
 
 def unstack(model: VAE) -> None:
     """Give a model that has left its pack weights of its own: safetensors does not write parts of a larger tensor."""
     for weight in model.parameters():
         weight.data = weight.data.clone()
+
+
+def _below(prefix: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of a part of a model, by their names within it."""
+    return {name.removeprefix(f"{prefix}."): value for name, value in weights.items() if name.startswith(f"{prefix}.")}
 
 
 def _on_device(numbers: Sequence[float], *, like: Tensor) -> Tensor:
