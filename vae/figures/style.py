@@ -67,7 +67,10 @@ def color_and_marker(count: int) -> list[tuple[Any, str]]:
 def wrap(label: str, width: int = 30, *, lines: int = 3) -> str:
     """Return a label on lines of about `width` letters, broken between its `key = value`s, cut after so many lines."""
     label = label.replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")
-    return "\n".join(textwrap.wrap(label, width, max_lines=lines, placeholder=" …", break_on_hyphens=False))
+    parts = textwrap.wrap(
+        label, width, max_lines=lines, placeholder=" …", break_on_hyphens=False, break_long_words=False
+    )
+    return "\n".join(parts)
 
 
 def numbers(values: Array) -> np.ndarray:

@@ -59,7 +59,8 @@ def rate_distortion(points: Mapping[str, tuple[Array, Array]]) -> Figure:
     Args:
         points: for each setting the KL (runs,) and the reconstruction -log p(x|z) (runs,), nats per example.
     """
-    figure, (axes,) = titled_figure("Rate and distortion", (6.8, 5.2))
+    named_below = math.ceil(len(points) / 3) * max((wrap(label).count("\n") + 1 for label in points), default=0)
+    figure, (axes,) = titled_figure("Rate and distortion", (6.8, 4.8 + 0.15 * named_below))
     style(axes, "each point is a run", "rate: KL(q(z|x) || p(z)) (nats)", "distortion: reconstruction (nats)")
     kept = {label: np.stack([numbers(rate), numbers(distortion)]) for label, (rate, distortion) in points.items()}
     kept = {label: pair[:, np.isfinite(pair).all(0)] for label, pair in kept.items()}
@@ -111,9 +112,9 @@ def loss_by_setting(losses: Mapping[str, Sequence[float]]) -> Figure:
     """
     found = {label: finite(values) for label, values in losses.items()}
     labels = [wrap(label, 40) for label in found]
-    height = 1.4 + 0.16 * sum(label.count("\n") + 2 for label in labels)
+    height = 1.6 + 0.16 * sum(label.count("\n") + 2 for label in labels)
     figure, (axes,) = titled_figure("Test loss by setting", (6.6, height))
-    style(axes, "mean ± standard deviation over seeds; small dots: single runs", "−ELBO (nats per example)", "setting")
+    style(axes, "mean ± standard deviation over seeds\nsmall dots: single runs", "−ELBO (nats per example)", "setting")
     for place, values in enumerate(found.values()):
         color, marker = color_and_marker(len(found))[place]
         axes.plot(values, [place] * len(values), "o", color=color, markersize=2.5, alpha=0.6, linestyle="")

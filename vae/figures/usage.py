@@ -66,7 +66,7 @@ def latent_use_by_setting(kl: Mapping[str, Sequence[Array]], active: Mapping[str
     labels = [wrap(label, 34) for label in active]
     height = max(3.6, 1.2 + 0.15 * sum(label.count("\n") + 2 for label in labels))
     figure, (left, right) = titled_figure("Use of the latent dimensions by setting", (10, height), columns=2)
-    style(left, "KL of each dimension, sorted; mean over seeds, band: lowest to highest", "rank", "nats")
+    style(left, "KL of each dimension, sorted\nmean over seeds; band: lowest to highest", "rank", "nats")
     for label, runs in kl.items():
         if runs:
             ranked = np.stack([np.sort(numbers(run))[::-1] for run in runs])
@@ -75,7 +75,7 @@ def latent_use_by_setting(kl: Mapping[str, Sequence[Array]], active: Mapping[str
             left.fill_between(rank, ranked.min(0), ranked.max(0), color=color, alpha=0.2, linewidth=0)
     left.xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))
     left.set_ylim(bottom=0)
-    style(right, "active: variance of E[$z_d$|x] over the test set above 0.01", "latent dimensions", "")
+    style(right, "active dimensions\n(variance of E[$z_d$|x] over the test set above 0.01)", "latent dimensions", "")
     for place, (label, counts) in enumerate(active.items()):
         color, _ = looks[label]
         total = max((dims for _, dims in counts), default=0)

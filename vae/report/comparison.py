@@ -252,16 +252,26 @@ def _of_one_protocol(settings: Sequence[Setting]) -> tuple[dict[str, Setting], s
     runs = [run for setting in settings for run in setting.runs]
     first = next((run for run in runs if run.summary is not None), runs[0])
     named: dict[str, Setting] = {}
-    for setting in settings:
+    for label, setting in zip(_labels(settings), settings, strict=True):
         kept = tuple(run for run in setting.runs if _comparable(run, first))
         if kept:
-            label, number = setting.label, 2
-            while label in named:
-                label, number = f"{setting.label} ({number})", number + 1
             named[label] = replace(setting, runs=kept)
     others = len(runs) - sum(len(setting.runs) for setting in named.values())
     what = f"{_runs(others)} on other data or with another likelihood"
     return named, f" Left out, not to be compared: {what}." if others else ""
+
+
+def _labels(settings: Sequence[Setting]) -> list[str]:
+    """Return a label for each setting, no two alike, without what a component's name says already."""
+    varied = [setting.varied for setting in settings]
+    keys = list(dict.fromkeys(key for each in varied for key in each))
+    for detail in [key for key in keys if f"{key.rpartition('.')[0]}.name" in keys and not key.endswith(".name")]:
+        fewer = [key for key in keys if key != detail]
+        if len({repr([each.get(key) for key in fewer]) for each in varied}) == len(varied):
+            keys = fewer
+    shown = [{key: value for key, value in each.items() if key in keys} for each in varied]
+    labels = [replace(setting, varied=few).label for setting, few in zip(settings, shown, strict=True)]
+    return [f"{label} ({place})" if labels.count(label) > 1 else label for place, label in enumerate(labels, start=1)]
 
 
 def _comparable(run: Run, other: Run) -> bool:
