@@ -34,7 +34,7 @@ if __name__ == "__main__":  # at once: also what comes next takes a moment to im
 
 from vae.cli import Parser, add_configuration, speaks
 from vae.components import InputError
-from vae.config import Config, describe, flatten, load, to_yaml, warnings
+from vae.config import Config, describe, load, to_yaml, warnings
 
 Command = tuple[Config, argparse.Namespace]
 
@@ -70,7 +70,7 @@ from vae import assemble, checkpoint, launch
 from vae.data.sources import DataSet
 from vae.engine import NonFiniteError
 from vae.engine.choice import choose
-from vae.evaluation import evaluate, pictures
+from vae.evaluation import embedding, evaluate, measure_latents, pictures
 from vae.files import CHECKPOINTS, SUMMARY
 from vae.model import VAE
 from vae.profiling import Profiler
@@ -79,6 +79,7 @@ from vae.saving import SaveError, Saver
 from vae.tracking import Stopwatch, Tracker
 from vae.watchdog import RankLostError, Watchdog
 
+FINAL_RESULTS = {"Loss": "loss", "Loss/BCE": "reconstruction", "Loss/KLD": "kl"}  # TensorBoard's name, summary.json's
 EXIT_CODES = {
     InputError: 2,
     NonFiniteError: 1,
@@ -231,8 +232,11 @@ def write_results(
 ) -> None:
     """Write what a finished run leaves beside its records and checkpoints (main process only); the summary is last."""
     try:
-        tracker.log_hyperparameters(flatten(config), {"test_loss": summary["test"]["loss"]}, step=summary["steps"])
         checkpoint.save_model(folder / "model", vae)
+        results = {name: summary["test"][key] for name, key in FINAL_RESULTS.items()}
+        results["active dimensions"] = measure_latents(vae, data.test.images, seed=config.run.seed).active
+        tracker.log_hyperparameters(config, results, step=summary["steps"])
+        tracker.log_embedding(*embedding(vae, data), step=summary["steps"])
         try:
             from vae.report import draw_figures  # imports matplotlib
 

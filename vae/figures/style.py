@@ -22,7 +22,7 @@ TRAIN, TEST, VAL, NEUTRAL = PALETTE[0], PALETTE[6], PALETTE[4], PALETTE[8]
 INK = "#222222"
 DPI = 150
 SETTING_ORDER = (0, 6, 4, 1, 2, 5, 8, 9, 7, 3)  # of the palette, for settings side by side
-MARKERS = "osD^vPX<>*"
+MARKERS = "osD^vPX<>h"
 PAD = 0.07  # inches around everything
 TEXT: dict[str, Any] = {"fontsize": 9, "color": INK}
 

@@ -16,9 +16,9 @@ from vae.components import InputError
 from vae.data import randomness
 from vae.data.batches import to_unit_interval
 from vae.data.sources import DataSet
-from vae.evaluation import evaluating, visible
+from vae.evaluation import LatentMeasures, evaluating, visible
 from vae.figures.sweeps import ceiling, finite
-from vae.report.measures import LatentMeasures, measure
+from vae.report.measures import measure
 from vae.report.models import load_model
 from vae.report.pictures import one_of_each
 from vae.report.runs import Run, Setting, short, word
