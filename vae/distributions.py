@@ -57,6 +57,13 @@ def kl_by_group(q: Distribution, p: Distribution, z: Tensor) -> Tensor:
     return kl(q, p, z)[:, None]
 
 
+def marginals(q: Distribution) -> Distribution:
+    """Return the distribution whose dimensions have q's marginals and are independent; q itself if it has no rule."""
+    if isinstance(q, MultivariateNormal):
+        return Independent(Normal(q.loc, q.stddev, validate_args=False), 1, validate_args=False)
+    return q
+
+
 def kl(q: Distribution, p: Distribution, z: Tensor) -> Tensor:
     """Return KL(q || p), (B,), nats: in closed form where torch has a rule, else the estimate log q(z) - log p(z).
 

@@ -1,6 +1,7 @@
 """Numbers on held-out data: exact sums over real examples at any world size, each stamped with its protocol."""
 
 import contextlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +12,13 @@ from torch import Tensor
 
 from vae.data import randomness
 from vae.data.batches import share, to_unit_interval
-from vae.data.sources import DataSet
+from vae.data.sources import DataSet, class_names
+from vae.distributions import kl, kl_by_group, marginals
 from vae.model import VAE
 from vae.objectives import negative_elbo
 
 CHUNK = 1000  # examples in one forward pass
+ACTIVE = 0.01  # variance of E[z_d|x] above which dimension d is active (Burda et al. 2016, section 5)
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,37 @@ class Evaluation:
     kl: float
     reconstruction_mean_z: float
     examples: int
+
+
+@dataclass(frozen=True)
+class LatentMeasures:
+    """Means and variances over a test set, dimension by dimension.
+
+    Attributes:
+        variance: Var_x(E[z_d|x]) of each dimension d, over the examples (divided by their number).
+        kl: mean of KL(q(z_d|x) || p(z_d)) for each dimension, nats. A diagonal posterior's sum to `total_kl`; those of
+            a full-covariance one are its marginals', see `shared_kl`. None: there is no closed form.
+        total_kl: mean of KL(q(z|x) || p(z)), nats: the `kl` of summary.json.
+        examples: how many.
+    """
+
+    variance: tuple[float, ...]
+    kl: tuple[float, ...] | None
+    total_kl: float
+    examples: int
+
+    @property
+    def active(self) -> int:
+        """Dimensions whose posterior mean varies over the data by more than 0.01 (Burda et al. 2016, section 5)."""
+        return sum(variance > ACTIVE for variance in self.variance)
+
+    @property
+    def shared_kl(self) -> float | None:
+        """What no dimension has alone: `total_kl` less the sum of `kl`, nats.
+
+        Under a factorised prior it is the total correlation of q(z|x), 0 for a diagonal posterior.
+        """
+        return None if self.kl is None else self.total_kl - math.fsum(self.kl)
 
 
 @contextlib.contextmanager
@@ -75,6 +109,31 @@ def evaluate(accelerator: Accelerator, model: VAE, images: Tensor, *, seed: int,
     return Evaluation(*(totals / len(images)).tolist(), examples=len(images))
 
 
+def measure_latents(model: VAE, images: Tensor, *, seed: int) -> LatentMeasures:
+    """Return the measures of a model on `images`.
+
+    Args:
+        model: the unwrapped model, on any device.
+        images: (N, C, H, W), uint8 or floating point in [0, 1].
+        seed: of the noise that `evaluate` draws z with; used by a KL that is estimated, not by one in closed form.
+    """
+    weights = next(model.parameters())
+    noise = randomness.normal(len(images), model.latent_dim, seed, "evaluate/test")
+    means, totals, groups = [], [], []
+    with evaluating(model):
+        for chunk, eps in zip(images.split(CHUNK), noise.split(CHUNK), strict=True):
+            q = model.encode(to_unit_interval(chunk.to(weights.device), weights.dtype))
+            z = model.posterior.transform(q, eps.to(weights))
+            p = model.prior(z)
+            means.append(q.mean)
+            totals.append(kl(q, p, z))
+            groups.append(kl_by_group(marginals(q), p, z))
+    variance = torch.cat(means).double().var(0, correction=0)
+    total, by_group = torch.cat(totals).double().mean(), torch.cat(groups).double().mean(0)
+    kl_of_each = tuple(by_group.tolist()) if len(by_group) == model.latent_dim else None
+    return LatentMeasures(tuple(variance.tolist()), kl_of_each, total.item(), len(images))
+
+
 def pictures(model: VAE, images: Tensor, seed: int, count: int = 64) -> dict[str, Tensor]:
     """Return `Originals`, `Reconstructions` (z = E[z|x]) and `Samples`, each (count, 1 or 3, H, W) in [0, 1].
 
@@ -93,6 +152,27 @@ def pictures(model: VAE, images: Tensor, seed: int, count: int = 64) -> dict[str
             "Reconstructions": visible(model.reconstruct(originals)),
             "Samples": visible(model.sample(noise=noise)),
         }
+
+
+def embedding(model: VAE, data: DataSet, count: int = 2000) -> tuple[Tensor, Tensor, list[str] | None]:
+    """Return E[z|x] (N, D) of the first test images, these images in [0, 1], and their classes.
+
+    Args:
+        model: the unwrapped model.
+        data: N is the size of its test set, or `count` if that is smaller.
+        count: how many, at most.
+
+    Returns:
+        Means (N, D), images (N, 1 or 3, H, W), and N names, where the data have labels.
+    """
+    weights = next(model.parameters())
+    part = data.test[torch.arange(min(count, len(data.test)))]
+    x = to_unit_interval(part.images.to(weights.device), weights.dtype)
+    with evaluating(model):
+        means = torch.cat([model.encode(chunk).mean for chunk in x.split(CHUNK)])
+    known = dict(enumerate(class_names(data.name) or ()))
+    names = None if part.labels is None else [known.get(label, str(label)) for label in part.labels.tolist()]
+    return means, visible(x), names
 
 
 def visible(images: Tensor) -> Tensor:

@@ -10,17 +10,19 @@ from typing import Any
 from accelerate import Accelerator
 
 from vae import checkpoint
-from vae.config import Config, TrainConfig, flatten
+from vae.config import Config, TrainConfig
 from vae.data.batches import TrainingBatches
 from vae.data.sources import DataSet
 from vae.engine import Engine, NonFiniteError
-from vae.evaluation import Evaluation, evaluate, pictures
-from vae.files import SUMMARY, write_text
+from vae.evaluation import Evaluation, embedding, evaluate, measure_latents, pictures
+from vae.files import MODEL, SUMMARY, write_text
 from vae.model import VAE
 from vae.run import RunState
 from vae.saving import SaveError
 from vae.signals import Stopped
 from vae.tracking import Stopwatch, Tracker
+
+FINAL_RESULTS = {"Loss": "loss", "Loss/BCE": "reconstruction", "Loss/KLD": "kl"}  # TensorBoard's name, summary.json's
 
 
 @dataclass
@@ -155,8 +157,11 @@ def write_results(
         SaveError: something could not be written.
     """
     try:
-        tracker.log_hyperparameters(flatten(config), {"test_loss": summary["test"]["loss"]}, step=summary["steps"])
-        checkpoint.save_model(folder / "model", vae)
+        checkpoint.save_model(folder / MODEL, vae)
+        results = {name: summary["test"][key] for name, key in FINAL_RESULTS.items()}
+        results["active dimensions"] = measure_latents(vae, data.test.images, seed=config.run.seed).active
+        tracker.log_hyperparameters(config, results, step=summary["steps"])
+        tracker.log_embedding(*embedding(vae, data), step=summary["steps"])
         try:
             from vae.report import draw_figures  # imports matplotlib
 

@@ -6,16 +6,21 @@ The thread that writes checkpoints flushes them while the main one adds to them,
 import contextlib
 import json
 import os
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue] (generated)
+from torch import Tensor
 from torch.utils.tensorboard.writer import FileWriter, SummaryWriter
 
 from vae.canvas import png
 from vae.files import write_text
+
+EMBEDDING = "latents"  # its name in TensorBoard's projector
 
 
 class Journal:
@@ -93,7 +98,7 @@ class Board:
         self._lock = threading.Lock()
 
     def add(self, kind: str, tag: str, value: Any, step: int) -> None:
-        """Add a `scalar` or a `canvas` (H, W, 1 or 3) in [0, 1]; never raises for want of room."""
+        """Add a `scalar`, a `canvas` (H, W, 1 or 3) in [0, 1] or a `summary`; never raises for want of room."""
         with self._lock:
             self._since_flush.append((kind, tag, value, step))
             try:
@@ -101,6 +106,27 @@ class Board:
                     self._write(kind, tag, value, step)
             except OSError as error:
                 self._note(error)
+
+    def embed(self, points: np.ndarray, names: list[str] | None, sprites: Tensor, step: int) -> None:
+        """Write the files of the projector, once for a step; those of another step are removed.
+
+        Args:
+            points: (N, D).
+            names: of the points' classes.
+            sprites: images (N, 1 or 3, H, W) in [0, 1], on the CPU.
+            step: updates made.
+
+        Raises:
+            OSError: they cannot be written.
+        """
+        folder = Path(self.writer.log_dir)
+        index, place = folder / "projector_config.pbtxt", f"{step:05d}/{EMBEDDING}"
+        if index.exists() and place in index.read_text():  # it is written last
+            return
+        index.unlink(missing_ok=True)
+        for old in folder.glob(f"*/{EMBEDDING}"):  # perhaps half written
+            shutil.rmtree(old.parent)
+        self.writer.add_embedding(points, metadata=names, label_img=sprites, global_step=step, tag=EMBEDDING)
 
     def flush(self) -> None:
         """Write everything out; raises OSError if that fails."""
@@ -123,13 +149,13 @@ class Board:
     def _write(self, kind: str, tag: str, value: Any, step: int) -> None:
         if kind == "scalar":
             self.writer.add_scalar(tag, value, step)
-        else:
+            return
+        if kind == "canvas":
             height, width, channels = value.shape
             image = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=png(value))
-            self.writer.get_logdir()  # opens the file if it is closed
-            cast(FileWriter, self.writer.file_writer).add_summary(
-                Summary(value=[Summary.Value(tag=tag, image=image)]), step
-            )
+            value = Summary(value=[Summary.Value(tag=tag, image=image)])
+        self.writer.get_logdir()  # opens the file if it is closed
+        cast(FileWriter, self.writer.file_writer).add_summary(value, step)
 
     def _begin_new_file(self) -> None:
         """Open another event file, which tells TensorBoard to forget the steps that it begins with, and fill it."""

@@ -9,18 +9,24 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
+from torch.utils.tensorboard.summary import hparams
 from torch.utils.tensorboard.writer import SummaryWriter
 from tqdm import tqdm
 
 from vae.canvas import tile
 from vae.components import InputError
+from vae.config import Config, flatten
+from vae.config.schema import NOT_A_SETTING
 from vae.engine import Interval
 from vae.evaluation import Evaluation
 from vae.files import METRICS
 from vae.launch import on_main
 from vae.records import Board, Journal, cut
+
+SPRITE_SIZE = 32  # pixels a side, at most: browsers take no larger canvas than some 8,000, and there are 45 on a side
 
 
 class Stopwatch:
@@ -179,16 +185,45 @@ class Tracker:
             columns = math.isqrt(len(batch) - 1) + 1
             self.board.add("canvas", f"Test/{name}", tile(batch.float().cpu().numpy(), columns=columns, gap=2), step)
 
-    def log_hyperparameters(self, settings: dict[str, Any], results: dict[str, float], step: int) -> None:
-        """Record settings and final results for TensorBoard's HPARAMS page, once, at the end."""
-        if self.enabled:
-            plain = {
-                key: value if isinstance(value, (bool, int, float, str)) else str(value)
-                for key, value in settings.items()
-            }
-            metrics = {f"hparam/{key}": value for key, value in results.items()}
-            # a step that a start which repeats the end of the run tells TensorBoard to forget
-            self.board.writer.add_hparams(plain, metrics, run_name=".", global_step=step + 1)
+    def log_hyperparameters(self, config: Config, results: dict[str, float], step: int) -> None:
+        """Record settings and final results for TensorBoard's HPARAMS page, once, at the end.
+
+        Args:
+            config: what may differ between runs of one setting is left out, except for the seed.
+            results: by name; with those of other runs they make the columns of the page.
+            step: updates made.
+        """
+        if not self.enabled:
+            return
+        settings = {key: value for key, value in flatten(config).items() if key not in NOT_A_SETTING}
+        plain = {key: value if isinstance(value, (int, float, str)) else str(value) for key, value in settings.items()}
+        # without the first, a list of columns, TensorBoard makes one from all runs, with what differs at the front
+        _, *summaries = hparams(plain, {})
+        # a step that a start which repeats the end of the run tells TensorBoard to forget
+        for summary in summaries:
+            self.board.add("summary", "", summary, step + 1)
+        for name, value in results.items():
+            self.board.add("scalar", f"Final/{name}", value, step + 1)
+
+    def log_embedding(self, means: Tensor, images: Tensor, names: list[str] | None, step: int) -> None:
+        """Record codes with their images for TensorBoard's projector, once for a step; never raises for want of room.
+
+        Args:
+            means: E[z|x] (N, D).
+            images: (N, 1 or 3, H, W) in [0, 1].
+            names: of the images' classes.
+            step: updates made.
+        """
+        if not self.enabled:
+            return
+        sprites = images.float().cpu()
+        if max(sprites.shape[-2:]) > SPRITE_SIZE:
+            sprites = F.interpolate(sprites, size=(SPRITE_SIZE, SPRITE_SIZE), mode="area")
+        points = F.pad(means.double().cpu(), (0, max(0, 3 - means.shape[1])))  # the projector shows nothing of fewer
+        try:
+            self.board.embed(points.numpy().round(4), names, sprites, step)  # as text
+        except OSError as error:
+            self.warn(f"the embedding for TensorBoard's projector is not written ({error.strerror})")
 
     def flush(self) -> None:
         """Write everything out, down to the disk, so that no checkpoint is ahead of it; raises OSError."""

@@ -159,3 +159,5 @@ HARMLESS = {
     "train.threads", "train.log_every", "train.eval_every", "train.checkpoint_every", "train.on_nonfinite",
     "train.timeout", "train.profile",
 }  # fmt: skip
+# Of these, keys in which runs may differ and be of one setting still; how long a run trains belongs to its setting.
+NOT_A_SETTING = HARMLESS - {"train.epochs", "train.max_steps"}

@@ -1,5 +1,7 @@
 """Pictures made of images: reconstructions, samples, interpolation, the decoded latent plane."""
 
+from collections.abc import Mapping
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,7 +15,10 @@ from vae.figures.style import (
     Array,
     numbers,
     titled_figure,
+    wrap,
 )
+
+MAX_HEIGHT = 8.5  # inches, of many rows
 
 
 def reconstructions(originals: Array, reconstructed: Array, *, columns: int = 10) -> Figure:
@@ -31,6 +36,24 @@ def reconstructions(originals: Array, reconstructed: Array, *, columns: int = 10
     height = len(canvas) / len(pairs)
     names = ["original", "reconstruction"] * (len(pairs) // 2)
     axes.set_yticks([(row + 0.5) * height - 1.5 for row in range(len(pairs))], names)
+    return _trim(figure, axes)
+
+
+def images_by_setting(title: str, note: str, rows: Mapping[str, Array]) -> Figure:
+    """Draw a labelled row of images for each setting.
+
+    Args:
+        title, note: what is shown, and how it was made.
+        rows: label -> images (N, C, H, W) in [0, 1], C = 1 or 3; the same N everywhere.
+    """
+    pixels = [_pixels(images) for images in rows.values()]
+    canvas = np.concatenate([tile(images, columns=len(images), gap=2, pad=2) for images in pixels])
+    height, width = canvas.shape[:2]
+    labels = [wrap(label, 26) for label in rows]
+    figure, axes = _image_figure(title, canvas, width=min(7.5, max(4.2, MAX_HEIGHT * width / height + 1.6)))
+    axes.set_title(note, **TEXT)
+    step = height / len(pixels)
+    axes.set_yticks([(row + 0.5) * step - 1.5 for row in range(len(pixels))], labels)
     return _trim(figure, axes)
 
 

@@ -1,9 +1,11 @@
 """What all pictures share: size, colours, axes, legends."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -19,6 +21,8 @@ PALETTE = (
 TRAIN, TEST, VAL, NEUTRAL = PALETTE[0], PALETTE[6], PALETTE[4], PALETTE[8]
 INK = "#222222"
 DPI = 150
+SETTING_ORDER = (0, 6, 4, 1, 2, 5, 8, 9, 7, 3)  # of the palette, for settings side by side
+MARKERS = "osD^vPX<>h"
 PAD = 0.07  # inches around everything
 TEXT: dict[str, Any] = {"fontsize": 9, "color": INK}
 
@@ -44,9 +48,29 @@ def style(axes: Axes, title: str, x_label: str, y_label: str) -> None:
     axes.grid(color="#e4e4e4", linewidth=0.7)
 
 
-def legend_below(figure: Figure, handles: Sequence[Artist]) -> None:
-    """List the handles below all axes, where they hide nothing."""
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8, labelcolor=INK)
+def legend_below(figure: Figure, handles: Sequence[Artist], *, columns: int = 4) -> None:
+    """List the handles below all axes, where they hide nothing; does nothing for none."""
+    if handles:
+        figure.legend(
+            handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=8, labelcolor=INK
+        )
+
+
+def color_and_marker(count: int) -> list[tuple[Any, str]]:
+    """Return a colour and a marker for each of `count` settings: by colour alone nobody has to tell them apart."""
+    colors = [PALETTE[place] for place in SETTING_ORDER]
+    if count > len(colors):
+        colors = list(colormaps["viridis"](np.linspace(0, 0.95, count)))
+    return [(colors[place], MARKERS[place % len(MARKERS)]) for place in range(count)]
+
+
+def wrap(label: str, width: int = 30, *, lines: int = 3) -> str:
+    """Return a label on lines of about `width` letters, broken between its `key = value`s, cut after so many lines."""
+    label = label.replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")
+    parts = textwrap.wrap(
+        label, width, max_lines=lines, placeholder=" …", break_on_hyphens=False, break_long_words=False
+    )
+    return "\n".join(parts)
 
 
 def numbers(values: Array) -> np.ndarray:

@@ -10,16 +10,16 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from vae import figures
-from vae.assemble import build_data, build_model
-from vae.checkpoint import WEIGHTS, load_weights
+from vae.assemble import build_data
 from vae.components import InputError
 from vae.config import load
 from vae.data import randomness
 from vae.data.batches import to_unit_interval
 from vae.data.sources import DataSet, Split, class_names
 from vae.evaluation import CHUNK, evaluating, pictures, visible
-from vae.files import CONFIG, FIGURES, METRICS, MODEL, must_exist, must_hold_a_run, read_metrics, replacing
+from vae.files import CONFIG, FIGURES, METRICS, must_hold_a_run, read_metrics, replacing
 from vae.model import VAE
+from vae.report.models import load_model, must_be_finished
 
 PLANE = torch.linspace(-3, 3, 21)  # holds 99.7 % of each dimension of the prior N(0, I), and its centre
 
@@ -38,12 +38,9 @@ def report(run_dir: Path) -> list[Path]:
     """
     must_hold_a_run(run_dir)
     config = load(run_dir / CONFIG)
-    weights = run_dir / MODEL / WEIGHTS
-    must_exist(weights, f"{run_dir}: not finished: it holds no {MODEL}/{WEIGHTS}; run the same train command again")
+    must_be_finished(run_dir)
     data = build_data(config)
-    model = build_model(config, data.image_shape)
-    load_weights(weights.parent, model)
-    return draw_figures(run_dir, model, data, config.run.seed)
+    return draw_figures(run_dir, load_model(run_dir, config, data), data, config.run.seed)
 
 
 def draw_figures(
@@ -97,7 +94,7 @@ def _draw_curves(rows: list[dict[str, Any]], max_grad_norm: float | None) -> dic
 
 def _draw_images(model: VAE, data: DataSet, seed: int) -> dict[str, Figure]:
     weights = next(model.parameters())
-    shown = _one_of_each(data.test, count=10)
+    shown = one_of_each(data.test, count=10)
     originals = to_unit_interval(data.test.images[shown].to(weights.device), weights.dtype)
     drawn = {
         "reconstructions": figures.reconstructions(visible(originals), visible(model.reconstruct(originals))),
@@ -132,7 +129,7 @@ def _encode(model: VAE, images: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     return means, z
 
 
-def _one_of_each(split: Split, *, count: int) -> Tensor:
+def one_of_each(split: Split, *, count: int) -> Tensor:
     """Return the indices of the first example of each class, or without classes of the first ones; at most `count`."""
     if split.labels is None or len(split.labels.unique()) < 2:
         return torch.arange(min(count, len(split)))

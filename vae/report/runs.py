@@ -10,11 +10,9 @@ from typing import Any
 
 from vae.components import InputError
 from vae.config import Config, flatten, load
-from vae.config.schema import HARMLESS
+from vae.config.schema import NOT_A_SETTING
 from vae.files import CONFIG, HINT, METRICS, SUMMARY, must_hold_a_run, read_metrics, read_summary
 
-# keys in which the runs of one setting may differ; how long a run trains belongs to its setting
-NOT_A_SETTING = {"run.seed"} | HARMLESS - {"train.epochs", "train.max_steps"}
 NOT_COMPARED = {"seed"}  # of a protocol: the seed of the evaluation noise varies with the run's
 
 
@@ -37,7 +35,7 @@ class Run:
     @cached_property
     def setting(self) -> dict[str, Any]:
         """Dotted key -> value, of everything that belongs to its setting."""
-        return {key: value for key, value in flatten(self.config).items() if key not in NOT_A_SETTING}
+        return {key: value for key, value in flatten(self.config).items() if key not in NOT_A_SETTING | {"run.seed"}}
 
     @property
     def seed(self) -> int:
