@@ -10,8 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-from tqdm import tqdm
-
 from vae import slurm
 from vae.cli import Parser, add_configuration, speaks
 from vae.components import InputError
@@ -21,18 +19,25 @@ SECONDS_FOR_RANK_0 = 5  # to finish its report, before a launcher ends it becaus
 
 
 def add_report(parser: argparse.ArgumentParser) -> None:
-    """Draw the pictures of finished runs into RUN/figures/."""
-    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="a run folder, e.g. runs/mnist")
+    """Write a page and a table about runs and sweeps; draw the pictures of single runs into RUN/figures/."""
+    parser.add_argument(
+        "paths", metavar="RUN_OR_SWEEP", nargs="+", type=Path, help="a run's folder, or one of runs, e.g. runs/mnist"
+    )
+    parser.add_argument(
+        "--output",
+        metavar="FOLDER",
+        type=Path,
+        help="where report.html and report.md go (default: the folder given, or of several runs/report)",
+    )
     parser.set_defaults(action=run_report)
 
 
 def run_report(args: argparse.Namespace) -> int:
     """Print each file written; returns the exit code."""
-    from vae.report import report  # imports torch: seconds that `--help` need not wait for
+    from vae.report.writing import write_report  # imports torch: seconds that `--help` need not wait for
 
-    for run in tqdm(args.runs, desc="report", unit="run", delay=1, leave=False, disable=None):
-        for path in report(run):
-            tqdm.write(str(path))
+    for path in write_report(args.paths, args.output):
+        print(path)
     return 0
 
 

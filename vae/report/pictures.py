@@ -1,6 +1,6 @@
 """Pictures of a finished run, written into its folder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +10,16 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from vae import figures
-from vae.assemble import build_data, build_model
-from vae.checkpoint import WEIGHTS, load_weights, replacing
+from vae.checkpoint import replacing
 from vae.components import InputError
 from vae.config import load
 from vae.data import randomness
 from vae.data.batches import to_unit_interval
 from vae.data.sources import DataSet, Split, class_names
 from vae.evaluation import CHUNK, evaluating, pictures, visible
-from vae.files import CONFIG, FIGURES, METRICS, MODEL, must_exist, must_hold_a_run, read_metrics
+from vae.files import CONFIG, FIGURES, METRICS, read_metrics
 from vae.model import VAE
+from vae.report.loading import Loader
 
 PLANE = torch.linspace(-3, 3, 21)  # holds 99.7 % of each dimension of the prior N(0, I), and its centre
 
@@ -36,14 +36,8 @@ def report(run_dir: Path) -> list[Path]:
     Raises:
         InputError: not a run folder, an unfinished or damaged run, or its data are not there.
     """
-    must_hold_a_run(run_dir)
-    config = load(run_dir / CONFIG)
-    weights = run_dir / MODEL / WEIGHTS
-    must_exist(weights, f"{run_dir}: not finished: it holds no {MODEL}/{WEIGHTS}; run the same train command again")
-    data = build_data(config)
-    model = build_model(config, data.image_shape)
-    load_weights(weights.parent, model)
-    return draw_figures(run_dir, model, data, config.run.seed)
+    opened = Loader().open(run_dir)
+    return draw_figures(run_dir, opened.model, opened.data, opened.config.run.seed)
 
 
 def draw_figures(
@@ -68,7 +62,7 @@ def draw_figures(
     rows = read_metrics(run_dir / METRICS)
     max_grad_norm = load(run_dir / CONFIG).optim.max_grad_norm
     kinds = [
-        lambda: _draw_curves(rows, max_grad_norm),
+        lambda: draw_curves(rows, max_grad_norm),
         lambda: _draw_images(model, data, seed),
         lambda: _draw_latents(model, data, seed),
     ]
@@ -86,7 +80,8 @@ def draw_figures(
 # --- the pictures, by file name ---------------------------------------------------------------------------------------
 
 
-def _draw_curves(rows: list[dict[str, Any]], max_grad_norm: float | None) -> dict[str, Figure]:
+def draw_curves(rows: Sequence[Mapping[str, Any]], max_grad_norm: float | None) -> dict[str, Figure]:
+    """Return the curves of rows of metrics.jsonl, by file name; gradients are clipped to `max_grad_norm`."""
     train = [row for row in rows if row["split"] == "train"]
     others = [row for row in rows if row["split"] != "train"]
     return {
@@ -130,6 +125,13 @@ def _encode(model: VAE, images: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         parts.append(torch.stack([q.mean, model.posterior.transform(q, eps.to(weights))]).cpu())
     means, z = torch.cat(parts, dim=1)
     return means, z
+
+
+def posterior_means(model: VAE, images: Tensor) -> Tensor:
+    """Return E[z|x] (N, D) on the CPU for images (N, C, H, W), for a model in evaluation mode."""
+    weights = next(model.parameters())
+    chunks = (to_unit_interval(chunk.to(weights.device), weights.dtype) for chunk in images.split(CHUNK))
+    return torch.cat([model.encode(x).mean.cpu() for x in chunks])
 
 
 def _one_of_each(split: Split, *, count: int) -> Tensor:
