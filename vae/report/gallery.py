@@ -25,12 +25,12 @@ CAPTIONS = {  # file name of a run's picture -> its title, and what one sees; in
         "Reconstructions",
         "Above, images of the test set; below, what comes back through the bottleneck at the posterior mean.",
     ),
-    "samples": ("Samples", "Decoded draws of the prior: what the model makes up by itself."),
     "interpolation": (
         "Interpolation",
         "Decoded points of a straight line between the codes of two test images: a smooth change means that the space "
         "between codes is used.",
     ),
+    "samples": ("Samples", "Decoded draws of the prior: what the model makes up by itself."),
     "latent_plane": (
         "Decoded latent plane",
         "Each image is decoded at its own place in the plane: neighbours look alike, and classes have their regions.",

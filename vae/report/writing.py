@@ -124,9 +124,9 @@ def _summary(report: Report) -> str:
         )
     else:
         what += " which differ in their seed alone"
-    if done < len(runs):
-        return f"{what}. {done} of {len(runs)} finished." if len(runs) > 1 else f"{what}. {_state(runs[0])}."
-    return f"{what}. {'It is' if len(runs) == 1 else 'All are'} finished."
+    if len(runs) == 1:
+        return f"{what}. {_state(runs[0])}."
+    return f"{what}. {f'{done} of {len(runs)}' if done < len(runs) else 'All'} are finished."
 
 
 def _count(number_of: int, noun: str) -> str:
@@ -142,7 +142,14 @@ def _varied(report: Report) -> list[str]:
 
 
 def _state(run: Run) -> str:
-    return "finished" if run.summary is not None else f"Not finished: {progress(run)}"
+    if run.summary is None:
+        return f"Not finished: {progress(run)}"
+    return f"Trained for {run.summary.get('epochs', run.epoch):g} epochs in {_time(run)}"
+
+
+def _time(run: Run) -> str:
+    spent = (run.summary or {}).get("train_seconds")
+    return seconds(spent) if spent is not None else "an unknown time"
 
 
 def _named(report: Report) -> list[Setting]:
@@ -174,7 +181,7 @@ def _unfinished(report: Report, run: Run) -> list[str]:
 
 def _member(run: Run) -> list[str]:
     summary = run.summary or {}
-    state = progress(run) if run.summary is None else f"finished, {seconds(summary.get('train_seconds', 0.0))}"
+    state = progress(run) if run.summary is None else f"finished, {_time(run)}"
     words = [summary.get(key) for key in ("world_size", "device", "precision", "engine")]
     machine = "{} × {}, {}, {}".format(*words) if all(words) else MISSING
     parameters = summary.get("parameters")
