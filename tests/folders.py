@@ -10,6 +10,7 @@ import torch
 from vae import checkpoint
 from vae.config import load, to_yaml
 from vae.model import VAE
+from vae.networks import Shape
 
 SIZE = 8  # height and width of the images
 PROTOCOL = {
@@ -32,7 +33,7 @@ def write_run(
     folder: Path,
     archive: Path,
     *overrides: str,
-    channels: int = 1,
+    shape: Shape = (1, SIZE, SIZE),
     finished: bool = True,
     test: dict[str, Any] | None = None,
     protocol: dict[str, Any] | None = None,
@@ -45,7 +46,7 @@ def write_run(
     if not finished:
         return folder
     torch.manual_seed(config.run.seed)
-    vae = VAE(image_shape=(channels, SIZE, SIZE), **config.model.model_dump())
+    vae = VAE(image_shape=shape, **config.model.model_dump())
     with torch.no_grad():
         for weight in vae.parameters():
             weight.mul_(3)

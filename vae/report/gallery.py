@@ -1,10 +1,14 @@
-"""Figures as a page shows them: a PNG, a title, a sentence on what one sees, a text for who does not see it."""
+"""Figures as a page shows them: a picture, a title, a sentence on what one sees.
+
+Inside a page they are lossless WebP, which takes less than half of matplotlib's PNGs.
+"""
 
 import base64
 import io
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -14,6 +18,8 @@ from vae.components import InputError
 from vae.files import FIGURES
 from vae.report.pictures import draw_curves
 from vae.report.runs import Run
+
+WEBP_EFFORT = 2  # of 6: more saves nothing and takes longer
 
 CAPTIONS = {  # file name of a run's picture -> its title, and what one sees; in the page's order
     "loss_curves": (
@@ -71,10 +77,13 @@ class Picture:
 
     @property
     def uri(self) -> str:
-        """The picture as a data URI."""
-        return "data:image/png;base64," + base64.b64encode(self.png).decode()
+        """The picture as a data URI; the same pixels."""
+        file = io.BytesIO()
+        with Image.open(io.BytesIO(self.png)) as image:
+            image.convert("RGB").save(file, "WEBP", lossless=True, method=WEBP_EFFORT)
+        return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
 
-    @property
+    @cached_property
     def size(self) -> tuple[int, int]:
         """Width and height in pixels."""
         with Image.open(io.BytesIO(self.png)) as image:

@@ -215,6 +215,7 @@
 
     go(z) {
       this.z = Float32Array.from(z);
+      if (this.plane) this.plane.z = this.z; // at once: keys may be faster than frames
       if (!this.drawn) this.drawn = requestAnimationFrame(() => this.draw());
     }
 
