@@ -52,7 +52,8 @@ def settings_of(*paths: Path) -> list[Setting]:
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """What the files of a folder hold, but for what is kept to be computed only once."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "latents.json"}
 
 
 # --- runs and settings ------------------------------------------------------------------------------------------------

@@ -96,8 +96,11 @@ class Picture:
 
 
 def of_figures(figures: Mapping[str, tuple[Figure, str]]) -> list[Picture]:
-    """Return pictures of title -> (figure, what one sees)."""
-    return [Picture(title, caption, _png(figure)) for title, (figure, caption) in figures.items()]
+    """Return pictures of name -> (figure, what one sees); a figure's own title is the picture's, else its name."""
+    return [
+        Picture(figure.get_suptitle() or name.replace("_", " ").capitalize(), caption, _png(figure))
+        for name, (figure, caption) in figures.items()
+    ]
 
 
 def of_run(run: Run, *, latent_only: bool = False) -> list[Picture]:

@@ -43,12 +43,13 @@ class Table:
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def result_tables(settings: Sequence[Setting], active: Mapping[Path, int]) -> list[Table]:
+def result_tables(settings: Sequence[Setting], active: Mapping[Path, int], *, alone: str = "all runs") -> list[Table]:
     """Return the results of finished runs, one table for each protocol.
 
     Args:
         settings: what is compared, in the order of the rows.
         active: the number of active latent dimensions by run folder, where it is known.
+        alone: what a setting is called that has no other to differ from.
     """
     tables: dict[tuple[Any, ...], list[Setting]] = {}
     for setting in settings:
@@ -57,7 +58,7 @@ def result_tables(settings: Sequence[Setting], active: Mapping[Path, int]) -> li
             parts.setdefault(comparable(run), []).append(run)
         for key, runs in parts.items():
             tables.setdefault(key, []).append(replace(setting, runs=tuple(runs)))
-    return [_table(dict(key), members, active) for key, members in tables.items()]
+    return [_table(dict(key), members, active, alone) for key, members in tables.items()]
 
 
 def comparable(run: Run) -> tuple[tuple[str, Any], ...]:
@@ -130,11 +131,11 @@ def escape_markdown(text: str) -> str:
     return " ".join(escaped.split())
 
 
-def _table(protocol: Mapping[str, Any], settings: Sequence[Setting], active: Mapping[Path, int]) -> Table:
+def _table(protocol: Mapping[str, Any], settings: Sequence[Setting], active: Mapping[Path, int], alone: str) -> Table:
     losses = [setting.spread("test", "loss") for setting in settings]
     known = [index for index, loss in enumerate(losses) if loss is not None]
     best = min(known, key=lambda index: _mean(losses[index])) if len(known) > 1 else None
-    rows = tuple(_row(setting, active) for setting in settings)
+    rows = tuple(_row(setting, active, alone) for setting in settings)
     return Table(protocol_title(protocol), protocol_words(protocol), HEAD, rows, best)
 
 
@@ -142,10 +143,10 @@ def _mean(spread: Spread | None) -> float:
     return spread.mean if spread else math.inf
 
 
-def _row(setting: Setting, active: Mapping[Path, int]) -> tuple[str, ...]:
+def _row(setting: Setting, active: Mapping[Path, int], alone: str) -> tuple[str, ...]:
     runs, parameters = len(setting.runs), setting.spread("parameters")
     return (
-        setting.label,
+        setting.label if setting.varied else alone,
         whole(parameters.mean) if parameters else MISSING,
         ", ".join(str(run.seed) for run in setting.runs),
         *(number(setting.spread("test", key), of=runs) for key in ("loss", "reconstruction", "kl")),

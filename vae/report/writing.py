@@ -72,6 +72,8 @@ def write_report(paths: Sequence[Path], output: Path | None = None) -> list[Path
     """
     report = Report(paths, compare([read(folder) for folder in find(paths)]))
     folder = output or (paths[0] if len(paths) == 1 else RUNS / "report")
+    for run in filter(_complete, report.runs):
+        report.loader.open(run.folder)  # what is damaged is found before anything is written
     active = {run.folder: measure(run.folder, report.loader).active for run in report.finished if _complete(run)}
     explorers, notes = _explorers(report)
     comparison = of_figures(comparison_figures(report.settings)) if len(report.settings) > 1 else []
@@ -80,7 +82,7 @@ def write_report(paths: Sequence[Path], output: Path | None = None) -> list[Path
     page = Page(
         title=_title(report),
         summary=_summary(report),
-        tables=result_tables(_named(report), active),
+        tables=result_tables(report.settings, active, alone=_title(report)),
         unfinished=[_unfinished(report, run) for run in report.runs if run.summary is None],
         groups=groups + _run_groups(report, latent_only=bool(comparison)),
         explorers=explorers,
@@ -95,7 +97,7 @@ def write_report(paths: Sequence[Path], output: Path | None = None) -> list[Path
 
 
 def comparison_figures(settings: Sequence[Setting]) -> Mapping[str, tuple[Figure, str]]:
-    """Return the figures that compare settings: title -> (figure, a sentence on what one sees)."""
+    """Return the figures that compare settings: name -> (figure, what one sees); the page shows all of them."""
     return {}
 
 
@@ -150,25 +152,6 @@ def _state(run: Run) -> str:
 def _time(run: Run) -> str:
     spent = (run.summary or {}).get("train_seconds")
     return seconds(spent) if spent is not None else "an unknown time"
-
-
-def _named(report: Report) -> list[Setting]:
-    """Return the settings; a single one is labelled by what the report is about."""
-    if len(report.settings) > 1:
-        return list(report.settings)
-    return [Named(setting.varied, setting.runs, _title(report)) for setting in report.settings]
-
-
-@dataclass(frozen=True)
-class Named(Setting):
-    """A setting that stands alone, and so has no varied keys to be called by."""
-
-    name: str
-
-    @property
-    def label(self) -> str:
-        """The name it was given."""
-        return self.name
 
 
 def _unfinished(report: Report, run: Run) -> list[str]:
@@ -237,7 +220,13 @@ def _run_groups(report: Report, *, latent_only: bool) -> list[Group]:
         return []
     if len(report.runs) == 1:
         return [
-            Group("", "Drawn from the run's records and its final weights." if run.summary else _state(run), pictures)
+            Group(
+                "",
+                "Drawn from the run's records and its final weights."
+                if run.summary
+                else f"As far as the run is: {progress(run)}.",
+                pictures,
+            )
         ]
     return [
         Group(
