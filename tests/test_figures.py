@@ -321,7 +321,8 @@ def test_report_draws_all_pictures_and_the_command_draws_the_same_again(run, cap
     assert all(content.startswith(b"\x89PNG") and len(content) < 400_000 for content in before.values())
 
     assert cli.main(["report", str(run)]) == 0
-    assert capsys.readouterr().out.splitlines() == [str(path) for path in written]
+    pages = [run / "report.html", run / "report.md"]
+    assert capsys.readouterr().out.splitlines() == [str(path) for path in [*written, *pages]]
     assert {path: path.read_bytes() for path in written} == before
 
 

@@ -11,8 +11,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from vae import slurm
 from vae.cli import Parser, add_configuration, speaks
 from vae.components import InputError
@@ -25,18 +23,29 @@ SECONDS_FOR_RANK_0 = 5  # to finish its report, before a launcher ends it becaus
 
 
 def add_report(parser: argparse.ArgumentParser) -> None:
-    """Draw the pictures of finished runs into RUN/figures/."""
-    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="a run folder, e.g. runs/mnist")
+    """Write a page and a table about runs and sweeps; draw the pictures of single runs into RUN/figures/."""
+    parser.add_argument(
+        "paths", metavar="RUN_OR_SWEEP", nargs="+", type=Path, help="a run's folder, or one of runs, e.g. runs/mnist"
+    )
+    parser.add_argument(
+        "--output",
+        metavar="FOLDER",
+        type=Path,
+        help="where report.html and report.md go (default: the folder given, or of several runs/report)",
+    )
     parser.set_defaults(action=run_report)
 
 
 def run_report(args: argparse.Namespace) -> int:
     """Print each file written; returns the exit code."""
-    from vae.report import report  # imports torch: seconds that `--help` need not wait for
+    return _report(args.paths, args.output)
 
-    for run in tqdm(args.runs, desc="report", unit="run", delay=1, leave=False, disable=None):
-        for path in report(run):
-            tqdm.write(str(path))
+
+def _report(paths: list[Path], output: Path | None = None) -> int:
+    from vae.report.writing import write_report  # imports torch: seconds that `--help` need not wait for
+
+    for path in write_report(paths, output):
+        print(path)
     return 0
 
 
@@ -131,7 +140,7 @@ def run_sweep(args: argparse.Namespace) -> int:
     if args.run:
         return _run_members(sweep, jobs=args.jobs or 0, pack=args.pack or 1, retry=args.retry)
     if args.report:
-        return run_report(argparse.Namespace(runs=[sweep.folder]))
+        return _report([sweep.folder])
     if args.status:
         from vae.sweep.status import table
 
@@ -153,7 +162,10 @@ def _run_members(sweep: Sweep, **how: Any) -> int:
 
     code = Runner(sweep, stop=stop, **how).run()
     if not stop.signum:
-        run_report(argparse.Namespace(runs=[sweep.folder]))
+        try:
+            _report([sweep.folder])
+        except InputError as error:
+            print(f"no report: {error}", file=sys.stderr)
     return code
 
 

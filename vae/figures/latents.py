@@ -45,7 +45,7 @@ def latent_scatter(z: Array, labels: Array | None, *, class_names: Sequence[str]
         axes.scatter(*points[order].T, color=TRAIN, s=5, alpha=0.75, linewidths=0)
         return figure
     classes, index = np.unique(numbers(labels).astype(int), return_inverse=True)
-    colors = _class_colors(len(classes))
+    colors = class_colors(len(classes))
     axes.scatter(*points[order].T, c=colors[index[order]], s=5, alpha=0.75, linewidths=0)
     if len(classes) <= NAMED_CLASSES:
         known = dict(enumerate(class_names or ()))
@@ -115,7 +115,7 @@ def latent_marginals(z: Array, *, max_dims: int = 8) -> Figure:
     return figure
 
 
-def _class_colors(count: int) -> np.ndarray:
+def class_colors(count: int) -> np.ndarray:
     """Return (count, 4) colours: the palette, or for more classes than it has, a colour map."""
     if count > len(PALETTE):
         return colormaps["turbo"](np.linspace(0, 1, count))

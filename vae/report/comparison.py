@@ -11,15 +11,13 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from vae import figures
-from vae.assemble import build_data
 from vae.components import InputError
 from vae.data import randomness
 from vae.data.batches import to_unit_interval
-from vae.data.sources import DataSet
 from vae.evaluation import LatentMeasures, evaluating, visible
 from vae.figures.sweeps import ceiling, finite
+from vae.report.loading import Loader
 from vae.report.measures import measure
-from vae.report.models import load_model
 from vae.report.pictures import one_of_each
 from vae.report.runs import Run, Setting, short, word
 
@@ -29,7 +27,7 @@ Drawn = dict[str, tuple[Figure, str]]
 Named = Mapping[str, Setting]  # by label
 
 
-def draw(settings: Sequence[Setting]) -> Drawn:
+def draw(settings: Sequence[Setting], loader: Loader) -> Drawn:
     """Draw what compares settings; losses are -ELBO at beta = 1 on the test set, nats per example.
 
     Unfinished runs are in the curves only. Runs whose data or likelihood are not those of the first finished one are
@@ -37,6 +35,7 @@ def draw(settings: Sequence[Setting]) -> Drawn:
 
     Args:
         settings: at least one, with labels of their own.
+        loader: opens finished runs.
 
     Returns:
         Name -> figure and caption: `loss_curves_by_setting`, and where runs are finished `test_loss`,
@@ -51,25 +50,9 @@ def draw(settings: Sequence[Setting]) -> Drawn:
     if finished:
         drawn["test_loss"] = _draw_test_loss(named)
         drawn["rate_distortion"] = _draw_rate_distortion(named)
-        data = DataOf()
-        drawn |= _draw_images(named, data)
-        drawn["latent_use_by_setting"] = _draw_latent_use(named, data)
+        drawn |= _draw_images(named, loader)
+        drawn["latent_use_by_setting"] = _draw_latent_use(named, loader)
     return {name: (figure, f"{caption}{note}") for name, (figure, caption) in drawn.items()}
-
-
-class DataOf:
-    """The data that runs were evaluated on: `data(run)`; what runs share is read once."""
-
-    def __init__(self):
-        self._known: dict[tuple[Any, ...], DataSet] = {}
-
-    def __call__(self, run: Run) -> DataSet:
-        """Return a run's data; raises `InputError` if they are not there."""
-        wanted, seed = run.config.data, run.seed  # the draw of 0/1 pixels belongs to the seed
-        key = (wanted.name, wanted.root, wanted.binarize, seed if wanted.binarize != "none" else None)
-        if key not in self._known:
-            self._known[key] = build_data(run.config)
-        return self._known[key]
 
 
 # --- numbers ----------------------------------------------------------------------------------------------------------
@@ -120,8 +103,8 @@ def _draw_rate_distortion(named: Named) -> tuple[Figure, str]:
     return figures.rate_distortion(points), caption + _notes(named, losses)
 
 
-def _draw_latent_use(named: Named, data: DataOf) -> tuple[Figure, str]:
-    found = {label: _measure_all(setting, data) for label, setting in named.items()}
+def _draw_latent_use(named: Named, loader: Loader) -> tuple[Figure, str]:
+    found = {label: _measure_all(setting, loader) for label, setting in named.items()}
     kl = {label: [np.array(one.kl) for one in runs if one.kl] for label, runs in found.items()}
     active = {label: [(one.active, len(one.variance)) for one in runs] for label, runs in found.items()}
     caption = (
@@ -135,11 +118,11 @@ def _draw_latent_use(named: Named, data: DataOf) -> tuple[Figure, str]:
     return figures.latent_use_by_setting(kl, active), caption + _notes(named, {}, silent)
 
 
-def _measure_all(setting: Setting, data: DataOf) -> list[LatentMeasures]:
+def _measure_all(setting: Setting, loader: Loader) -> list[LatentMeasures]:
     found = []
     for run in setting.finished:
         try:
-            found.append(measure(run.folder, data(run)))
+            found.append(measure(run.folder, loader))
         except InputError:  # its model is gone: said as what is left out
             continue
     return found
@@ -153,10 +136,11 @@ def _results(setting: Setting, key: str) -> list[float]:
 # --- images -----------------------------------------------------------------------------------------------------------
 
 
-def _draw_images(named: Named, data: DataOf) -> Drawn:
+def _draw_images(named: Named, loader: Loader) -> Drawn:
     """Draw reconstructions and samples, of the run with the lowest seed of each setting."""
     first = next(run for setting in named.values() for run in setting.finished)
-    images = data(first).test.images[one_of_each(data(first).test, count=COLUMNS)]
+    test = loader.data(first.config).test
+    images = test.images[one_of_each(test, count=COLUMNS)]
     widest = max(setting.runs[0].config.model.latent_dim for setting in named.values())
     noise = randomness.normal(COLUMNS, widest, 0, "comparison/samples")
     originals = {"test images": visible(to_unit_interval(images, torch.float32))}
@@ -164,7 +148,7 @@ def _draw_images(named: Named, data: DataOf) -> Drawn:
     for label, setting in named.items():
         for run in setting.finished[:1]:
             try:
-                model = load_model(run.folder, run.config, data(run))
+                model = loader.open(run.folder).model
             except InputError:  # its model is gone: said as what is left out
                 continue
             weights = next(model.parameters())

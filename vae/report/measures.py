@@ -7,24 +7,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vae.assemble import build_data
-from vae.config import load
-from vae.data.sources import DataSet
 from vae.evaluation import LatentMeasures, measure_latents
-from vae.files import CONFIG, LATENTS, must_hold_a_run, write_text
-from vae.report.models import load_model, must_be_finished
+from vae.files import LATENTS, must_hold_a_run, write_text
+from vae.report.loading import Loader, must_be_finished
 
 FORMAT = 1  # of latents.json
 
 
-def measure(folder: Path, data: DataSet | None = None) -> LatentMeasures:
+def measure(folder: Path, loader: Loader | None = None) -> LatentMeasures:
     """Return the measures of a finished run, kept in its latents.json for as long as its weights stay the same.
 
     In float32 (float64 for such a run), also where training ran in half precision.
 
     Args:
         folder: the run folder; if it cannot be written, nothing is kept.
-        data: what the run was evaluated on, if it has been read already.
+        loader: opens the run, if there is one that may have its data already.
 
     Raises:
         InputError: not a run folder, an unfinished or damaged run, or its data are not there.
@@ -35,9 +32,8 @@ def measure(folder: Path, data: DataSet | None = None) -> LatentMeasures:
     kept = _read(folder / LATENTS, key)
     if kept is not None:
         return kept
-    config = load(folder / CONFIG)
-    data = data or build_data(config)
-    measures = measure_latents(load_model(folder, config, data), data.test.images, seed=config.run.seed)
+    opened = (loader or Loader()).open(folder)
+    measures = measure_latents(opened.model, opened.data.test.images, seed=opened.config.run.seed)
     with contextlib.suppress(OSError):  # somebody else's run, read-only
         write_text(folder / LATENTS, json.dumps(key | asdict(measures), indent=1) + "\n")
     return measures

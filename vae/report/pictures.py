@@ -1,6 +1,6 @@
 """Pictures of a finished run, written into its folder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +10,15 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from vae import figures
-from vae.assemble import build_data
 from vae.components import InputError
 from vae.config import load
 from vae.data import randomness
 from vae.data.batches import to_unit_interval
 from vae.data.sources import DataSet, Split, class_names
 from vae.evaluation import CHUNK, evaluating, pictures, visible
-from vae.files import CONFIG, FIGURES, METRICS, must_hold_a_run, read_metrics, replacing
+from vae.files import CONFIG, FIGURES, METRICS, read_metrics, replacing
 from vae.model import VAE
-from vae.report.models import load_model, must_be_finished
+from vae.report.loading import Loader
 
 PLANE = torch.linspace(-3, 3, 21)  # holds 99.7 % of each dimension of the prior N(0, I), and its centre
 
@@ -36,11 +35,8 @@ def report(run_dir: Path) -> list[Path]:
     Raises:
         InputError: not a run folder, an unfinished or damaged run, or its data are not there.
     """
-    must_hold_a_run(run_dir)
-    config = load(run_dir / CONFIG)
-    must_be_finished(run_dir)
-    data = build_data(config)
-    return draw_figures(run_dir, load_model(run_dir, config, data), data, config.run.seed)
+    opened = Loader().open(run_dir)
+    return draw_figures(run_dir, opened.model, opened.data, opened.config.run.seed)
 
 
 def draw_figures(
@@ -65,7 +61,7 @@ def draw_figures(
     rows = read_metrics(run_dir / METRICS)
     max_grad_norm = load(run_dir / CONFIG).optim.max_grad_norm
     kinds = [
-        lambda: _draw_curves(rows, max_grad_norm),
+        lambda: draw_curves(rows, max_grad_norm),
         lambda: _draw_images(model, data, seed),
         lambda: _draw_latents(model, data, seed),
     ]
@@ -83,7 +79,8 @@ def draw_figures(
 # --- the pictures, by file name ---------------------------------------------------------------------------------------
 
 
-def _draw_curves(rows: list[dict[str, Any]], max_grad_norm: float | None) -> dict[str, Figure]:
+def draw_curves(rows: Sequence[Mapping[str, Any]], max_grad_norm: float | None) -> dict[str, Figure]:
+    """Return the curves of rows of metrics.jsonl, by file name; gradients are clipped to `max_grad_norm`."""
     train = [row for row in rows if row["split"] == "train"]
     others = [row for row in rows if row["split"] != "train"]
     return {
@@ -127,6 +124,13 @@ def _encode(model: VAE, images: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         parts.append(torch.stack([q.mean, model.posterior.transform(q, eps.to(weights))]).cpu())
     means, z = torch.cat(parts, dim=1)
     return means, z
+
+
+def posterior_means(model: VAE, images: Tensor) -> Tensor:
+    """Return E[z|x] (N, D) on the CPU for images (N, C, H, W), for a model in evaluation mode."""
+    weights = next(model.parameters())
+    chunks = (to_unit_interval(chunk.to(weights.device), weights.dtype) for chunk in images.split(CHUNK))
+    return torch.cat([model.encode(x).mean.cpu() for x in chunks])
 
 
 def one_of_each(split: Split, *, count: int) -> Tensor:

@@ -67,6 +67,13 @@ class Spread:
     deviation: float
     count: int
 
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread | None":
+        """Return the spread of the values of single runs; None: there are none."""
+        if not values:
+            return None
+        return cls(fmean(values), stdev(values) if len(values) > 1 else math.nan, len(values))
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -104,9 +111,7 @@ class Setting:
                 value = value.get(key) if isinstance(value, Mapping) else None
             if isinstance(value, (int, float)) and math.isfinite(value):
                 values.append(float(value))
-        if not values:
-            return None
-        return Spread(fmean(values), stdev(values) if len(values) > 1 else math.nan, len(values))
+        return Spread.of(values)
 
 
 def find(paths: Iterable[Path]) -> list[Path]:
@@ -129,7 +134,17 @@ def read(folder: Path) -> Run:
     must_hold_a_run(folder)
     metrics = folder / METRICS
     rows = read_metrics(metrics) if metrics.exists() else []
-    return Run(folder, load(folder / CONFIG), rows, read_summary(folder / SUMMARY))
+    return Run(folder, load(folder / CONFIG), rows, _checked(read_summary(folder / SUMMARY), folder / SUMMARY))
+
+
+def _checked(summary: Any, path: Path) -> dict[str, Any] | None:
+    """Return a summary that holds what a report reads; raises `InputError`."""
+    if summary is None:
+        return None
+    test = summary.get("test") if isinstance(summary, dict) else None
+    if not isinstance(test, dict) or not isinstance(test.get("protocol"), dict):
+        raise InputError(f"{path}: not a run's summary: test.protocol is missing; delete it and repeat the run's end")
+    return summary
 
 
 def compare(runs: Iterable[Run]) -> list[Setting]:

@@ -1,0 +1,163 @@
+"""What a page needs to decode latents by itself: the decoder's weights, the encoded test set, starting points.
+
+Weights are 16-bit integers with one scale for each output of a layer: as small as float16, and closer to float32: the
+worst pixel of the default net on MNIST is off by 0.1 of 1/255 instead of 0.5. Test images come with their posterior
+means, so that the page needs no encoder, which would double its size for numbers that are known.
+"""
+
+import base64
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.colors import to_hex
+from torch import Tensor, nn
+
+from vae.data import randomness
+from vae.data.batches import to_unit_interval
+from vae.data.sources import Split, class_names
+from vae.evaluation import evaluating, measure_latents, visible
+from vae.figures.latents import NAMED_CLASSES, class_colors
+from vae.figures.style import TRAIN
+from vae.likelihoods import Bernoulli, Normal
+from vae.model import VAE
+from vae.networks import MLPDecoder
+from vae.priors import StandardNormal
+from vae.report.loading import Opened
+from vae.report.pictures import posterior_means
+
+# how the mean of p(x|z) follows from the decoder's numbers; explorer.js holds functions of these names
+MEANS = {Bernoulli: "sigmoid", Normal: "clamp"}
+SLIDERS = 12  # at most, for the most active dimensions
+EXAMPLES = 30  # test images to start from
+STARTS = 64  # draws of the prior to start from
+POINTS = 10_000  # of the test set on the plane
+LIMIT = 3.0  # standard deviations of the prior that plane and sliders show at least
+MAX_BYTES = 16_000_000  # of a packed decoder
+
+
+def obstacle(model: VAE) -> str | None:
+    """Return why a page cannot run this model's decoder, or None if it can."""
+    if type(model.decoder) is not MLPDecoder:
+        return f"the page cannot run a {type(model.decoder).__name__}, only an MLPDecoder"
+    if type(model.likelihood) not in MEANS:
+        return f"the page does not know the mean of a {type(model.likelihood).__name__} likelihood"
+    if (size := packed_bytes(model)) > MAX_BYTES:
+        return f"the decoder would take {size / 1e6:.0f} MB of the page, more than {MAX_BYTES / 1e6:.0f} MB"
+    return None
+
+
+def packed_bytes(model: VAE) -> int:
+    """Return about how many bytes of a page the decoder takes: two for each weight, in base64."""
+    return sum(weight.numel() for weight in model.decoder.parameters()) * 2 * 4 // 3
+
+
+def pack(opened: Opened) -> dict[str, Any]:
+    """Return what explorer.js reads, as plain data for JSON; arrays are little-endian and in base64.
+
+    Args:
+        opened: a finished run whose model has no `obstacle`.
+
+    Returns:
+        `shape` (C, H, W) of a decoded image, `shown` channels of it; `layers` and `mean`, the decoder; `latent_dim`,
+        `variances` (D,) of E[z|x] over the test set, `sliders`, the dimensions to move along, from the most active on;
+        `limit`, how far; `starts` (64, D), draws of the prior; `examples`, test images with E[z|x]; and with two
+        dimensions `plane`, the encoded test set, and radii that hold half and 95 % of the prior N(0, I).
+    """
+    model, test = opened.model, opened.data.test
+    assert obstacle(model) is None
+    with evaluating(model):
+        means = posterior_means(model, test.images).float()
+        weights = next(model.parameters())
+        noise = randomness.normal(STARTS, model.latent_dim, opened.config.run.seed, "explorer/starts")
+        starts = model.prior.transform(model.prior(weights), noise.to(weights))
+    activity = measure_latents(model, test.images, seed=opened.config.run.seed)
+    variance = np.array(activity.variance)
+    chosen = _some_of_each(test, EXAMPLES)
+    names = class_names(opened.data.name)
+    by_activity = np.argsort(-variance, kind="stable").tolist()
+    count = min(SLIDERS, max(activity.active, 2))
+    return {
+        "shape": list(model.likelihood.output_shape),
+        "shown": 3 if model.image_shape[0] == 3 else 1,
+        "mean": MEANS[type(model.likelihood)],
+        "layers": [_pack_layer(layer) for layer in model.decoder.modules() if isinstance(layer, nn.Linear)],
+        "latent_dim": model.latent_dim,
+        "active": activity.active,
+        "variances": variance.round(4).tolist(),
+        "sliders": by_activity[:count] if model.latent_dim > 2 else list(range(model.latent_dim)),
+        "limit": _limit(means, means[chosen]),
+        "starts": _base64(starts.float().cpu(), "<f4"),
+        "examples": _pack_examples(test, means, chosen, names),
+        "plane": _pack_plane(means, test.labels, names, model) if model.latent_dim == 2 else None,
+    }
+
+
+def _pack_layer(layer: nn.Linear) -> dict[str, Any]:
+    weight = layer.weight.detach().double().cpu().numpy()
+    scale = np.abs(weight).max(axis=1, keepdims=True) / 32767
+    scale[scale == 0] = 1.0
+    return {
+        "inputs": layer.in_features,
+        "outputs": layer.out_features,
+        "weight": _base64(np.rint(weight / scale), "<i2"),
+        "scale": _base64(scale, "<f4"),
+        "bias": _base64(layer.bias.detach().cpu(), "<f4"),
+    }
+
+
+def _pack_examples(test: Split, means: Tensor, chosen: Tensor, names: list[str] | None) -> dict[str, Any]:
+    pixels = visible(to_unit_interval(test.images[chosen], torch.float32))
+    labels = [] if test.labels is None else test.labels[chosen].tolist()
+    return {
+        "pixels": _base64((255 * pixels).round(), "u1"),
+        "z": _base64(means[chosen], "<f4"),
+        "index": chosen.tolist(),
+        "names": [_name(label, names) for label in labels],
+    }
+
+
+def _pack_plane(means: Tensor, labels: Tensor | None, names: list[str] | None, model: VAE) -> dict[str, Any]:
+    """Return the encoded test set, evenly thinned out to `POINTS`, with the colours of `figures.latent_scatter`."""
+    some = torch.arange(len(means)) if len(means) <= POINTS else torch.linspace(0, len(means) - 1, POINTS).long()
+    some = some[torch.from_numpy(np.random.default_rng(0).permutation(len(some)))]  # no class lies on top
+    circles = [math.sqrt(-2 * math.log(1 - mass)) for mass in (0.5, 0.95)]  # P(|z| < r) = 1 - exp(-r^2 / 2)
+    plane = {
+        "z": _base64(means[some], "<f4"),
+        "circles": circles if isinstance(model.prior, StandardNormal) else [],
+        "total": len(means),
+    }
+    if labels is None:
+        return plane | {"classes": _base64(np.zeros(len(some)), "<u2"), "colors": [TRAIN], "names": []}
+    classes, index = np.unique(labels.numpy(), return_inverse=True)
+    return plane | {
+        "classes": _base64(index[some.numpy()], "<u2"),
+        "colors": [to_hex(color) for color in class_colors(len(classes))],
+        "names": [_name(label, names) for label in classes.tolist()] if len(classes) <= NAMED_CLASSES else [],
+    }
+
+
+def _some_of_each(split: Split, count: int) -> Tensor:
+    """Return the indices of `count` examples, class after class, as evenly over the classes as there are examples."""
+    if split.labels is None:
+        return torch.arange(min(count, len(split)))
+    places = [(split.labels == label).nonzero()[:, 0] for label in split.labels.unique()]
+    # the first of each class, the second of each, ...
+    turns = [(turn, kind) for turn in range(count) for kind in range(len(places)) if turn < len(places[kind])]
+    by_class = sorted(turns[:count], key=lambda place: (place[1], place[0]))
+    return torch.stack([places[kind][turn] for turn, kind in by_class])
+
+
+def _limit(means: Tensor, examples: Tensor) -> float:
+    """Return how far plane and sliders go: all examples lie inside, and all but stragglers of the test set."""
+    far = np.quantile(means.abs().numpy(), 0.9995)
+    return round(max(LIMIT, 1.05 * float(far), 1.05 * float(examples.abs().max())), 1)
+
+
+def _name(label: int, names: list[str] | None) -> str:
+    return names[label] if names is not None and 0 <= label < len(names) else str(label)
+
+
+def _base64(array: Tensor | np.ndarray, dtype: str) -> str:
+    return base64.b64encode(np.ascontiguousarray(np.asarray(array), dtype=dtype).tobytes()).decode()

@@ -1,0 +1,166 @@
+"""Settings -> tables of results, one for each protocol; the same cells as HTML and as Markdown."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vae.report.runs import Run, Setting, Spread
+
+MISSING = "–"
+HEAD = (
+    "setting", "parameters", "seeds", "test loss", "reconstruction", "KL", "active dimensions", "images/s", "wall time",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Table:
+    """Results that may be compared with each other.
+
+    Attributes:
+        title: data and protocol in a few words.
+        protocol: how the numbers were made and what they may be compared with, in sentences.
+        head: the columns' names.
+        rows: of cells, each as long as `head`.
+        best: the index of the row with the lowest test loss; None: there is only one row.
+    """
+
+    title: str
+    protocol: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    best: int | None = None
+
+    def to_markdown(self) -> str:
+        """Return the table alone; the lowest test loss is bold."""
+        lines = [self.head, ["---"] + ["---:"] * (len(self.head) - 1)]
+        for index, row in enumerate(self.rows):
+            cells = [escape_markdown(cell) for cell in row]
+            if index == self.best:
+                cells[self.head.index("test loss")] = f"**{cells[self.head.index('test loss')]}**"
+            lines.append(cells)
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def result_tables(settings: Sequence[Setting], active: Mapping[Path, int], *, alone: str = "all runs") -> list[Table]:
+    """Return the results of finished runs, one table for each protocol.
+
+    Args:
+        settings: what is compared, in the order of the rows.
+        active: the number of active latent dimensions by run folder, where it is known.
+        alone: what a setting is called that has no other to differ from.
+    """
+    tables: dict[tuple[Any, ...], list[Setting]] = {}
+    for setting in settings:
+        parts: dict[tuple[Any, ...], list[Run]] = {}
+        for run in setting.finished:
+            parts.setdefault(comparable(run), []).append(run)
+        for key, runs in parts.items():
+            tables.setdefault(key, []).append(replace(setting, runs=tuple(runs)))
+    return [_table(dict(key), members, active, alone) for key, members in tables.items()]
+
+
+def comparable(run: Run) -> tuple[tuple[str, Any], ...]:
+    """Return what a finished run's numbers must have in common with others' to stand in one table with them.
+
+    That is its protocol, but for the fingerprint of pixels that were drawn 0 or 1: each seed has its own draw.
+    """
+    protocol = run.protocol
+    assert protocol is not None
+    drawn = ("pixels", "0/1, one fixed draw") in protocol
+    return tuple((key, value) for key, value in protocol if not (drawn and key == "pixels_crc32"))
+
+
+def protocol_title(protocol: Mapping[str, Any]) -> str:
+    """Return a protocol in a few words, e.g. `MNIST, test set, grey in [0, 1], Bernoulli`."""
+    words = [protocol.get("data"), f"{protocol.get('split', '?')} set", protocol.get("pixels")]
+    return ", ".join(str(word) for word in [*words, protocol.get("likelihood")] if word)
+
+
+def protocol_words(protocol: Mapping[str, Any]) -> str:
+    """Return what numbers of a protocol mean and what they may be compared with, in sentences."""
+    if not protocol.get("normalised", True):
+        meaning = "Grey pixels under a Bernoulli: not a normalised likelihood, not to be compared with NLL tables"
+    elif protocol.get("likelihood") == "Bernoulli":
+        meaning = (
+            "Pixels binarised by one fixed draw for each seed, under a Bernoulli: a normalised likelihood, to be "
+            "compared only with numbers for pixels binarised in the same way"
+        )
+    else:
+        meaning = (
+            f"{str(protocol.get('pixels', 'pixels')).capitalize()} under a {protocol.get('likelihood')} density: "
+            "to be compared only with numbers of the same density and scale, and below zero where it exceeds 1"
+        )
+    return f"{meaning}. The loss is {protocol.get('bound', '-ELBO')}; lower is better."
+
+
+def number(spread: Spread | None, write: Callable[[float], str] = "{:.2f}".format, *, of: int | None = None) -> str:
+    """Return mean ± standard deviation as text, and how many runs it is of where that is not all: `of`."""
+    if spread is None:
+        return MISSING
+    known = not math.isnan(spread.deviation)
+    text = write(spread.mean) + (f" ± {write(spread.deviation)}" if known else "")
+    return text if of in (None, spread.count) else f"{text} ({spread.count} of {of} runs)"
+
+
+def seconds(value: float) -> str:
+    """Return a duration as text: `12.3 s`, `3 min 12 s`, `2 h 05 min`."""
+    if value < 100:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def whole(value: float) -> str:
+    """Return a number without decimals: `15,623`."""
+    return f"{value:,.0f}"
+
+
+def progress(run: Run) -> str:
+    """Return how far an unfinished run is."""
+    if not run.rows:
+        return "has logged nothing yet"
+    limit = f", at most {run.config.train.max_steps:,} steps" if run.config.train.max_steps else ""
+    return f"epoch {run.epoch:.1f} of {run.config.train.epochs}{limit}"
+
+
+def escape_markdown(text: str) -> str:
+    """Return text that Markdown shows as it is, in a table's cell or a line."""
+    escaped = "".join(f"\\{character}" if character in "\\`*_[]<>|#" else character for character in text)
+    return " ".join(escaped.split())
+
+
+def _table(protocol: Mapping[str, Any], settings: Sequence[Setting], active: Mapping[Path, int], alone: str) -> Table:
+    losses = [setting.spread("test", "loss") for setting in settings]
+    known = [index for index, loss in enumerate(losses) if loss is not None]
+    best = min(known, key=lambda index: _mean(losses[index])) if len(known) > 1 else None
+    rows = tuple(_row(setting, active, alone) for setting in settings)
+    return Table(protocol_title(protocol), protocol_words(protocol), HEAD, rows, best)
+
+
+def _mean(spread: Spread | None) -> float:
+    return spread.mean if spread else math.inf
+
+
+def _row(setting: Setting, active: Mapping[Path, int], alone: str) -> tuple[str, ...]:
+    runs, parameters = len(setting.runs), setting.spread("parameters")
+    return (
+        setting.label if setting.varied else alone,
+        whole(parameters.mean) if parameters else MISSING,
+        ", ".join(str(run.seed) for run in setting.runs),
+        *(number(setting.spread("test", key), of=runs) for key in ("loss", "reconstruction", "kl")),
+        _active(setting, active),
+        number(setting.spread("images_per_second"), whole),
+        number(setting.spread("train_seconds"), seconds),
+    )
+
+
+def _active(setting: Setting, active: Mapping[Path, int]) -> str:
+    """Return the active dimensions of so many: `2 of 2`, `11.5 ± 0.71 of 16`."""
+    spread = Spread.of([active[run.folder] for run in setting.runs if run.folder in active])
+    if spread is None:
+        return MISSING
+    alike = spread.deviation == 0 or math.isnan(spread.deviation)
+    text = whole(spread.mean) if alike else number(spread, "{:.2g}".format)
+    return f"{text} of {setting.runs[0].config.model.latent_dim}"
