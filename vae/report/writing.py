@@ -76,7 +76,7 @@ def write_report(paths: Sequence[Path], output: Path | None = None) -> list[Path
         report.loader.open(run.folder)  # what is damaged is found before anything is written
     active = {run.folder: measure(run.folder, report.loader).active for run in report.finished if _complete(run)}
     explorers, notes = _explorers(report)
-    comparison = of_figures(comparison_figures(report.settings)) if len(report.settings) > 1 else []
+    comparison = of_figures(comparison_figures(report.settings)) if len(report.runs) > 1 else []
     written = [path for run in report.runs if run.folder in paths and _complete(run) for path in _draw(report, run)]
     groups = [Group("", "All settings, side by side.", comparison)] if comparison else []
     page = Page(
