@@ -67,6 +67,7 @@ def test_find_takes_runs_and_folders_of_runs_each_once(sweep: Path) -> None:
         run,
         *(folder for folder in sorted(sweep.iterdir()) if folder not in (run, sweep / "notes")),
     ]
+    assert find([run, sweep / ".." / "sweep" / run.name]) == [run]  # in other words
     shutil.rmtree(run)
     assert len(find([sweep])) == 3
 

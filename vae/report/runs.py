@@ -120,13 +120,14 @@ def find(paths: Iterable[Path]) -> list[Path]:
     Raises:
         InputError: a path is no run and holds none.
     """
-    found: dict[Path, None] = {}
+    found: dict[Path, Path] = {}
     for path in paths:
         inside = [path] if (path / CONFIG).is_file() else sorted(file.parent for file in path.glob(f"*/{CONFIG}"))
         if not inside:
             raise InputError(f"{path}: neither a run nor a folder of runs; {HINT} or runs/bottleneck")
-        found |= dict.fromkeys(inside)
-    return list(found)
+        for folder in inside:
+            found.setdefault(folder.resolve(), folder)
+    return list(found.values())
 
 
 def read(folder: Path) -> Run:

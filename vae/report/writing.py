@@ -74,8 +74,10 @@ def write_report(paths: Sequence[Path], output: Path | None = None) -> list[Path
         report.loader.open(run.folder)  # what is damaged is found before anything is written
     active = {run.folder: measure(run.folder, report.loader).active for run in report.finished if _complete(run)}
     explorers, notes = _explorers(report)
-    compared = of_figures(comparison.draw(report.settings, report.loader)) if len(report.settings) > 1 else []
-    written = [path for run in report.runs if run.folder in paths and _complete(run) for path in _draw(report, run)]
+    compared = of_figures(comparison.draw(report.settings, report.loader)) if len(report.runs) > 1 else []
+    named = {path.resolve() for path in paths}
+    drawn = [run for run in report.runs if run.folder.resolve() in named and _complete(run)]
+    written = [path for run in drawn for path in _draw(report, run)]
     groups = [Group("", "All settings, side by side.", compared)] if compared else []
     page = Page(
         title=_title(report),
