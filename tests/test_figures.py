@@ -10,7 +10,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import StepPatch
+from matplotlib.patches import Rectangle, StepPatch
 
 from vae import __main__ as cli
 from vae import checkpoint, figures
@@ -314,6 +314,20 @@ def test_marginals_and_prior_are_densities():
         z, density = points(axes.lines[0])
         assert np.trapezoid(density, z) == pytest.approx(1, abs=1e-3)
         assert np.trapezoid(density * np.square(z), z) == pytest.approx(1, abs=0.02)
+
+
+def test_dimensions_are_ranked_by_their_kl_and_active_ones_marked():
+    figure = figures.latent_use(DIMENSIONS, np.array([0.009, 2.0, 0.5, 1.5, 0.02, 1.0]))
+    left, right = figure.axes
+    assert "5 of 6 active" in figure.get_suptitle()
+    assert [tick.get_text() for tick in left.get_xticklabels()] == ["2", "4", "6", "3", "5", "1"]
+    bars = [bar for bar in left.patches if isinstance(bar, Rectangle)]
+    heights = {round(bar.get_center()[0]): (bar.get_height(), to_hex(bar.get_facecolor())) for bar in bars}
+    assert [heights[place][0] for place in range(6)] == sorted(DIMENSIONS, reverse=True)
+    assert len({heights[place][1] for place in range(5)}) == 1
+    assert heights[5][1] != heights[0][1]
+    assert points(right.lines[0])[1].tolist() == [0.01, 0.01]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["active", "not active", "active above 0.01"]
 
 
 # --- report -----------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from vae.figures.style import (
@@ -41,9 +42,9 @@ def latent_use(kl: Array | None, variance: Array, *, threshold: float = 0.01) ->
     for axes, (values, what, unit) in zip(panels, panels_wanted, strict=True):
         style(axes, what, "latent dimension d, most used first", unit)
         for chosen, color, label in ((active, TRAIN, "active"), (~active, NEUTRAL, "not active")):
-            drawn = axes.bar(places[chosen[order]], values[order][chosen[order]], color=color, width=0.8, label=label)
+            drawn = axes.bar(places[chosen[order]], values[order][chosen[order]], color=color, width=0.8)
             if drawn.patches:
-                bars[label] = drawn.patches[0]
+                bars[label] = Patch(color=color, label=label)
         if len(places) <= 40:
             axes.set_xticks(places, [str(dim + 1) for dim in order], fontsize=8 if len(places) <= 20 else 6)
         axes.grid(visible=False, axis="x")
