@@ -10,7 +10,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import StepPatch
+from matplotlib.patches import Rectangle, StepPatch
 
 from vae import __main__ as cli
 from vae import checkpoint, figures
@@ -25,7 +25,7 @@ from vae.model import VAE
 from vae.report import draw_figures, report
 
 CURVES = {"loss_curves.png", "gradient_norm.png"}
-PICTURES = {"reconstructions.png", "samples.png", "interpolation.png", "latent_marginals.png"}
+PICTURES = {"reconstructions.png", "samples.png", "interpolation.png", "latent_marginals.png", "latent_use.png"}
 PLANE_PICTURES = {"latent_scatter.png", "latent_histogram.png", "latent_plane.png"}
 
 
@@ -51,6 +51,18 @@ TRAIN = rows("train", [0.1 * n for n in range(1, 200)])
 TEST = rows("test", [float(n) for n in range(1, 20)])
 VAL = rows("val", [float(n) for n in range(1, 20)])
 LABELS = torch.arange(300) % 10
+
+DIMENSIONS = np.array([0.001, 2.0, 0.5, 1.5, 0.002, 1.0])
+ONE = np.ones(1)
+LONG = "posterior = DiagonalNormal, beta = LinearWarmup, hidden_dim = 1024, latent_dim = 32, lr = 0.001"
+EPOCHS = np.arange(1.0, 21)
+CURVES_OF_3 = {
+    "latent_dim = 2": [(EPOCHS, 140 + 60 / EPOCHS), (EPOCHS, 144 + 60 / EPOCHS)],
+    "latent_dim = 4": [(EPOCHS, 120 + 60 / EPOCHS), (EPOCHS[:5], 125 + 60 / EPOCHS[:5])],
+    LONG: [(EPOCHS, 100 + 60 / EPOCHS)],
+}
+CURVES_OF_12 = {f"{LONG}, depth = {n}": [(EPOCHS, 100 + n + 60 / EPOCHS)] for n in range(12)}
+AGAINST = {64.0: [190.0, 191.0], 65.0: [185.0, 188.0], 1024.0: [150.0, 151.0]}
 
 DRAWN = {
     "reconstructions": lambda: figures.reconstructions(images(10), images(10)),
@@ -78,6 +90,29 @@ DRAWN = {
     "latent_marginals, 5 dimensions": lambda: figures.latent_marginals(normal(300, 5)),
     "latent_marginals, 32 dimensions": lambda: figures.latent_marginals(normal(300, 32)),
     "latent_plane": lambda: figures.latent_plane(images(25), torch.linspace(-3, 3, 5)),
+    "latent_use": lambda: figures.latent_use(DIMENSIONS, DIMENSIONS / 3),
+    "latent_use, variance alone": lambda: figures.latent_use(None, DIMENSIONS),
+    "latent_use, 1 dimension": lambda: figures.latent_use(DIMENSIONS[:1], DIMENSIONS[:1]),
+    "latent_use, nothing active": lambda: figures.latent_use(np.zeros(64), np.zeros(64)),
+    "loss_curves_by_setting": lambda: figures.loss_curves_by_setting(CURVES_OF_3),
+    "loss_curves_by_setting, 12 settings": lambda: figures.loss_curves_by_setting(CURVES_OF_12),
+    "loss_curves_by_setting, one point": lambda: figures.loss_curves_by_setting({LONG: [(ONE, 100 * ONE)]}),
+    "loss_curves_by_setting, nothing": lambda: figures.loss_curves_by_setting({LONG: [], "b": []}),
+    "loss_against": lambda: figures.loss_against("latent_dim", {"": {2.0: [3.0, 5.0], 4.0: [2.0], 8.0: []}}),
+    "loss_against, lines": lambda: figures.loss_against("width", {LONG + key: AGAINST for key in "abcdefg"}),
+    "loss_against, nothing": lambda: figures.loss_against("latent_dim", {"": {2.0: [], 4.0: [math.nan]}}),
+    "loss_by_setting": lambda: figures.loss_by_setting({f"{LONG}{n}": [n, n + 1.0] for n in range(8)}),
+    "loss_by_setting, nothing": lambda: figures.loss_by_setting({"a": [], "b": []}),
+    "rate_distortion": lambda: figures.rate_distortion({"a": (ONE, 9 * ONE), LONG: (DIMENSIONS, 9 - DIMENSIONS)}),
+    "rate_distortion, one run": lambda: figures.rate_distortion({"a": (ONE, 9 * ONE)}),
+    "rate_distortion, nothing": lambda: figures.rate_distortion({"a": (ONE[:0], ONE[:0])}),
+    "images_by_setting": lambda: figures.images_by_setting("Samples", "how", {"a": images(10), LONG: images(10)}),
+    "images_by_setting, 20": lambda: figures.images_by_setting(
+        "Samples", "how", {f"{LONG}{n}": images(10, 3) for n in range(20)}
+    ),
+    "latent_use_by_setting": lambda: figures.latent_use_by_setting(
+        {"a": [DIMENSIONS, DIMENSIONS / 2], LONG: []}, {"a": [(4, 6), (3, 6)], LONG: []}
+    ),
     "latent_plane, colour": lambda: figures.latent_plane(images(25, 3), torch.linspace(-3, 3, 5)),
 }
 
@@ -279,6 +314,20 @@ def test_marginals_and_prior_are_densities():
         z, density = points(axes.lines[0])
         assert np.trapezoid(density, z) == pytest.approx(1, abs=1e-3)
         assert np.trapezoid(density * np.square(z), z) == pytest.approx(1, abs=0.02)
+
+
+def test_dimensions_are_ranked_by_their_kl_and_active_ones_marked():
+    figure = figures.latent_use(DIMENSIONS, np.array([0.009, 2.0, 0.5, 1.5, 0.02, 1.0]))
+    left, right = figure.axes
+    assert "5 of 6 active" in figure.get_suptitle()
+    assert [tick.get_text() for tick in left.get_xticklabels()] == ["2", "4", "6", "3", "5", "1"]
+    bars = [bar for bar in left.patches if isinstance(bar, Rectangle)]
+    heights = {round(bar.get_center()[0]): (bar.get_height(), to_hex(bar.get_facecolor())) for bar in bars}
+    assert [heights[place][0] for place in range(6)] == sorted(DIMENSIONS, reverse=True)
+    assert len({heights[place][1] for place in range(5)}) == 1
+    assert heights[5][1] != heights[0][1]
+    assert points(right.lines[0])[1].tolist() == [0.01, 0.01]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["active", "not active", "active above 0.01"]
 
 
 # --- report -----------------------------------------------------------------------------------------------------------

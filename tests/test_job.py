@@ -38,7 +38,7 @@ Job = Callable[..., Outcome]
 SMALL = ["model.hidden_dim=32", "train.batch_size=64", "train.epochs=2", "train.log_every=5"]  # 16 steps an epoch
 FIGURES = {
     "reconstructions", "samples", "loss_curves", "gradient_norm", "latent_scatter", "latent_histogram",
-    "latent_marginals", "latent_plane", "interpolation",
+    "latent_marginals", "latent_plane", "latent_use", "interpolation",
 }  # fmt: skip
 
 

@@ -1,16 +1,26 @@
-"""The stopwatch, and records that outlive a full disk."""
+"""The stopwatch, records that outlive a full disk, and what a finished run leaves for TensorBoard."""
 
 import errno
 import json
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from tensorboard.plugins.hparams import metadata
+from torch.utils.tensorboard.writer import SummaryWriter
 
-from vae.records import Journal, cut
+from tests.conftest import Outcome, events, scalars
+from vae.data import sources
+from vae.model import VAE
+from vae.records import Board, Journal, cut
+from vae.report.measures import measure
 from vae.tracking import Stopwatch
 
 
@@ -97,3 +107,81 @@ def test_no_line_is_lost_while_another_thread_flushes(tmp_path: Path) -> None:
         journal.close()
     steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(3000))
+
+
+# --- TensorBoard at the end of a run ----------------------------------------------------------------------------------
+
+Job = Callable[..., Outcome]
+SHORT = ["run.dir=r", "model.hidden_dim=32", "train.batch_size=64", "train.epochs=2", "model.latent_dim=4"]
+
+
+def hyperparameters(folder: Path) -> dict[str, Any]:
+    """The settings of the run's HPARAMS entry, which there is one of."""
+    log = events(folder)
+    assert not [tag for tag in log.PluginTagToContent("hparams") if tag == metadata.EXPERIMENT_TAG], "of all runs"
+    content = log.PluginTagToContent("hparams")[metadata.SESSION_START_INFO_TAG]
+    started = metadata.parse_session_start_info_plugin_data(content)
+    return {key: getattr(value, str(value.WhichOneof("kind"))) for key, value in started.hparams.items()}
+
+
+def test_a_run_ends_with_its_settings_results_and_codes_and_repeats_none_of_them(job: Job, small: Path) -> None:
+    folder = Path("r")
+    assert job(f"data.name={small}", *SHORT).code == 0
+    settings, summary = hyperparameters(folder), json.loads((folder / "summary.json").read_text())
+    assert (settings["model.latent_dim"], settings["run.seed"], settings["train.epochs"]) == (4, 0, 2)
+    assert settings["model.posterior.name"] == "DiagonalNormal"
+    assert not {"run.dir", "data.root", "train.threads", "train.log_every"} & settings.keys()
+    log, measures = scalars(folder), measure(folder)
+    for tag, key in (("Final/Loss", "loss"), ("Final/Loss/BCE", "reconstruction"), ("Final/Loss/KLD", "kl")):
+        assert [(step, pytest.approx(value)) for step, value in log[tag]] == [(33, summary["test"][key])]
+    assert log["Final/active dimensions"] == [(33, measures.active)]
+    assert measures.total_kl == pytest.approx(summary["test"]["kl"], rel=1e-6)
+    assert sum(measures.kl or ()) == pytest.approx(summary["test"]["kl"], rel=1e-5)
+
+    place = folder / "tensorboard" / "00032" / "latents"
+    data = sources.load(str(small), "").test
+    codes = np.loadtxt(place / "tensors.tsv")
+    means = VAE.from_pretrained(folder / "model").encode(data.images.float() / 255).mean.detach().numpy()
+    assert codes == pytest.approx(means, abs=1e-4)
+    assert data.labels is not None
+    assert (place / "metadata.tsv").read_text().split() == [str(label) for label in data.labels.tolist()]
+    with Image.open(place / "sprite.png") as sprites:  # 12 x 12 places for 130 images
+        assert sprites.size == (12 * 28, 12 * 28)
+        shown = np.asarray(sprites)[28:56, :28, 0]
+        assert np.abs(shown.astype(int) - data.images[12, 0].numpy().astype(int)).max() <= 1
+
+    (folder / "summary.json").unlink()
+    written = {file: file.stat().st_mtime_ns for file in place.iterdir()}
+    again = job(f"data.name={small}", *SHORT)
+    assert (again.code, "mbedding" in again.out + again.err) == (0, False)
+    assert {file: file.stat().st_mtime_ns for file in place.iterdir()} == written
+    assert scalars(folder) == log
+    assert hyperparameters(folder) == settings
+
+    assert job(f"data.name={small}", *SHORT, "train.epochs=3").code == 0
+    assert [path.parent.name for path in folder.glob("tensorboard/*/latents")] == ["00048"]
+    assert [step for step, _ in scalars(folder)["Final/Loss"]] == [49]
+
+
+def test_codes_that_find_no_room_are_warned_of_and_the_run_ends_well(
+    job: Job, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(SummaryWriter, "add_embedding", full)
+    done = job(f"data.name={small}", *SHORT, "train.max_steps=2")
+    assert done.code == 0
+    assert "projector is not written (No space left on device)" in done.err
+    assert (Path("r") / "summary.json").exists()
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_codes_half_written_are_replaced(tmp_path: Path, dims: int) -> None:
+    (tmp_path / "00007" / "latents").mkdir(parents=True)
+    (tmp_path / "00007" / "latents" / "tensors.tsv").write_text("1\t2\n3")
+    board = Board(SummaryWriter(str(tmp_path)), print)
+    board.embed(np.ones((5, dims)), None, torch.zeros(5, 1, 4, 4), 7)
+    board.close()
+    assert np.loadtxt(tmp_path / "00007" / "latents" / "tensors.tsv", ndmin=2).shape == (5, dims)
+    assert "00007/latents/tensors.tsv" in (tmp_path / "projector_config.pbtxt").read_text()

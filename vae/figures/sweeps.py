@@ -17,6 +17,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLoca
 
 from vae.figures.style import (
     NEUTRAL,
+    TEXT,
     Array,
     color_and_marker,
     legend_below,
@@ -121,6 +122,8 @@ def loss_by_setting(losses: Mapping[str, Sequence[float]]) -> Figure:
         if values:
             error = [_deviation(values)]
             axes.errorbar([np.mean(values)], [place], xerr=error, color=color, fmt=marker, markersize=6, capsize=3)
+        else:
+            axes.text(0.02, place, "no result", transform=axes.get_yaxis_transform(), va="center", **TEXT)
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.5, -0.5)
     _cap(axes, [float(np.mean(values)) for values in found.values() if values], along="x")

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from vae.figures.style import (
@@ -35,15 +36,15 @@ def latent_use(kl: Array | None, variance: Array, *, threshold: float = 0.01) ->
     active = spread > threshold
     title = f"Use of the latent dimensions: {active.sum()} of {len(spread)} active"
     panels_wanted = [] if kl is None else [(numbers(kl), "KL(q($z_d$|x) || p($z_d$)), mean over the test set", "nats")]
-    panels_wanted.append((spread, "variance of E[$z_d$|x] over the test set", "variance (log scale)"))
+    panels_wanted.append((spread.clip(min=1e-9), "variance of E[$z_d$|x] over the test set", "variance (log scale)"))
     figure, panels = titled_figure(title, (4.4 * len(panels_wanted) + 0.6, 3.5), columns=len(panels_wanted))
     places, bars = np.arange(len(spread)), dict[str, Artist]()
     for axes, (values, what, unit) in zip(panels, panels_wanted, strict=True):
         style(axes, what, "latent dimension d, most used first", unit)
         for chosen, color, label in ((active, TRAIN, "active"), (~active, NEUTRAL, "not active")):
-            drawn = axes.bar(places[chosen[order]], values[order][chosen[order]], color=color, width=0.8, label=label)
+            drawn = axes.bar(places[chosen[order]], values[order][chosen[order]], color=color, width=0.8)
             if drawn.patches:
-                bars[label] = drawn.patches[0]
+                bars[label] = Patch(color=color, label=label)
         if len(places) <= 40:
             axes.set_xticks(places, [str(dim + 1) for dim in order], fontsize=8 if len(places) <= 20 else 6)
         axes.grid(visible=False, axis="x")
@@ -75,7 +76,8 @@ def latent_use_by_setting(kl: Mapping[str, Sequence[Array]], active: Mapping[str
             left.fill_between(rank, ranked.min(0), ranked.max(0), color=color, alpha=0.2, linewidth=0)
     left.xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))
     left.set_ylim(bottom=0)
-    style(right, "active dimensions\n(variance of E[$z_d$|x] over the test set above 0.01)", "latent dimensions", "")
+    what = "active dimensions\n(variance of E[$z_d$|x] over the test set above 0.01)"
+    style(right, what, "latent dimensions", "setting")
     for place, (label, counts) in enumerate(active.items()):
         color, _ = looks[label]
         total = max((dims for _, dims in counts), default=0)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -15,7 +16,7 @@ from vae.config import load
 from vae.data import randomness
 from vae.data.batches import to_unit_interval
 from vae.data.sources import DataSet, Split, class_names
-from vae.evaluation import CHUNK, evaluating, pictures, visible
+from vae.evaluation import ACTIVE, CHUNK, evaluating, measure_latents, pictures, visible
 from vae.files import CONFIG, FIGURES, METRICS, read_metrics, replacing
 from vae.model import VAE
 from vae.report.loading import Loader
@@ -52,8 +53,8 @@ def draw_figures(
         before_each: called now and then, at least each few seconds; what it raises ends the drawing.
 
     Returns:
-        The files written: curves, reconstructions, samples, interpolation and marginals, and with two latent dimensions
-        also the latent plane.
+        The files written: curves, reconstructions, samples, interpolation, marginals and the use of each dimension, and
+        with two latent dimensions also the latent plane.
 
     Raises:
         InputError: a file of the run is missing, malformed or cannot be written.
@@ -64,6 +65,7 @@ def draw_figures(
         lambda: draw_curves(rows, max_grad_norm),
         lambda: _draw_images(model, data, seed),
         lambda: _draw_latents(model, data, seed),
+        lambda: _draw_latent_use(model, data, seed),
     ]
     written = []
     for draw in kinds:
@@ -112,6 +114,12 @@ def _draw_latents(model: VAE, data: DataSet, seed: int) -> dict[str, Figure]:
         drawn["latent_scatter"] = figures.latent_scatter(means, data.test.labels, class_names=class_names(data.name))
         drawn["latent_histogram"] = figures.latent_histogram(z)
     return drawn
+
+
+def _draw_latent_use(model: VAE, data: DataSet, seed: int) -> dict[str, Figure]:
+    measures = measure_latents(model, data.test.images, seed=seed)
+    kl = None if measures.kl is None else np.array(measures.kl)
+    return {"latent_use": figures.latent_use(kl, np.array(measures.variance), threshold=ACTIVE)}
 
 
 def _encode(model: VAE, images: Tensor, seed: int) -> tuple[Tensor, Tensor]:
