@@ -101,7 +101,9 @@ def launch(processes: int, *args: Any, cwd: Path | None = None, env: dict[str, s
 def at_a_point(signal: str, point: str, count: int, rank: str, processes: int, *args: Any) -> Outcome:
     """Run the job in fresh processes; a signal reaches `rank` (or `all`) at a given point, see at_a_point.py."""
     script = launcher(processes, ROOT / "tests" / "at_a_point.py")
-    return run([*script, signal, point, str(count), rank, *arguments(*args)])
+    outcome = run([*script, signal, point, str(count), rank, *arguments(*args)])
+    assert "at the point" in outcome.err, f"never at {point} for the {count}th time: {outcome.err}"
+    return outcome
 
 
 @pytest.fixture

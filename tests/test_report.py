@@ -23,7 +23,7 @@ from vae.components import InputError
 from vae.data.sources import Split
 from vae.likelihoods import Bernoulli
 from vae.model import VAE
-from vae.report import explorer, writing
+from vae.report import comparison, explorer, writing
 from vae.report.loading import Loader
 from vae.report.measures import measure
 from vae.report.runs import Run, Setting, Spread, compare, find, read, short, word
@@ -257,7 +257,7 @@ def test_a_sweep_gets_a_page_and_its_members_are_left_alone(sweep: Path, capsys:
 
 
 def test_figures_that_compare_settings_come_first(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writing, "comparison_figures", lambda settings: {"Title < of it": (Figure(), "What one sees.")})
+    monkeypatch.setattr(comparison, "draw", lambda *_: {"Title < of it": (Figure(), "What one sees.")})
     writing.write_report([sweep])
     text = (sweep / "report.html").read_text()
     check(text)

@@ -54,6 +54,11 @@ CAPTIONS = {  # file name of a run's picture -> its title, and what one sees; in
         "Marginals of the aggregate posterior",
         "A dimension whose cells follow the prior's curve agrees with it on average; what deviates, samples miss.",
     ),
+    "latent_use": (
+        "What the latent dimensions are used for",
+        "Left, the KL each dimension pays for on average; right, how much its posterior mean varies over the test set: "
+        "more than 0.01 counts as active (Burda et al. 2016).",
+    ),
     "gradient_norm": (
         "Gradient norm",
         "How large updates would be before clipping; a curve above the threshold is clipped in nearly every step.",
