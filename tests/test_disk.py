@@ -13,6 +13,11 @@ import pytest
 
 from tests.conftest import ROOT, arguments, environment, launch, launcher, machine_seconds, rows, scalars
 from vae import checkpoint
+from vae.components import InputError
+from vae.signals import StopRequest
+from vae.sweep import load as load_sweep
+from vae.sweep.runner import Runner
+from vae.sweep.status import status
 
 # sixty epochs of 16 steps, a checkpoint each; 0.7 MB of weights and moments in each
 SETTINGS = ["model.hidden_dim=32", "train.batch_size=64", "train.log_every=4", "train.epochs=60", "train.eval_every=9"]
@@ -148,3 +153,31 @@ def test_a_start_on_a_full_disk_is_refused(disk: Path, small: Path) -> None:
     job = Job(1, f"data.name={small}", f"run.dir={disk / 'run'}")
     assert job.end() == 2
     assert "cannot be written: No space left on device; make room or set run.dir" in job.err
+
+
+def test_a_full_disk_under_one_member_of_a_sweep_fails_that_one_alone(
+    disk: Path, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = f"data.name: {small}, model.hidden_dim: 16, train.epochs: 1"
+    (tmp_path / "s.yaml").write_text(f"set: {{{settings}}}\ngrid: {{model.latent_dim: [2, 3]}}\n")
+    sweep = load_sweep(tmp_path / "s.yaml")
+    first, second = sweep.members
+    first.folder.parent.mkdir(parents=True)
+    first.folder.symlink_to(disk)
+    filler = fill(disk)
+    assert Runner(sweep, stop=StopRequest(), jobs=2).run() == 1
+    assert [status(member).state for member in sweep.members] == ["failed", "done"]
+    assert "cannot be written: No space left on device" in status(first).problem
+    filler.unlink()
+    assert Runner(sweep, stop=StopRequest(), retry=True).run() == 0
+    assert len(rows(first.folder)) == len(rows(second.folder)) > 0
+
+
+def test_a_sweep_that_cannot_write_says_so(disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s.yaml").write_text("seeds: 1\n")
+    (tmp_path / "runs").symlink_to(disk)
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    with pytest.raises(InputError, match="cannot be written: Read-only file system"):
+        Runner(load_sweep(tmp_path / "s.yaml"), stop=StopRequest()).run()

@@ -117,18 +117,23 @@ class Runner:
             logs = Desk(self.waiting[0]).log.parent
             self._say(f"running {self.jobs} at once, {self.threads} CPU threads each; their output is in {logs}")
         with self.bar:
-            next_claim = 0.0
-            while (self.waiting or self.running) and not self.stop.signum:
-                self._collect()
-                if len(self.running) < self.jobs and time.monotonic() >= next_claim:
-                    started = self._start_one()
-                    if not started and not self.running:
-                        break  # all that is left runs elsewhere
-                    next_claim = 0.0 if started else time.monotonic() + SECONDS_BETWEEN_CLAIMS
-                self._show()
-                self._pause()
-            self._stop_all()
+            try:
+                self._run_all()
+            finally:
+                self._stop_all()
         return self._conclude()
+
+    def _run_all(self) -> None:
+        next_claim = 0.0
+        while (self.waiting or self.running) and not self.stop.signum:
+            self._collect()
+            if len(self.running) < self.jobs and time.monotonic() >= next_claim:
+                started = self._start_one()
+                if not started and not self.running:
+                    return  # all that is left runs elsewhere
+                next_claim = 0.0 if started else time.monotonic() + SECONDS_BETWEEN_CLAIMS
+            self._show()
+            self._pause()
 
     def _start_one(self) -> bool:
         """Start the first waiting members that nobody holds; returns whether there are some."""

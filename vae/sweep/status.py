@@ -50,13 +50,19 @@ class Desk:
         self._failure, self._lock = folder / f"{member.name}.failed.json", folder / f"{member.name}.lock"
 
     def claim(self) -> FileLock | None:
-        """Return a lock on the member, to be released, or None: another process holds it or runs it."""
-        self._lock.parent.mkdir(parents=True, exist_ok=True)
+        """Return a lock on the member, to be released, or None: another process holds it or runs it.
+
+        Raises:
+            InputError: the sweep's folder cannot be written.
+        """
         lock = FileLock(self._lock, thread_local=False)
         try:
+            self._lock.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
         except Timeout:
             return None
+        except OSError as error:
+            raise InputError(f"{self._lock}: cannot be written: {error.strerror}; make room") from None
         if _is_locked(self.member.folder / LOCK):  # started by hand, by SLURM, or left behind by a sweep
             lock.release()
             return None
