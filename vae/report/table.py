@@ -112,6 +112,16 @@ def seconds(value: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def duration(spread: Spread | None) -> str:
+    """Return mean ± standard deviation of durations in one unit: `6.5 ± 0.6 min`; alone as `seconds` has it."""
+    if spread is None or math.isnan(spread.deviation):
+        return MISSING if spread is None else seconds(spread.mean)
+    size, unit = next(
+        (size, unit) for size, unit in ((3600, "h"), (60, "min"), (1, "s")) if spread.mean >= size or size == 1
+    )
+    return f"{spread.mean / size:.1f} ± {spread.deviation / size:.1f} {unit}"
+
+
 def whole(value: float) -> str:
     """Return a number without decimals: `15,623`."""
     return f"{value:,.0f}"
@@ -152,7 +162,7 @@ def _row(setting: Setting, active: Mapping[Path, int], alone: str) -> tuple[str,
         *(number(setting.spread("test", key), of=runs) for key in ("loss", "reconstruction", "kl")),
         _active(setting, active),
         number(setting.spread("images_per_second"), whole),
-        number(setting.spread("train_seconds"), seconds),
+        duration(setting.spread("train_seconds")),
     )
 
 
