@@ -142,7 +142,7 @@ def test_table_holds_means_deviations_and_marks_the_lowest_loss(sweep: Path) -> 
     assert small["seeds"] == "0, 1"
     assert small["active dimensions"] == "1.5 ± 0.71 of 2"
     assert small["wall time"] == "3.2 ± 0.0 min"
-    assert (large["test loss"], large["seeds"], large["active dimensions"]) == ("90.00", "0", "–")
+    assert (large["test loss"], large["seeds"], large["active dimensions"]) == ("90.00", "0 (1 of 2)", "–")
     assert table.best == 1
     assert "**90.00**" in table.to_markdown()
     assert "**102" not in table.to_markdown()
@@ -254,6 +254,17 @@ def test_a_sweep_gets_a_page_and_its_members_are_left_alone(sweep: Path, capsys:
     assert "All are finished" in text
     assert "seed=1" in text
     assert "latent_dim=10,seed=1" not in text
+
+
+def test_a_run_that_failed_says_why(sweep: Path) -> None:
+    (sweep / "logs").mkdir()
+    note = {"exit_code": 1, "problem": "training in ...\nstep 7: not finite: kl"}
+    (sweep / "logs" / "latent_dim=10,seed=1.failed.json").write_text(json.dumps(note))
+    writing.write_report([sweep])
+    assert "failed after epoch 2.0: step 7: not finite: kl" in (sweep / "report.html").read_text()
+    (sweep / "logs" / "latent_dim=10,seed=1.failed.json").write_text("{")
+    writing.write_report([sweep])
+    assert "not finite" not in (sweep / "report.html").read_text()
 
 
 def test_figures_that_compare_settings_come_first(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ RUNS = Path("runs")  # where run folders are, unless run.dir says otherwise
 CONFIG, METRICS, SUMMARY, STARTS = "config.yaml", "metrics.jsonl", "summary.json", "starts.jsonl"
 LATENTS = "latents.json"  # kept by reports
 CHECKPOINTS, FIGURES, MODEL, TENSORBOARD = "checkpoints", "figures", "model", "tensorboard"
-LOCK = ".lock"
+LOCK, LOGS = ".lock", "logs"
 PARTIAL = ".partial-"
 HINT = "give a folder that train_ddp.py wrote, e.g. runs/mnist"
 NUMBERS = {  # what a row of each split must hold
@@ -59,6 +59,25 @@ def read_summary(path: Path) -> dict[str, Any] | None:
         return None
     except ValueError:
         raise InputError(f"{path}: not valid JSON; delete it to have the end of the run repeated") from None
+
+
+def logs_of(folder: Path) -> Path:
+    """Return where a sweep keeps what belongs to the run in `folder`, beside the folders of its members."""
+    return folder.parent / LOGS
+
+
+def failure_of(folder: Path) -> dict[str, Any] | None:
+    """Return what a sweep has noted of a run's failure (`exit_code`, `problem`), or None; a damaged note is none."""
+    try:
+        noted = json.loads(failure_file(folder).read_text())
+    except (OSError, ValueError):
+        return None
+    return noted if isinstance(noted, dict) and isinstance(noted.get("problem"), str) else None
+
+
+def failure_file(folder: Path) -> Path:
+    """Return the file that notes the failure of the run in `folder`."""
+    return logs_of(folder) / f"{folder.name}.failed.json"
 
 
 def must_hold_a_run(folder: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from vae.components import InputError
 from vae.config import Config, flatten, load
 from vae.config.schema import NOT_A_SETTING
-from vae.files import CONFIG, HINT, METRICS, SUMMARY, must_hold_a_run, read_metrics, read_summary
+from vae.files import CONFIG, HINT, METRICS, SUMMARY, failure_of, must_hold_a_run, read_metrics, read_summary
 
 NOT_COMPARED = {"seed"}  # of a protocol: the seed of the evaluation noise varies with the run's
 
@@ -25,12 +25,14 @@ class Run:
         config: as saved with it.
         rows: of its metrics.jsonl, none if it has not logged yet.
         summary: of its summary.json; None: not finished.
+        failure: the last line it wrote, if it was a sweep's and failed; else empty.
     """
 
     folder: Path
     config: Config
     rows: Sequence[Mapping[str, Any]]
     summary: Mapping[str, Any] | None
+    failure: str = ""
 
     @cached_property
     def setting(self) -> dict[str, Any]:
@@ -135,7 +137,9 @@ def read(folder: Path) -> Run:
     must_hold_a_run(folder)
     metrics = folder / METRICS
     rows = read_metrics(metrics) if metrics.exists() else []
-    return Run(folder, load(folder / CONFIG), rows, _checked(read_summary(folder / SUMMARY), folder / SUMMARY))
+    summary = _checked(read_summary(folder / SUMMARY), folder / SUMMARY)
+    failure = (failure_of(folder) or {}).get("problem", "").strip().rpartition("\n")[2]
+    return Run(folder, load(folder / CONFIG), rows, summary, "" if summary else failure)
 
 
 def _checked(summary: Any, path: Path) -> dict[str, Any] | None:

@@ -51,13 +51,14 @@ def result_tables(settings: Sequence[Setting], active: Mapping[Path, int], *, al
         active: the number of active latent dimensions by run folder, where it is known.
         alone: what a setting is called that has no other to differ from.
     """
-    tables: dict[tuple[Any, ...], list[Setting]] = {}
+    tables: dict[tuple[Any, ...], list[tuple[Setting, int]]] = {}
     for setting in settings:
         parts: dict[tuple[Any, ...], list[Run]] = {}
         for run in setting.finished:
             parts.setdefault(comparable(run), []).append(run)
+        unfinished = len(setting.runs) - len(setting.finished)
         for key, runs in parts.items():
-            tables.setdefault(key, []).append(replace(setting, runs=tuple(runs)))
+            tables.setdefault(key, []).append((replace(setting, runs=tuple(runs)), len(runs) + unfinished))
     return [_table(dict(key), members, active, alone) for key, members in tables.items()]
 
 
@@ -128,7 +129,9 @@ def whole(value: float) -> str:
 
 
 def progress(run: Run) -> str:
-    """Return how far an unfinished run is."""
+    """Return how far an unfinished run is, and why it goes no further if it failed."""
+    if run.failure:
+        return f"failed after epoch {run.epoch:.1f}: {run.failure}"
     if not run.rows:
         return "has logged nothing yet"
     limit = f", at most {run.config.train.max_steps:,} steps" if run.config.train.max_steps else ""
@@ -141,11 +144,13 @@ def escape_markdown(text: str) -> str:
     return " ".join(escaped.split())
 
 
-def _table(protocol: Mapping[str, Any], settings: Sequence[Setting], active: Mapping[Path, int], alone: str) -> Table:
-    losses = [setting.spread("test", "loss") for setting in settings]
+def _table(
+    protocol: Mapping[str, Any], settings: Sequence[tuple[Setting, int]], active: Mapping[Path, int], alone: str
+) -> Table:
+    losses = [setting.spread("test", "loss") for setting, _ in settings]
     known = [index for index, loss in enumerate(losses) if loss is not None]
     best = min(known, key=lambda index: _mean(losses[index])) if len(known) > 1 else None
-    rows = tuple(_row(setting, active, alone) for setting in settings)
+    rows = tuple(_row(setting, begun, active, alone) for setting, begun in settings)
     return Table(protocol_title(protocol), protocol_words(protocol), HEAD, rows, best)
 
 
@@ -153,12 +158,13 @@ def _mean(spread: Spread | None) -> float:
     return spread.mean if spread else math.inf
 
 
-def _row(setting: Setting, active: Mapping[Path, int], alone: str) -> tuple[str, ...]:
+def _row(setting: Setting, begun: int, active: Mapping[Path, int], alone: str) -> tuple[str, ...]:
+    """Return the cells of a setting, of which so many runs were begun and those it holds are finished."""
     runs, parameters = len(setting.runs), setting.spread("parameters")
     return (
         setting.label if setting.varied else alone,
         whole(parameters.mean) if parameters else MISSING,
-        ", ".join(str(run.seed) for run in setting.runs),
+        ", ".join(str(run.seed) for run in setting.runs) + (f" ({runs} of {begun})" if begun > runs else ""),
         *(number(setting.spread("test", key), of=runs) for key in ("loss", "reconstruction", "kl")),
         _active(setting, active),
         number(setting.spread("images_per_second"), whole),

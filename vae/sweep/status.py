@@ -11,7 +11,18 @@ from filelock import FileLock, Timeout
 
 from vae import config
 from vae.components import InputError
-from vae.files import CONFIG, LOCK, METRICS, SUMMARY, last_row, read_summary, write_text
+from vae.files import (
+    CONFIG,
+    LOCK,
+    METRICS,
+    SUMMARY,
+    failure_file,
+    failure_of,
+    last_row,
+    logs_of,
+    read_summary,
+    write_text,
+)  # fmt: skip
 from vae.sweep.members import Member, Sweep
 
 State = Literal["waiting", "running", "interrupted", "failed", "done"]
@@ -44,10 +55,10 @@ class Desk:
     """
 
     def __init__(self, member: Member):
-        folder = member.folder.parent / "logs"
+        folder = logs_of(member.folder)
         self.member = member
         self.log = folder / f"{member.name}.log"
-        self._failure, self._lock = folder / f"{member.name}.failed.json", folder / f"{member.name}.lock"
+        self._failure, self._lock = failure_file(member.folder), folder / f"{member.name}.lock"
 
     def claim(self) -> FileLock | None:
         """Return a lock on the member, to be released, or None: another process holds it or runs it.
@@ -71,13 +82,6 @@ class Desk:
     def is_held(self) -> bool:
         """Whether a process holds the member, or runs it."""
         return _is_locked(self._lock) or _is_locked(self.member.folder / LOCK)
-
-    def failure(self) -> dict[str, Any] | None:
-        """Return what was noted of the member's failure, or None."""
-        try:
-            return json.loads(self._failure.read_text())
-        except (FileNotFoundError, ValueError):
-            return None
 
     def note_failure(self, code: int, problem: str) -> None:
         """Note that the member ended with this exit code after these lines; a full disk is no reason to stop."""
@@ -113,7 +117,7 @@ def recorded(member: Member) -> Status:
         return Status("failed", epoch, epochs, loss, problem)
     if summary and _goes_far_enough(summary, wanted):
         return Status("done", summary["epochs"], epochs, summary["test"]["loss"])
-    if failure := Desk(member).failure():
+    if failure := failure_of(member.folder):
         return Status("failed", epoch, epochs, loss, failure["problem"])
     return Status("interrupted" if (member.folder / CONFIG).exists() else "waiting", epoch, epochs, loss)
 
