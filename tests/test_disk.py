@@ -166,11 +166,11 @@ def test_a_full_disk_under_one_member_of_a_sweep_fails_that_one_alone(
     first.folder.parent.mkdir(parents=True)
     first.folder.symlink_to(disk)
     filler = fill(disk)
-    assert Runner(sweep, stop=StopRequest(), jobs=2).run() == 1
+    assert Runner(sweep, os.environ, stop=StopRequest(), jobs=2).run() == 1
     assert [status(member).state for member in sweep.members] == ["failed", "done"]
     assert "cannot be written: No space left on device" in status(first).problem
     filler.unlink()
-    assert Runner(sweep, stop=StopRequest(), retry=True).run() == 0
+    assert Runner(sweep, os.environ, stop=StopRequest(), retry=True).run() == 0
     assert len(rows(first.folder)) == len(rows(second.folder)) > 0
 
 
@@ -180,4 +180,4 @@ def test_a_sweep_that_cannot_write_says_so(disk: Path, tmp_path: Path, monkeypat
     (tmp_path / "runs").symlink_to(disk)
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     with pytest.raises(InputError, match="cannot be written: Read-only file system"):
-        Runner(load_sweep(tmp_path / "s.yaml"), stop=StopRequest()).run()
+        Runner(load_sweep(tmp_path / "s.yaml"), os.environ, stop=StopRequest()).run()

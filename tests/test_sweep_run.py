@@ -31,8 +31,8 @@ def sweep_of(folder: Path, grid: str, **settings: object) -> Sweep:
     return load(folder / "s.yaml")
 
 
-def run(sweep: Sweep, *, jobs: int = 2, retry: bool = False, stop: StopRequest | None = None) -> int:
-    return Runner(sweep, jobs=jobs, retry=retry, stop=stop or StopRequest()).run()
+def run(sweep: Sweep, *, jobs: int = 2, pack: int = 1, retry: bool = False) -> int:
+    return Runner(sweep, os.environ, jobs=jobs, pack=pack, retry=retry, stop=StopRequest()).run()
 
 
 def states(sweep: Sweep) -> list[str]:
@@ -89,6 +89,17 @@ def test_members_are_trained_one_that_diverges_fails_and_only_what_is_missing_ru
     assert run(sweep, retry=True) == 1
     assert (tmp_path / "runs/s/logs/lr=1e+30,seed=0.log").read_text() == 2 * log
     assert list(table(sweep))[-1] == "2 runs: 1 done, 1 failed"
+
+
+def test_members_of_a_pack_share_a_process_and_one_that_fails_leaves_the_others(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, "{optim.lr: [1e-3, 2e-3, 1e30], model.latent_dim: [2, 3]}", **{"train.max_steps": 10})
+    assert run(sweep, jobs=1, pack=3) == 1
+    assert states(sweep) == ["done"] * 4 + ["failed"] * 2
+    for member in sweep.members[:4]:
+        assert json.loads((member.folder / "summary.json").read_text())["engine"] == "packed"
+        said = (tmp_path / f"runs/s/logs/{member.name}.log").read_text()
+        assert "training 3 members" in said  # of its own number of dimensions
+    assert all("not finite" in recorded(member).problem for member in sweep.members[4:])
 
 
 def test_a_deleted_folder_is_trained_again_and_one_with_other_settings_is_left_alone(tmp_path: Path) -> None:

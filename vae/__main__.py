@@ -160,7 +160,7 @@ def _run_members(sweep: Sweep, **how: Any) -> int:
     sweep.check()
     from vae.sweep.runner import Runner  # imports torch
 
-    code = Runner(sweep, stop=stop, **how).run()
+    code = Runner(sweep, os.environ, stop=stop, **how).run()
     if not stop.signum:
         try:
             _report([sweep.folder])

@@ -1,14 +1,13 @@
 """Members of a sweep side by side, in processes of the real job, which this one starts, watches and stops."""
 
 import contextlib
-import os
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -79,15 +78,25 @@ class Runner:
 
     Args:
         sweep: what to run.
+        environment: `os.environ`, which its processes inherit.
         jobs: processes at once; 0: one for each CUDA device, or on a CPU one for each two cores.
         pack: members that one process may train, where they can be packed.
         retry: whether those that failed before are started again.
         stop: what asks for the end.
     """
 
-    def __init__(self, sweep: Sweep, *, stop: StopRequest, jobs: int = 0, pack: int = 1, retry: bool = False):
-        self.sweep, self.stop = sweep, stop
-        self.devices = _visible_devices()
+    def __init__(
+        self,
+        sweep: Sweep,
+        environment: Mapping[str, str],
+        *,
+        stop: StopRequest,
+        jobs: int = 0,
+        pack: int = 1,
+        retry: bool = False,
+    ):
+        self.sweep, self.environment, self.stop = sweep, environment, stop
+        self.devices = _visible_devices(environment)
         self.jobs = jobs or len(self.devices) or max(1, len(launch.cores()) // 2)
         self.threads = max(1, len(launch.cores()) // self.jobs)
         states = {member: recorded(member) for member in sweep.members}
@@ -168,7 +177,7 @@ class Runner:
             indices = [str(self.sweep.members.index(member)) for member in members]
             command = [str(PROGRAMS / "train_packed.py"), str(self.sweep.file), *indices, *self.sweep.overrides]
         threads = [] if "train.threads" in members[0].settings else [f"train.threads={self.threads}"]
-        variables = os.environ | {"PYTHONUNBUFFERED": "1"}
+        variables = {**self.environment, "PYTHONUNBUFFERED": "1"}
         if self.devices:
             variables["CUDA_VISIBLE_DEVICES"] = self.devices[slot % len(self.devices)]
         return subprocess.Popen(
@@ -252,11 +261,11 @@ class Runner:
         sys.stdout.flush()
 
 
-def _visible_devices() -> list[str]:
+def _visible_devices(environment: Mapping[str, str]) -> list[str]:
     """Return the CUDA devices that processes may use, as CUDA_VISIBLE_DEVICES names them."""
     if not torch.cuda.is_available():
         return []
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    named = environment.get("CUDA_VISIBLE_DEVICES")
     return named.split(",") if named else [str(index) for index in range(torch.cuda.device_count())]
 
 
