@@ -149,7 +149,8 @@ def run_sweep(args: argparse.Namespace) -> int:
     sweep.check()
     for index, member in enumerate(sweep.members):
         print(f"{index:4d}  {member.name}  {shlex.join(member.arguments)}")
-    print(f"as a SLURM job array: sbatch --array=0-{len(sweep.members) - 1} launch/slurm/sweep.sbatch {args.file}")
+    words = [f"--array=0-{len(sweep.members) - 1}", "launch/slurm/sweep.sbatch", str(args.file), *args.overrides]
+    print(f"as a SLURM job array: sbatch {shlex.join(words)}")
     return 0
 
 
