@@ -108,12 +108,13 @@ class Runner:
         self.epochs = {member: now.epoch for member, now in states.items()}
         packs = [[self.waiting[index] for index in group] for group in packable(self.waiting, pack)]
         self._pack_of = {member: members for members in packs for member in members}
+        self._goals = {member: now.epochs for member, now in states.items()}
         self._mine, self._next_look = list(self.waiting), 0.0
         self.bar = tqdm(
-            total=sum(states[member].epochs for member in self._mine),
+            total=sum(self._goals[member] for member in self._mine),
             initial=sum(self.epochs[member] for member in self._mine),
             desc=sweep.name, unit="epoch", disable=None, dynamic_ncols=True, smoothing=0.05,
-            bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:g} epochs [{elapsed}<{remaining}{postfix}]",
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} epochs [{elapsed}<{remaining}{postfix}]",
         )  # fmt: skip
 
     def run(self) -> int:
@@ -130,6 +131,7 @@ class Runner:
                 self._run_all()
             finally:
                 self._stop_all()
+                self._show(now=True)
         return self._conclude()
 
     def _run_all(self) -> None:
@@ -198,7 +200,7 @@ class Runner:
     def _note_end(self, member: Member, code: int, problem: str) -> None:
         """Say how a member ended whose process has ended."""
         now = recorded(member)
-        self.epochs[member] = now.epoch
+        self.epochs[member] = self._goals[member] = now.epoch  # train.max_steps may be earlier than train.epochs
         if now.state == "done":
             self.done.append(member)
             self._say(f"done: {member.name}: test loss {_loss(now)} ({self._count()})")
@@ -222,15 +224,16 @@ class Runner:
             self._collect()
             self._pause()
 
-    def _show(self) -> None:
-        """Move the progress bar, about once a second."""
-        if time.monotonic() < self._next_look:
+    def _show(self, *, now: bool = False) -> None:
+        """Move the progress bar, about once a second or now."""
+        if time.monotonic() < self._next_look and not now:
             return
         self._next_look = time.monotonic() + SECONDS_BETWEEN_DISPLAYS
         for member in [member for job in self.running.values() for member in job.members]:
             row = last_row(member.folder / METRICS)
             self.epochs[member] = row["epoch"] if row else 0.0
         self.bar.n = sum(self.epochs[member] for member in self._mine)
+        self.bar.total = sum(self._goals[member] for member in self._mine)
         self.bar.set_postfix_str(f"{len(self.running)} running, {self._count()}")
 
     def _pause(self) -> None:
