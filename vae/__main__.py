@@ -134,9 +134,7 @@ def run_sweep(args: argparse.Namespace) -> int:
         print(sweep.member(args.folder).folder)
         return 0
     if args.index is not None:
-        member = sweep.member(args.index)
-        program = Path(__file__).resolve().parent.parent / "train_ddp.py"
-        os.execv(sys.executable, [sys.executable, str(program), *member.arguments])
+        os.execv(sys.executable, [sys.executable, *sweep.member(args.index).command])
     if args.run:
         return _run_members(sweep, jobs=args.jobs or 0, pack=args.pack or 1, retry=args.retry)
     if args.report:

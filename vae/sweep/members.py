@@ -25,6 +25,7 @@ from vae.components import InputError, explain
 from vae.config.schema import Section
 from vae.files import RUNS
 
+PROGRAMS = Path(__file__).resolve().parent.parent.parent  # holds train_ddp.py and train_packed.py
 OWN_KEYS = ("run.seed", "run.name", "run.dir")  # what a sweep decides itself
 
 Settings = dict[str, Any]  # dotted key -> value
@@ -62,6 +63,11 @@ class Member:
     def overrides(self) -> list[str]:
         """The settings as `key=value`."""
         return [f"{key}={json.dumps(value)}" for key, value in self.settings.items()]
+
+    @property
+    def command(self) -> list[str]:
+        """What trains it, without the Python to start."""
+        return [str(PROGRAMS / "train_ddp.py"), *self.arguments]
 
     @property
     def arguments(self) -> list[str]:

@@ -9,7 +9,6 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from filelock import FileLock
@@ -18,11 +17,10 @@ from tqdm import tqdm
 from vae import launch
 from vae.files import METRICS, last_row
 from vae.signals import INTERRUPTED, REQUEUE_ME, StopRequest, exit_code
-from vae.sweep.members import Member, Sweep
+from vae.sweep.members import PROGRAMS, Member, Sweep
 from vae.sweep.packing import packable
 from vae.sweep.status import Desk, Status, recorded
 
-PROGRAMS = Path(__file__).resolve().parent.parent.parent
 LAST_LINES = 5  # of its output that are shown of a member that failed
 SECONDS_BETWEEN_LOOKS = 0.2
 SECONDS_BETWEEN_DISPLAYS = 1.0
@@ -174,7 +172,7 @@ class Runner:
     def _process(self, members: Sequence[Member], slot: int) -> subprocess.Popen[bytes]:
         """Start the process of some members; a session of its own keeps the keyboard's Ctrl-C from it."""
         if len(members) == 1:
-            command = [str(PROGRAMS / "train_ddp.py"), *members[0].arguments]
+            command = members[0].command
         else:
             indices = [str(self.sweep.members.index(member)) for member in members]
             command = [str(PROGRAMS / "train_packed.py"), str(self.sweep.file), *indices, *self.sweep.overrides]

@@ -22,7 +22,7 @@ from vae.files import (
     logs_of,
     read_summary,
     write_text,
-)  # fmt: skip
+)
 from vae.sweep.members import Member, Sweep
 
 State = Literal["waiting", "running", "interrupted", "failed", "done"]
