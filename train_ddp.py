@@ -64,7 +64,6 @@ if __name__ == "__main__":  # before torch is imported, which takes seconds
 
 from vae import assemble, checkpoint, launch
 from vae.engine import NonFiniteError
-from vae.engine.choice import choose
 from vae.files import CHECKPOINTS
 from vae.profiling import Profiler
 from vae.recording import Agenda, Recorder, write_results
@@ -95,12 +94,12 @@ def train(config: Config, args: argparse.Namespace) -> None:
     say = accelerator.on_main_process(print)
 
     # Build the pieces.
-    vae = assemble.build_model(config, data.image_shape)
+    vae = assemble.build_model(config, data.image_shape, data.classes)
     objective = assemble.build_objective(config)
-    batches = assemble.build_batches(config, data, device, rank, world_size)
-    agenda = Agenda.of(config.train, batches)
+    batches = assemble.build_batches(config, data, vae, objective, device, rank, world_size)
+    agenda = Agenda.of(config.train, len(data.train))
     total_steps = agenda.total_steps
-    engine_name, why = choose(config.train, device.type, world_size, total_steps)
+    engine_name, why = assemble.choose_engine(config, objective, batches, device.type, world_size)
 
     # Say what will run.
     folder = launch.on_main(accelerator, lambda: folder_of(config, args.config))

@@ -88,7 +88,7 @@ def train(members: list[Member], configs: list[Config]) -> int:
     mixed_precision = assemble.MIXED_PRECISION[shared.train.precision]
     accelerator = launch.make_accelerator(shared.train.device, mixed_precision, os.environ, shared.train.timeout)
     threads = launch.set_threads(assemble.choose_threads(shared), os.environ)
-    agenda = Agenda.of(shared.train, assemble.build_batches(shared, data, accelerator.device, 0, 1))
+    agenda = Agenda.of(shared.train, len(data.train))
 
     # Claim the run folders, build the members, continue from their newest valid checkpoints.
     trainings, finished = begin(members, configs, data, accelerator, agenda.total_steps)

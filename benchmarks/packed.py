@@ -97,11 +97,11 @@ def contestant(args: argparse.Namespace, data: DataSet, engine: str, members: in
     accelerator = launch.make_accelerator(args.device, assemble.MIXED_PRECISION[args.precision], {})
     launch.set_threads(args.threads, {})
     models = [assemble.build_model(config, data.image_shape) for config in configs]
-    batches = [assemble.build_batches(config, data, accelerator.device, 0, 1) for config in configs]
-    parts = [
-        (config, accelerator, model, assemble.build_objective(config), own)
-        for config, model, own in zip(configs, models, batches, strict=True)
-    ]
+    parts = []
+    for config, model in zip(configs, models, strict=True):
+        objective = assemble.build_objective(config)
+        batches = assemble.build_batches(config, data, model, objective, accelerator.device)
+        parts.append((config, accelerator, model, objective, batches))
     if engine == PACKED:
         return together(configs[0], [assemble.build_member(*own) for own in parts], models)
     return apart([assemble.build_engine(*own) for own in parts])

@@ -25,7 +25,7 @@ def build(overrides: list[str]) -> tuple[VAE, Engine]:
     vae = assemble.build_model(config, (1, 6, 6))
     images = torch.rand(200, 1, 6, 6, generator=torch.Generator().manual_seed(0))
     rank, world_size = accelerator.process_index, accelerator.num_processes
-    batches = TrainingBatches(images, batch_size=20, latent_dim=2, seed=0, rank=rank, world_size=world_size)
+    batches = TrainingBatches(images, batch_size=20, noise_dim=2, seed=0, rank=rank, world_size=world_size)
     return vae, assemble.build_engine(config, accelerator, vae, assemble.build_objective(config), batches)
 
 

@@ -20,8 +20,9 @@ from torchvision.transforms import v2
 
 from tests.conftest import DATA, ROOT, environment
 from vae.components import InputError
+from vae.data import batches as batches_module
 from vae.data import randomness, sources
-from vae.data.batches import TrainingBatches, share, to_unit_interval
+from vae.data.batches import TrainingBatches, count_steps, share, to_unit_interval
 
 RAW = DATA / "MNIST" / "raw"
 ARCHIVE = "t10k-images-idx3-ubyte.gz"
@@ -238,7 +239,7 @@ def epoch(batches: list[TrainingBatches], steps: range) -> tuple[Tensor, Tensor]
 
 
 def ranks(world_size: int, count: int = 103, batch_size: int = 10, **settings: Any) -> list[TrainingBatches]:
-    every: dict[str, Any] = {"batch_size": batch_size, "latent_dim": 2, "seed": 5} | settings
+    every: dict[str, Any] = {"batch_size": batch_size, "noise_dim": 2, "seed": 5} | settings
     return [TrainingBatches(marked(count), rank=rank, world_size=world_size, **every) for rank in range(world_size)]
 
 
@@ -273,7 +274,7 @@ def test_the_table_of_an_epoch_holds_its_batches_padded_to_one_length(world_size
     """103 examples in batches of 20; of the last three, some of seven ranks have none."""
     images = torch.randint(0, 256, (103, 1, 2, 2), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     for rank in range(world_size):
-        batches = TrainingBatches(images, batch_size=20, latent_dim=3, seed=5, rank=rank, world_size=world_size)
+        batches = TrainingBatches(images, batch_size=20, noise_dim=3, seed=5, rank=rank, world_size=world_size)
         for epoch in (0, 4):
             table = batches.table(epoch)
             for position in range(batches.steps_per_epoch):
@@ -286,6 +287,35 @@ def test_the_table_of_an_epoch_holds_its_batches_padded_to_one_length(world_size
                 counted = torch.arange(len(x)) < batch.count
                 assert torch.equal(table.weight[position], counted.double() / batch.global_count)
                 assert table.count[position] == batch.count
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("numbers", [1, 100, 10_000])
+def test_noise_that_is_drawn_in_blocks_is_alike_at_any_world_size_and_in_a_table(
+    world_size: int, numbers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four draws of two numbers: blocks of one position, of twelve (across batches of ten), of an epoch."""
+    monkeypatch.setattr(batches_module, "NUMBERS_AT_ONCE", numbers)
+    alone, together = ranks(1, samples=4), ranks(world_size, samples=4)
+    _, expected = epoch(alone, range(11))
+    assert expected.shape == (103, 4, 2)
+    assert len(expected.flatten().unique()) == expected.numel()  # no block is another one's
+    _, noise = epoch(together, range(11))
+    assert torch.equal(noise, expected)
+    tables = [rank.table(0) for rank in together]
+    rows = [t.noise[s][: int(t.count[s])] for s in range(11) for t in tables]
+    assert torch.equal(torch.cat(rows), expected)
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_labels_go_with_their_images(world_size: int) -> None:
+    labels = torch.arange(103)
+    for rank in ranks(world_size, labels=labels):
+        for step in range(22):
+            batch = rank(step)
+            assert batch.labels is not None
+            assert torch.equal(marked(103)[batch.labels], batch.x)
+    assert ranks(1)[0](0).labels is None
 
 
 def test_steps_can_be_asked_for_in_any_order() -> None:
@@ -307,8 +337,10 @@ def test_progress_counts_examples_not_steps() -> None:
         batches = ranks(1, 100, batch_size)[0]
         assert batches.progress(batches.steps_per_epoch) == 1
         assert batches.progress(3 * batches.steps_per_epoch // 2) == 1.5
-    assert ranks(1)[0].total_steps(epochs=3, max_steps=0) == 33
-    assert ranks(1)[0].total_steps(epochs=3, max_steps=20) == 20
+    steps = ranks(1)[0].steps_per_epoch
+    examples, batch_size = len(ranks(1)[0].images), ranks(1)[0].batch_size
+    assert count_steps(examples, batch_size, epochs=3, max_steps=0) == (steps, 33)
+    assert count_steps(examples, batch_size, epochs=3, max_steps=20) == (steps, 20)
 
 
 @pytest.mark.parametrize("world_size", range(1, 7))
@@ -345,7 +377,7 @@ def test_dynamic_binarisation_changes_each_epoch_and_static_never() -> None:
     grey = torch.full((20, 1, 4, 4), 128, dtype=torch.uint8)
 
     def pixels(mode: str, number: int) -> Tensor:
-        batches = TrainingBatches(grey, batch_size=20, latent_dim=1, seed=0, binarize=mode)
+        batches = TrainingBatches(grey, batch_size=20, noise_dim=1, seed=0, binarize=mode)
         x = batches(number).x.flatten(1)
         return x[torch.argsort(batches._order)]  # by example, not by position
 

@@ -27,7 +27,7 @@ SETTINGS = ["model.hidden_dim=16", "train.precision=fp64", "train.batch_size=20"
 
 
 def batches() -> TrainingBatches:
-    return TrainingBatches(IMAGES, batch_size=20, latent_dim=2, seed=0, dtype=torch.float64)
+    return TrainingBatches(IMAGES, batch_size=20, noise_dim=2, seed=0, dtype=torch.float64)
 
 
 # more exact parts than the last batch has examples: some are empty
@@ -90,7 +90,7 @@ def test_in_float32_the_clip_factor_is_folded_into_the_update_and_changes_nothin
     model = VAE(image_shape=(1, 6, 6), hidden_dim=16)
     model.load_state_dict(vae.state_dict())
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-2, fused=False)
-    source = TrainingBatches(IMAGES.float(), batch_size=20, latent_dim=2, seed=0)
+    source = TrainingBatches(IMAGES.float(), batch_size=20, noise_dim=2, seed=0)
     for step in range(3):
         batch = source(step)
         objective = assemble.build_objective(load(None, SETTINGS))
@@ -200,7 +200,7 @@ def test_a_compiler_that_fails_is_named_where_it_was_asked_for_and_done_without_
     try:
         with pytest.raises(InputError, match=r"train.engine = 'compile': torch.compile failed: RuntimeError: no C\+\+"):
             build("train.engine=compile")
-        monkeypatch.setattr("vae.assemble.choose", lambda *_: ("compile", "auto"))
+        monkeypatch.setattr("vae.assemble.choose", lambda *_, **__: ("compile", "auto"))
         _, engine = build("train.engine=auto")
         assert engine.name == "eager"
         assert engine.why == "auto: no compile: torch.compile failed: RuntimeError: no C++ compiler was found"

@@ -58,7 +58,7 @@ def batches_of(config: Config) -> TrainingBatches:
     dtype, seed = assemble.DTYPES[config.train.precision], config.run.seed
     binarize, latent_dim = config.data.binarize, config.model.latent_dim
     return TrainingBatches(
-        IMAGES, batch_size=20, latent_dim=latent_dim, seed=seed, binarize=binarize, dtype=dtype
+        IMAGES, batch_size=20, noise_dim=latent_dim, seed=seed, binarize=binarize, dtype=dtype
     )  # fmt: skip
 
 

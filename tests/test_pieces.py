@@ -10,19 +10,22 @@ import torch
 import torch.distributions as td
 from torch import Tensor
 
-from vae.components import SpecError, build
+from vae.components import InputError, SpecError, build
+from vae.config import load
 from vae.data import randomness
 from vae.distributions import StandardGaussian, kl
 from vae.likelihoods import LIKELIHOODS
 from vae.model import VAE
-from vae.networks import DECODERS, ENCODERS
+from vae.networks import DECODERS, ENCODERS, Sizes
 from vae.objectives import ELBO, OBJECTIVES, negative_elbo
 from vae.posteriors import POSTERIORS
-from vae.priors import PRIORS
+from vae.priors import PRIORS, Given
 from vae.schedules import SCHEDULES, Constant, Cyclical, LinearWarmup
 
 SHAPES = [(1, 28, 28), (3, 8, 6)]
 D = 3
+CLASSES = 4
+SIZES = Sizes(image_shape=(1, 6, 6), latent_dim=D, classes=CLASSES)
 SCALES = [{"scale": "softplus"}, {"scale": "exp"}]
 
 
@@ -34,15 +37,36 @@ def noise(count: int, dim: int = D, dtype: torch.dtype = torch.float32) -> Tenso
     return randomness.normal(count, dim, 7, "test noise").to(dtype)
 
 
+def given(like: Tensor, count: int) -> Given:
+    return Given(like, VAE(image_shape=(1, 6, 6), latent_dim=D, hidden_dim=16).encode, labels(count))
+
+
+def labels(count: int) -> Tensor:
+    return torch.arange(count) % CLASSES
+
+
+def build_model(pieces: dict[str, Any], shape: tuple[int, int, int] = (1, 6, 6), **sizes: Any) -> VAE:
+    settings: dict[str, Any] = {"latent_dim": D, "hidden_dim": 16, "classes": CLASSES}
+    return VAE(image_shape=shape, **(settings | sizes | pieces))
+
+
 def combinations() -> list[dict[str, Any]]:
-    tables = {
-        "encoder": ENCODERS,
-        "decoder": DECODERS,
-        "posterior": POSTERIORS,
-        "prior": PRIORS,
-        "likelihood": LIKELIHOODS,
-    }
-    return [dict(zip(tables, names, strict=True)) for names in itertools.product(*tables.values())]
+    """Return all families with the default networks, and all networks with the default families."""
+    families = {"posterior": POSTERIORS, "prior": PRIORS, "likelihood": LIKELIHOODS}
+    networks = {"encoder": ENCODERS, "decoder": DECODERS}
+    found = []
+    for tables in (families, networks):
+        found += [dict(zip(tables, names, strict=True)) for names in itertools.product(*tables.values())]
+    return [pieces for pieces in found if not refused(pieces)]
+
+
+def refused(pieces: dict[str, Any]) -> bool:
+    """Whether a configuration may not have these pieces together."""
+    try:
+        load(None, [f"model.latent_dim={D}", *(f"model.{key}={name}" for key, name in pieces.items())])
+    except InputError:
+        return True
+    return False
 
 
 every_model = pytest.mark.parametrize("pieces", combinations(), ids=lambda pieces: "-".join(pieces.values()))
@@ -54,23 +78,23 @@ every_scale = pytest.mark.parametrize("settings", SCALES, ids=lambda settings: s
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("depth", [1, 3])
 def test_shapes(pieces: dict[str, Any], shape: tuple[int, int, int], depth: int) -> None:
-    model = VAE(image_shape=shape, latent_dim=D, hidden_dim=16, depth=depth, **pieces)
+    model = build_model(pieces, shape, depth=depth)
     x = images(5, shape)
-    out = model(x, noise(5))
+    out = model(x, noise(5), labels(5))
     assert out.latents[0].z.shape == (5, D)
     assert out.p_x.mean.shape == x.shape
     assert negative_elbo(out, x).loss.shape == (5,)
     assert model.sample(4).shape == (4, *shape)
-    assert model.reconstruct(x).shape == x.shape
-    assert model.interpolate(x[0], x[1], steps=6).shape == (6, *shape)
+    assert model.reconstruct(x, labels(5)).shape == x.shape
+    assert model.interpolate(x[0], x[1], steps=6, labels=labels(2)).shape == (6, *shape)
 
 
 @every_model
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_weight_gets_a_gradient(pieces: dict[str, Any], objective: str) -> None:
-    model = VAE(image_shape=(1, 6, 6), latent_dim=D, hidden_dim=16, **pieces)
-    x = images(8, (1, 6, 6))
-    build(OBJECTIVES, objective)(model(x, noise(8)), x, 1.0).loss.sum().backward()
+    model, loss = build_model(pieces), build(OBJECTIVES, objective)
+    x, eps = images(8, (1, 6, 6)), noise(8 * loss.samples, model.noise_dim).view(8, loss.samples, -1)
+    loss(model(x, eps if loss.samples > 1 else eps[:, 0], labels(8)), x, 1.0).loss.sum().backward()
     for name, weight in model.named_parameters():
         assert weight.grad is not None, name
         assert weight.grad.abs().sum() > 0, name
@@ -78,22 +102,21 @@ def test_every_weight_gets_a_gradient(pieces: dict[str, Any], objective: str) ->
 
 @every_model
 def test_saved_and_loaded_models_are_equal(pieces: dict[str, Any], tmp_path: Path) -> None:
-    model = VAE(image_shape=(3, 8, 6), latent_dim=D, hidden_dim=16, depth=3, center_input=True, **pieces)
+    model = build_model(pieces, (3, 8, 6), depth=3, center_input=True)
     model.save_pretrained(tmp_path)
     loaded = VAE.from_pretrained(tmp_path)
-    x = images(4, (3, 8, 6))
-    assert torch.equal(loaded(x, noise(4)).p_x.mean, model(x, noise(4)).p_x.mean)
+    x, eps = images(4, (3, 8, 6)), noise(4, model.noise_dim)
+    assert torch.equal(loaded(x, eps, labels(4)).p_x.mean, model(x, eps, labels(4)).p_x.mean)
     assert all(torch.equal(loaded.state_dict()[key], value) for key, value in model.state_dict().items())
 
 
 @every_model
 def test_gradients_agree_with_finite_differences(pieces: dict[str, Any]) -> None:
-    model = VAE(image_shape=(1, 3, 3), latent_dim=D, hidden_dim=4, depth=1, **pieces).double()
-    x, eps = images(3, (1, 3, 3), torch.float64), noise(3, dtype=torch.float64)
-    weight = next(model.decoder.parameters())
-    assert torch.autograd.gradcheck(lambda _: ELBO(beta=0.7)(model(x, eps), x, 0.0).loss, weight)
-    weight = next(model.encoder.parameters())
-    assert torch.autograd.gradcheck(lambda _: ELBO(beta=0.7)(model(x, eps), x, 0.0).loss, weight)
+    model = build_model(pieces, (1, 3, 3), hidden_dim=4, depth=1).double()
+    x, eps = images(3, (1, 3, 3), torch.float64), noise(3, model.noise_dim, torch.float64)
+    for network in (model.decoder, model.encoder):
+        weight = next(network.parameters())
+        assert torch.autograd.gradcheck(lambda _: ELBO(beta=0.7)(model(x, eps, labels(3)), x, 0.0).loss, weight)
 
 
 @every_posterior
@@ -116,7 +139,7 @@ def test_noise_makes_samples_of_q(name: str, settings: dict[str, str]) -> None:
 def test_kl_against_a_hundred_thousand_samples(name: str, settings: dict[str, str], prior: str) -> None:
     posterior = build(POSTERIORS, {"name": name, **settings}, D)
     numbers = noise(1, posterior.features)
-    q, p = posterior(numbers.expand(100_000, -1)), build(PRIORS, prior, D)(numbers)
+    q, p = posterior(numbers.expand(100_000, -1)), build(PRIORS, prior, SIZES)(given(numbers, 1))
     z = posterior.transform(q, noise(100_000))
     samples = q.log_prob(z) - p.log_prob(z)
     exact = kl(posterior(numbers), p, z[:1])
@@ -162,9 +185,9 @@ def test_kl_without_a_rule_is_the_estimate_at_the_sample() -> None:
 
 @pytest.mark.parametrize("prior", PRIORS)
 def test_prior_noise_makes_samples_of_p(prior: str) -> None:
-    family = build(PRIORS, prior, D)
-    p = family(torch.zeros(()))
-    z, other = family.transform(p, noise(50_000)), p.sample(torch.Size([50_000]))
+    family = build(PRIORS, prior, SIZES)
+    p = family(given(torch.zeros(()), 1))
+    z, other = family.transform(p, noise(50_000, family.noise_dim)), p.sample(torch.Size([50_000])).flatten(0, -2)
     error = 5 * (2 / 50_000) ** 0.5
     assert (z.mean(0) - other.mean(0)).abs().max() < error * other.std()
     assert (z.std(0) / other.std(0) - 1).abs().max() < error
@@ -272,6 +295,38 @@ def test_without_noise_the_model_draws_its_own() -> None:
     x = images(5, (1, 6, 6))
     assert not torch.equal(model(x).latents[0].z, model(x).latents[0].z)
     assert torch.equal(model(x, noise(5)).latents[0].z, model(x, noise(5)).latents[0].z)
+
+
+@every_model
+def test_several_draws_are_those_of_as_many_passes(pieces: dict[str, Any]) -> None:
+    model = build_model(pieces, (3, 4, 4)).double()
+    x, eps = images(5, (3, 4, 4), torch.float64), noise(20, model.noise_dim, torch.float64).view(5, 4, -1)
+    with torch.no_grad():
+        together, each = model(x, eps, labels(5)), [model(x, eps[:, k], labels(5)) for k in range(4)]
+    assert together.latents[0].z.shape == (4, 5, D)
+    for layer, layers in zip(together.latents, zip(*[out.latents for out in each], strict=True), strict=True):
+        expected = torch.stack([one.q.log_prob(one.z) - one.p.log_prob(one.z) for one in layers])
+        torch.testing.assert_close(layer.q.log_prob(layer.z) - layer.p.log_prob(layer.z), expected)
+    torch.testing.assert_close(together.p_x.log_prob(x), torch.stack([out.p_x.log_prob(x) for out in each]))
+    torch.testing.assert_close(together.p_x.mean, torch.stack([out.p_x.mean for out in each]))
+
+
+def test_a_conditional_model_sees_labels_in_encoder_and_decoder() -> None:
+    model = VAE(image_shape=(1, 6, 6), latent_dim=D, hidden_dim=16, condition=True, classes=4)
+    x, labels = images(5, (1, 6, 6)), torch.tensor([0, 1, 2, 3, 1])
+    out, other = model(x, noise(5), labels), model(x, noise(5), labels.flip(0))
+    differs = (out.latents[0].q.mean != other.latents[0].q.mean).all(1)
+    assert differs.tolist() == [True, True, False, True, True]
+    z = noise(5)
+    assert (model.decode(z, labels).mean != model.decode(z, labels.flip(0)).mean).flatten(1).any(1).tolist() == [
+        True, True, False, True, True,
+    ]  # fmt: skip
+    assert torch.equal(model.sample(6, noise(6)), model.sample(6, noise(6), torch.tensor([0, 1, 2, 3, 0, 1])))
+    assert model.interpolate(x[0], x[1], labels=labels[:2]).shape == (10, 1, 6, 6)
+    with pytest.raises(ValueError, match="labels: must be given"):
+        model(x, noise(5))
+    with pytest.raises(ValueError, match="there are none"):
+        VAE(condition=True)
 
 
 def test_centred_input_shifts_what_the_encoder_sees_and_nothing_else() -> None:

@@ -50,7 +50,7 @@ def build(*settings: str, device: str = "cpu") -> tuple[Engine, Static]:
 
 def batches_of(config: Config, device: torch.device) -> TrainingBatches:
     dtype, binarize = assemble.DTYPES[config.train.precision], config.data.binarize
-    return TrainingBatches(IMAGES.to(device), batch_size=20, latent_dim=2, seed=0, binarize=binarize, dtype=dtype)
+    return TrainingBatches(IMAGES.to(device), batch_size=20, noise_dim=2, seed=0, binarize=binarize, dtype=dtype)
 
 
 def run(engine: Engine, steps: int, first: int = 0) -> list[int]:

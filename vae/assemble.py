@@ -2,15 +2,16 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 
 from vae.components import InputError, build
-from vae.config import Config, TrainConfig
+from vae.config import Config
 from vae.data import randomness
-from vae.data.batches import TrainingBatches
+from vae.data.batches import TrainingBatches, count_steps
 from vae.data.sources import DataSet, load
 from vae.engine import Engine
 from vae.engine.choice import choose
@@ -48,11 +49,23 @@ def build_data(config: Config, loaded: DataSet | None = None) -> DataSet:
     return data if config.data.binarize == "none" else data.binarize_evaluation(config.run.seed)
 
 
-def build_model(config: Config, image_shape: Shape) -> VAE:
-    """Return the model with initial weights that depend on the seed alone."""
+def build_model(config: Config, image_shape: Shape, classes: int = 0) -> VAE:
+    """Return the model with initial weights that depend on the seed alone.
+
+    Args:
+        config: the run's configuration.
+        image_shape: (C, H, W).
+        classes: of the data's labels, 0 if there are none.
+
+    Raises:
+        InputError: the pieces do not go together, or need labels that are not there.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(randomness.torch_seed(config.run.seed, "weights"))
-        model = VAE(image_shape=image_shape, **config.model.model_dump())
+        try:
+            model = VAE(image_shape=image_shape, classes=classes, **config.model.model_dump())
+        except ValueError as error:
+            raise InputError(f"model: {error}") from None
     return model.to(DTYPES[config.train.precision])
 
 
@@ -89,18 +102,39 @@ def build_learning_rate(config: Config) -> Callable[[float], float]:
     return lambda progress: optim.lr * schedule(progress) * scaling(progress)
 
 
-def build_batches(config: Config, data: DataSet, device: torch.device, rank: int, world_size: int) -> TrainingBatches:
-    """Return this rank's part of each global training batch, resident on `device`."""
+def build_batches(
+    config: Config,
+    data: DataSet,
+    vae: VAE,
+    objective: Objective,
+    device: torch.device,
+    rank: int = 0,
+    world_size: int = 1,
+) -> TrainingBatches:
+    """Return this rank's part of each global training batch, resident on `device`, with what the model needs."""
+    labels = data.train.labels if vae.needs_labels else None
     return TrainingBatches(
         data.train.images.to(device),
         batch_size=config.train.batch_size,
-        latent_dim=config.model.latent_dim,
+        noise_dim=vae.noise_dim,
+        samples=objective.samples,
+        labels=None if labels is None else labels.to(device),
         seed=config.run.seed,
         binarize=config.data.binarize,
         dtype=DTYPES[config.train.precision],
         rank=rank,
         world_size=world_size,
     )
+
+
+def choose_engine(
+    config: Config, objective: Objective, batches: TrainingBatches, device: str, world_size: int
+) -> tuple[str, str]:
+    """Return the engine's name and the reason, see `choose`; raises `InputError`."""
+    train, examples = config.train, len(batches.images)
+    _, steps = count_steps(examples, train.batch_size, train.epochs, train.max_steps)
+    numbers = examples * math.prod(batches.noise_shape)
+    return choose(train, device, world_size, steps, across_examples=objective.across_examples, noise=numbers)
 
 
 def build_engine(
@@ -115,17 +149,16 @@ def build_engine(
         objective: what is minimised.
         batches: this rank's part of each global batch.
     """
-    steps = batches.total_steps(config.train.epochs, config.train.max_steps)
-    name, why = choose(config.train, accelerator.device.type, accelerator.num_processes, steps)
+    name, why = choose_engine(config, objective, batches, accelerator.device.type, accelerator.num_processes)
+    parts = partial(_parts, config, accelerator, vae, objective, batches)
     try:
         if name != "eager":
-            parts = _parts(name, why, config, accelerator, vae, objective, batches)
-            return Static(**parts, model=vae, captured=name == "graph")
+            return Static(**parts(name, why), model=vae, captured=name == "graph")
     except EngineError as error:
         if config.train.engine != "auto":
             raise InputError(f"train.engine = {name!r}: {error}; use eager or auto") from None
         name, why = "eager", f"auto: no {name}: {error}"
-    return _build_stepwise(name, why, config, accelerator, vae, objective, batches)
+    return Stepwise(**parts(name, why), gradients=_build_gradients(config, accelerator, vae, objective, batches))
 
 
 def build_member(
@@ -136,7 +169,8 @@ def build_member(
     Args:
         config, accelerator, vae, objective, batches: as for `build_engine`.
     """
-    return _build_stepwise("packed", "with other members", config, accelerator, vae, objective, batches)
+    parts = _parts(config, accelerator, vae, objective, batches, "packed", "with other members")
+    return Stepwise(**parts, gradients=_build_gradients(config, accelerator, vae, objective, batches))
 
 
 def build_pack(config: Config, members: Sequence[Stepwise], models: Sequence[VAE]) -> Pack:
@@ -150,13 +184,13 @@ def build_pack(config: Config, members: Sequence[Stepwise], models: Sequence[VAE
 
 
 def _parts(
-    name: str,
-    why: str,
     config: Config,
     accelerator: Accelerator,
     vae: VAE,
     objective: Objective,
     batches: TrainingBatches,
+    name: str,
+    why: str,
 ) -> dict[str, Any]:
     """Return what all engines have; brings the model to the device."""
     vae.to(accelerator.device)
@@ -172,21 +206,10 @@ def _parts(
     }
 
 
-def _build_stepwise(
-    name: str,
-    why: str,
-    config: Config,
-    accelerator: Accelerator,
-    vae: VAE,
-    objective: Objective,
-    batches: TrainingBatches,
-) -> Stepwise:
-    parts = _parts(name, why, config, accelerator, vae, objective, batches)
-    return Stepwise(**parts, gradients=_build_gradients(config.train, accelerator, vae, objective))
-
-
-def _build_gradients(train: TrainConfig, accelerator: Accelerator, vae: VAE, objective: Objective) -> Gradients:
+def _build_gradients(
+    config: Config, accelerator: Accelerator, vae: VAE, objective: Objective, batches: TrainingBatches
+) -> Gradients:
     model = accelerator.prepare(vae)
-    if not train.exact:
-        return AllReduced(accelerator, model, objective)
-    return Exact(accelerator, model, objective, shards=train.exact)
+    if not config.train.exact:
+        return AllReduced(accelerator, model, objective, examples=len(batches.images))
+    return Exact(accelerator, model, objective, shards=config.train.exact)

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from vae.data import randomness
 from vae.data.batches import share, to_unit_interval
-from vae.data.sources import DataSet, class_names
+from vae.data.sources import DataSet, Split, class_names
 from vae.distributions import kl, kl_by_group, marginals
+from vae.likelihoods import Likelihood
 from vae.model import VAE
 from vae.objectives import negative_elbo
 
@@ -83,75 +84,94 @@ def evaluating(model: VAE) -> Iterator[None]:
         model.train(was_training)
 
 
-def evaluate(accelerator: Accelerator, model: VAE, images: Tensor, *, seed: int, split: str) -> Evaluation:
-    """Return the means over all `images`, each rank doing its share (all ranks).
+def evaluate(accelerator: Accelerator, model: VAE, part: Split, *, seed: int, split: str) -> Evaluation:
+    """Return the means over all images of a part of the data, each rank doing its share (all ranks).
 
     Args:
         accelerator: precision and reduction.
         model: the unwrapped model.
-        images: (N, C, H, W), the same on every rank; uint8 or floating point in [0, 1].
+        part: N images, the same on every rank.
         seed, split: the noise of example i is a function of these and i alone.
     """
-    dtype = next(model.parameters()).dtype
-    noise = randomness.normal(len(images), model.latent_dim, seed, f"evaluate/{split}")
+    dtype, count = next(model.parameters()).dtype, len(part)
+    noise = randomness.normal(count, model.noise_dim, seed, f"evaluate/{split}")
     sums = torch.zeros(4, dtype=torch.float64, device=accelerator.device)
     with evaluating(model):
-        for rows in _chunks(share(len(images), accelerator.process_index, accelerator.num_processes)):
-            x = to_unit_interval(images[rows].to(accelerator.device), dtype)
+        for rows in chunks(share(count, accelerator.process_index, accelerator.num_processes)):
+            x = to_unit_interval(part.images[rows].to(accelerator.device), dtype)
+            labels = labels_for(model, part, rows)
             with accelerator.autocast():
-                output = model(x, noise[rows].to(accelerator.device, dtype))
-                at_mean = model.decode(output.latents[0].q.mean)
+                output = model(x, noise[rows].to(accelerator.device, dtype), labels)
+                at_mean = model.decode(output.latents[0].q.mean, labels)
             terms = negative_elbo(output, x)
             values = torch.stack([terms.loss, terms.reconstruction, terms.kl, -at_mean.log_prob(x)])
             sums += values.double().sum(1)
     totals = accelerator.reduce(sums, "sum")
     assert isinstance(totals, Tensor)
-    return Evaluation(*(totals / len(images)).tolist(), examples=len(images))
+    return Evaluation(*(totals / count).tolist(), examples=count)
 
 
-def measure_latents(model: VAE, images: Tensor, *, seed: int) -> LatentMeasures:
-    """Return the measures of a model on `images`.
+def labels_for(model: VAE, part: Split, rows: slice | Tensor) -> Tensor | None:
+    """Return the labels of some images, where the model is, if it needs them."""
+    if not model.needs_labels:
+        return None
+    assert part.labels is not None
+    return part.labels[rows].to(next(model.parameters()).device)
+
+
+def measure_latents(model: VAE, part: Split, *, seed: int) -> LatentMeasures:
+    """Return the measures of a model on a part of the data.
 
     Args:
         model: the unwrapped model, on any device.
-        images: (N, C, H, W), uint8 or floating point in [0, 1].
+        part: N images.
         seed: of the noise that `evaluate` draws z with; used by a KL that is estimated, not by one in closed form.
     """
     weights = next(model.parameters())
-    noise = randomness.normal(len(images), model.latent_dim, seed, "evaluate/test")
+    noise = randomness.normal(len(part), model.noise_dim, seed, "evaluate/test")
     means, totals, groups = [], [], []
     with evaluating(model):
-        for chunk, eps in zip(images.split(CHUNK), noise.split(CHUNK), strict=True):
-            q = model.encode(to_unit_interval(chunk.to(weights.device), weights.dtype))
-            z = model.posterior.transform(q, eps.to(weights))
-            p = model.prior(z)
-            means.append(q.mean)
-            totals.append(kl(q, p, z))
-            groups.append(kl_by_group(marginals(q), p, z))
+        for rows in chunks(slice(0, len(part))):
+            x = to_unit_interval(part.images[rows].to(weights.device), weights.dtype)
+            layer = model.infer(x, noise[rows].to(weights), labels_for(model, part, rows))[0]
+            means.append(layer.q.mean)
+            totals.append(kl(layer.q, layer.p, layer.z))
+            groups.append(kl_by_group(marginals(layer.q), layer.p, layer.z))
     variance = torch.cat(means).double().var(0, correction=0)
     total, by_group = torch.cat(totals).double().mean(), torch.cat(groups).double().mean(0)
     kl_of_each = tuple(by_group.tolist()) if len(by_group) == model.latent_dim else None
-    return LatentMeasures(tuple(variance.tolist()), kl_of_each, total.item(), len(images))
+    return LatentMeasures(tuple(variance.tolist()), kl_of_each, total.item(), len(part))
 
 
-def pictures(model: VAE, images: Tensor, seed: int, count: int = 64) -> dict[str, Tensor]:
+def pictures(model: VAE, part: Split, seed: int, count: int = 64) -> dict[str, Tensor]:
     """Return `Originals`, `Reconstructions` (z = E[z|x]) and `Samples`, each (count, 1 or 3, H, W) in [0, 1].
 
     Args:
         model: the unwrapped model.
-        images: (N, C, H, W); the first `count` are shown.
+        part: of the data; the first `count` images are shown.
         seed: of the samples' noise, the same at every call so that epochs can be compared.
         count: how many pictures of each kind.
     """
     weights = next(model.parameters())
-    originals = to_unit_interval(images[:count].to(weights.device), weights.dtype)
-    noise = randomness.normal(count, model.latent_dim, seed, "samples").to(weights)
+    originals = to_unit_interval(part.images[:count].to(weights.device), weights.dtype)
+    labels = labels_for(model, part, slice(0, count))
+    noise = randomness.normal(count, model.prior.noise_dim, seed, "samples").to(weights)
     with evaluating(model):
         return {
             "Originals": visible(originals),
-            "Reconstructions": visible(model.reconstruct(originals)),
+            "Reconstructions": visible(model.reconstruct(originals, labels)),
             "Samples": visible(model.sample(noise=noise)),
         }
+
+
+def posterior_means(model: VAE, part: Split) -> Tensor:
+    """Return E[z|x] (N, D), where the model is, for the images of a part of the data; in evaluation mode."""
+    weights = next(model.parameters())
+    found = []
+    for rows in chunks(slice(0, len(part))):
+        x = to_unit_interval(part.images[rows].to(weights.device), weights.dtype)
+        found.append(model.code(x, labels_for(model, part, rows)))
+    return torch.cat(found)
 
 
 def embedding(model: VAE, data: DataSet, count: int = 2000) -> tuple[Tensor, Tensor, list[str] | None]:
@@ -165,11 +185,10 @@ def embedding(model: VAE, data: DataSet, count: int = 2000) -> tuple[Tensor, Ten
     Returns:
         Means (N, D), images (N, 1 or 3, H, W), and N names, where the data have labels.
     """
-    weights = next(model.parameters())
     part = data.test[torch.arange(min(count, len(data.test)))]
-    x = to_unit_interval(part.images.to(weights.device), weights.dtype)
     with evaluating(model):
-        means = torch.cat([model.encode(chunk).mean for chunk in x.split(CHUNK)])
+        means = posterior_means(model, part)
+    x = to_unit_interval(part.images, means.dtype)
     known = dict(enumerate(class_names(data.name) or ()))
     names = None if part.labels is None else [known.get(label, str(label)) for label in part.labels.tolist()]
     return means, visible(x), names
@@ -180,7 +199,7 @@ def visible(images: Tensor) -> Tensor:
     return (images if images.shape[1] in (1, 3) else images[:, :1]).clamp(0, 1)
 
 
-def protocol(data: DataSet, binarize: str, likelihood: str, *, seed: int, split: str) -> dict[str, Any]:
+def protocol(data: DataSet, binarize: str, likelihood: Likelihood, *, seed: int, split: str) -> dict[str, Any]:
     """Return how a number was made: two numbers may be compared only if this agrees.
 
     Args:
@@ -196,13 +215,14 @@ def protocol(data: DataSet, binarize: str, likelihood: str, *, seed: int, split:
         "pixels_crc32": part.fingerprint,
         "split": split,
         "pixels": "grey in [0, 1]" if binarize == "none" else "0/1, one fixed draw",
-        "likelihood": likelihood,
-        "normalised": not (likelihood == "Bernoulli" and binarize == "none"),
+        "likelihood": type(likelihood).__name__,
+        "normalised": likelihood.normalises(binary=binarize != "none"),
         "bound": "-ELBO at beta = 1, one z ~ q(z|x) for each example",
         "seed": seed,
     }
 
 
-def _chunks(part: slice) -> Iterator[slice]:
+def chunks(part: slice) -> Iterator[slice]:
+    """Yield slices of a slice that are small enough for one forward pass."""
     for start in range(part.start, part.stop, CHUNK):
         yield slice(start, min(start + CHUNK, part.stop))

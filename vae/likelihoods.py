@@ -15,13 +15,31 @@ PIXELS = 3  # event dimensions of p(x|z): (C, H, W)
 
 
 class Likelihood(nn.Module, ABC):
-    """A family p(x|z) over images (C, H, W); `output_shape` says which numbers it needs for one example."""
+    """A family p(x|z) over images (C, H, W).
+
+    Attributes:
+        output_shape: (C', H, W), the numbers it needs for one example.
+        levels: of a pixel that have a probability each: 2 (black and white) or 256; None: it has a density.
+    """
 
     output_shape: Shape
+    levels: int | None = None
 
     @abstractmethod
     def forward(self, numbers: Tensor) -> td.Distribution:
-        """Return p(x|z), batch (B,), event (C, H, W); its `mean` is the picture to show, in [0, 1] or near it."""
+        """Return p(x|z), event (C, H, W); its `mean` is the picture to show, in [0, 1] or near it.
+
+        Args:
+            numbers: (..., C', H, W); what stands before is the batch shape, (B,) or (K, B).
+        """
+
+    def normalises(self, *, binary: bool) -> bool:
+        """Whether the probabilities of all images (or their density) add up to 1.
+
+        Args:
+            binary: whether pixels are 0 or 1; else they are the 256 grey values.
+        """
+        return binary or self.levels != 2
 
 
 class Bernoulli(Likelihood):
@@ -31,12 +49,14 @@ class Bernoulli(Likelihood):
     compared with tables of likelihoods (Loaiza-Ganem & Cunningham 2019).
     """
 
+    levels = 2
+
     def __init__(self, image_shape: Shape):
         super().__init__()
         self.output_shape = image_shape
 
     def forward(self, numbers: Tensor) -> td.Independent:
-        """Return p(x|z) from logits (B, C, H, W)."""
+        """Return p(x|z) from logits (..., C, H, W)."""
         # validate_args would refuse grey pixels
         bernoulli = td.Bernoulli(logits=at_least_float32(numbers), validate_args=False)
         return td.Independent(bernoulli, PIXELS, validate_args=False)
@@ -61,7 +81,7 @@ class Normal(Likelihood):
         self.std = std
 
     def forward(self, numbers: Tensor) -> td.Independent:
-        """Return p(x|z) from means (B, C, H, W)."""
+        """Return p(x|z) from means (..., C, H, W)."""
         mean = at_least_float32(numbers)
         normal = td.Normal(mean, torch.full_like(mean, self.std), validate_args=False)
         return td.Independent(normal, PIXELS, validate_args=False)

@@ -11,14 +11,14 @@ from torch.distributions import Distribution
 
 from vae.components import Spec, build
 from vae.likelihoods import LIKELIHOODS, Likelihood
-from vae.networks import DECODERS, ENCODERS, Shape
+from vae.networks import DECODERS, ENCODERS, Shape, Sizes
 from vae.posteriors import POSTERIORS, Posterior
-from vae.priors import PRIORS, Prior
+from vae.priors import PRIORS, Given, Prior
 
 
 @dataclass(frozen=True)
 class Latent:
-    """One stochastic layer: q(z|x), p(z) and the z (B, D) that was drawn from q."""
+    """One stochastic layer: q(z|x), p(z) and the z that was drawn from q, (B, D), or (K, B, D) of K draws."""
 
     q: Distribution
     p: Distribution
@@ -27,7 +27,7 @@ class Latent:
 
 @dataclass(frozen=True)
 class VAEOutput:
-    """What a forward pass gives: one `Latent` for each stochastic layer, and p(x|z)."""
+    """What a forward pass gives: one `Latent` for each stochastic layer, and p(x|z), batch (B,) or (K, B)."""
 
     latents: tuple[Latent, ...]
     p_x: Distribution
@@ -44,10 +44,17 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
         hidden_dim: width of the hidden layer next to the image.
         depth: hidden layers in each network.
         center_input: whether the encoder sees x - 0.5 instead of x; the likelihood always sees x.
+        condition: whether encoder and decoder see the label: q(z|x, y), p(x|z, y) (Sohn et al. 2015).
+        classes: of the labels, 0: there are none.
         encoder, decoder, posterior, prior, likelihood: specs, e.g. `{"name": "DiagonalNormal", "scale": "exp"}`.
 
     Raises:
-        ValueError: a spec names no known piece, or gives it a setting it does not have.
+        ValueError: a spec names no known piece, or gives it a setting it does not have; or labels are needed, and
+            there are none.
+
+    Attributes:
+        noise_dim: standard normal numbers that one draw of all latents takes.
+        needs_labels: whether labels (B,), int64, have to be given with images, and with a z.
     """
 
     def __init__(
@@ -57,6 +64,8 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
         hidden_dim: int = 512,
         depth: int = 2,
         center_input: bool = False,
+        condition: bool = False,
+        classes: int = 0,
         encoder: str | Spec = "MLPEncoder",
         decoder: str | Spec = "MLPDecoder",
         posterior: str | Spec = "DiagonalNormal",
@@ -66,11 +75,17 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
         super().__init__()
         image_shape = (image_shape[0], image_shape[1], image_shape[2])  # JSON gives a list
         self.image_shape, self.latent_dim, self.center_input = image_shape, latent_dim, center_input
+        self.condition, self.classes = condition, classes
+        sizes = Sizes(image_shape, latent_dim, hidden_dim, depth, classes, context_dim=classes if condition else 0)
         self.posterior: Posterior = build(POSTERIORS, posterior, latent_dim)
-        self.prior: Prior = build(PRIORS, prior, latent_dim)
+        self.prior: Prior = build(PRIORS, prior, sizes)
         self.likelihood: Likelihood = build(LIKELIHOODS, likelihood, image_shape)
-        self.encoder: nn.Module = build(ENCODERS, encoder, image_shape, self.posterior.features, hidden_dim, depth)
-        self.decoder: nn.Module = build(DECODERS, decoder, latent_dim, self.likelihood.output_shape, hidden_dim, depth)
+        self.encoder: nn.Module = build(ENCODERS, encoder, sizes, self.posterior.features)
+        self.decoder: nn.Module = build(DECODERS, decoder, sizes, self.likelihood.output_shape)
+        self.noise_dim = self.posterior.noise_dim
+        self.needs_labels = condition or self.prior.needs_labels
+        if self.needs_labels and not classes:
+            raise ValueError("labels are needed (by condition, or by the prior), and there are none")
 
     @classmethod
     def _from_pretrained(cls, **location: Any) -> "VAE":
@@ -79,53 +94,104 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
         with contextlib.redirect_stdout(None):
             return super()._from_pretrained(**{**location, "strict": True})
 
-    def forward(self, x: Tensor, noise: Tensor | None = None) -> VAEOutput:
+    def forward(self, x: Tensor, noise: Tensor | None = None, labels: Tensor | None = None) -> VAEOutput:
         """Encode, draw z ~ q(z|x), decode.
 
         Args:
             x: images (B, C, H, W) in [0, 1].
-            noise: standard normal (B, D) that determines z; without it `q.rsample()`.
+            noise: standard normal (B, noise_dim) that determines z, or (B, K, noise_dim) for K draws for each image,
+                which stand first in the output: z (K, B, D). Without it, one draw of torch's own.
+            labels: (B,), of a model that needs them.
         """
-        q = self.encode(x)
-        z = q.rsample() if noise is None else self.posterior.transform(q, noise)
-        return VAEOutput(latents=(Latent(q, self.prior(z), z),), p_x=self.decode(z))
+        latents = self.infer(x, noise, labels)
+        return VAEOutput(latents, self.decode(latents[0].z, labels))
 
-    def encode(self, x: Tensor) -> Distribution:
+    def infer(self, x: Tensor, noise: Tensor | None = None, labels: Tensor | None = None) -> tuple[Latent, ...]:
+        """Return q, p and z of each stochastic layer, the one that is decoded first.
+
+        Args:
+            x, noise, labels: as for a forward pass.
+        """
+        q = self.encode(x, labels)
+        if noise is None:
+            z = q.rsample()
+        else:
+            z = self.posterior.transform(q, noise.movedim(1, 0) if noise.dim() == 3 else noise)
+        return (Latent(q, self.prior(self._given(z, labels)), z),)
+
+    def encode(self, x: Tensor, labels: Tensor | None = None) -> Distribution:
         """Return q(z|x), event (D,), for images (B, C, H, W) in [0, 1]."""
-        return self.posterior(self.encoder(x - 0.5 if self.center_input else x))
+        seen, context = x - 0.5 if self.center_input else x, self._context(labels)
+        return self.posterior(self.encoder(seen) if context is None else self.encoder(seen, context))
 
-    def decode(self, z: Tensor) -> Distribution:
-        """Return p(x|z), event (C, H, W), for latents (B, D)."""
-        return self.likelihood(self.decoder(z))
+    def decode(self, z: Tensor, labels: Tensor | None = None) -> Distribution:
+        """Return p(x|z), event (C, H, W), batch (B,) or (K, B), for latents (B, D) or (K, B, D)."""
+        context, batch = self._context(labels), z.shape[:-1]
+        if len(batch) > 1:  # networks take one batch dimension
+            context = None if context is None else context.expand(*batch, -1).flatten(0, -2)
+            z = z.flatten(0, -2)
+        numbers = self.decoder(z) if context is None else self.decoder(z, context)
+        return self.likelihood(numbers.unflatten(0, batch) if len(batch) > 1 else numbers)
 
     @torch.no_grad()
-    def sample(self, count: int = 64, noise: Tensor | None = None) -> Tensor:
+    def sample(self, count: int = 64, noise: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
         """Return the means (count, C, H, W) of p(x|z) for z ~ p(z).
 
         Args:
             count: how many, when no noise is given.
-            noise: standard normal (B, D) that determines z.
+            noise: standard normal (count, prior.noise_dim) that determines z.
+            labels: (count,), of a model that needs them; without them 0, 1, ..., and again from 0.
         """
-        p = self.prior(next(self.parameters()))
-        z = p.sample(torch.Size([count])) if noise is None else self.prior.transform(p, noise)
-        return self.decode(z).mean
+        weights = next(self.parameters())
+        if noise is None:
+            noise = torch.randn(count, self.prior.noise_dim, device=weights.device, dtype=weights.dtype)
+        if self.needs_labels and labels is None:
+            labels = torch.arange(len(noise), device=weights.device) % self.classes
+        return self.decode(self.draw(noise, labels), labels).mean
+
+    def draw(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return z (B, D) ~ p(z), of the layer that is decoded.
+
+        Args:
+            noise: standard normal (B, prior.noise_dim) that determines z.
+            labels: (B,), of a model that needs them.
+        """
+        return self.prior.transform(self.prior(self._given(noise, labels)), noise)
 
     @torch.no_grad()
-    def reconstruct(self, x: Tensor) -> Tensor:
+    def code(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return E[z|x], (B, D), of the layer that is decoded: for pictures; a test loss draws z ~ q."""
+        return self.encode(x, labels).mean
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return the mean of p(x|z) at z = E[z|x], (B, C, H, W): for pictures; a test loss draws z ~ q."""
-        return self.decode(self.encode(x).mean).mean
+        return self.decode(self.code(x, labels), labels).mean
 
     @torch.no_grad()
-    def interpolate(self, start: Tensor, end: Tensor, steps: int = 10) -> Tensor:
+    def interpolate(self, start: Tensor, end: Tensor, steps: int = 10, labels: Tensor | None = None) -> Tensor:
         """Return decoded images (steps, C, H, W) on the straight line between the codes of two images.
 
         Args:
             start, end: images (C, H, W) in [0, 1].
             steps: points on the line, both ends included.
+            labels: (2,), of a model that needs them; the decoder sees the one that is nearer.
         """
-        first, last = self.encode(torch.stack([start, end])).mean
+        first, last = self.code(torch.stack([start, end]), labels)
         weight = torch.linspace(0, 1, steps, device=first.device, dtype=first.dtype)[:, None]
-        return self.decode(torch.lerp(first, last, weight)).mean
+        nearer = None if labels is None else labels[(weight[:, 0] > 0.5).long()]
+        return self.decode(torch.lerp(first, last, weight), nearer).mean
+
+    def _given(self, like: Tensor, labels: Tensor | None) -> Given:
+        return Given(like, self.encode, labels)
+
+    def _context(self, labels: Tensor | None) -> Tensor | None:
+        """Return what encoder and decoder see of labels (B,): (B, classes), or nothing."""
+        if not self.condition:
+            return None
+        if labels is None:
+            raise ValueError("labels: must be given to a model that sees them")
+        return labels[:, None] == torch.arange(self.classes, device=labels.device)
 
     def count_parameters(self) -> int:
         """Return the number of trainable parameters."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vae.distributions import kl, kl_by_group
 from vae.model import VAEOutput
+from vae.peers import Peers, alone
 from vae.schedules import Schedule, ScheduleSpec
 
 
@@ -31,21 +32,36 @@ Scheduled = Mapping[str, float | Tensor]
 
 
 class Objective(ABC):
-    """What is minimised; `beta(progress)` is the weight of the KL at `progress` epochs."""
+    """What is minimised.
+
+    Attributes:
+        beta: weight of the KL at a progress in epochs.
+        samples: K, draws of z for each example; with more than 1 `output` has batch shape (K, B), else (B,).
+        across_examples: whether the loss of an example depends on others: then `peers` are asked, by the eager engine.
+    """
 
     beta: Schedule
+    samples: int = 1
+    across_examples: bool = False
 
     @abstractmethod
     def at(self, progress: float) -> dict[str, float]:
         """Return the numbers that follow a schedule, at `progress` epochs: the same names at any time."""
 
     @abstractmethod
-    def terms(self, output: VAEOutput, x: Tensor, now: Scheduled) -> Terms:
-        """Return the terms for images x (B, C, H, W), the scheduled numbers being `now`."""
+    def terms(self, output: VAEOutput, x: Tensor, now: Scheduled, peers: Peers) -> Terms:
+        """Return the terms for images x (B, C, H, W).
+
+        Args:
+            output: of a forward pass of these images.
+            x: the images.
+            now: the scheduled numbers.
+            peers: the others in the global batch.
+        """
 
     def __call__(self, output: VAEOutput, x: Tensor, progress: float) -> Terms:
-        """Return the terms for images x (B, C, H, W) at `progress` epochs."""
-        return self.terms(output, x, self.at(progress))
+        """Return the terms for images x (B, C, H, W) at `progress` epochs, which are all there are."""
+        return self.terms(output, x, self.at(progress), alone(x))
 
 
 class ELBO(Objective):
@@ -79,7 +95,7 @@ class ELBO(Objective):
         """Return beta."""
         return {"beta": self.beta(progress)}
 
-    def terms(self, output: VAEOutput, x: Tensor, now: Scheduled) -> Terms:
+    def terms(self, output: VAEOutput, x: Tensor, now: Scheduled, peers: Peers) -> Terms:
         """Return loss, reconstruction and KL, each (B,)."""
         terms = negative_elbo(output, x)
         share = 1 / x[0].numel() if self.pixels == "mean" else 1

@@ -36,9 +36,15 @@ class PositiveScale(nn.Module):
 
 
 class Posterior(nn.Module, ABC, Generic[Q]):
-    """A family q(z|x) on D dimensions; `features` says how many numbers it needs for one example."""
+    """A family q(z|x) on D dimensions.
+
+    Attributes:
+        features: numbers it needs for one example.
+        noise_dim: standard normal numbers that make one z.
+    """
 
     features: int
+    noise_dim: int
 
     @abstractmethod
     def forward(self, numbers: Tensor) -> Q:
@@ -46,7 +52,7 @@ class Posterior(nn.Module, ABC, Generic[Q]):
 
     @abstractmethod
     def transform(self, q: Q, noise: Tensor) -> Tensor:
-        """Return z (B, D) ~ q made from standard normal noise (B, D)."""
+        """Return z (..., B, D) ~ q made from standard normal noise (..., B, noise_dim)."""
 
 
 class DiagonalNormal(Posterior[Independent]):
@@ -60,7 +66,7 @@ class DiagonalNormal(Posterior[Independent]):
 
     def __init__(self, latent_dim: int, *, scale: ScaleName = "softplus", eps: Epsilon = 1e-6):
         super().__init__()
-        self.features = 2 * latent_dim
+        self.features, self.noise_dim = 2 * latent_dim, latent_dim
         self.std = PositiveScale(scale, eps)
 
     def forward(self, numbers: Tensor) -> Independent:
@@ -84,7 +90,7 @@ class FullNormal(Posterior[MultivariateNormal]):
 
     def __init__(self, latent_dim: int, *, scale: ScaleName = "softplus", eps: Epsilon = 1e-6):
         super().__init__()
-        self.latent_dim = latent_dim
+        self.latent_dim = self.noise_dim = latent_dim
         self.features = latent_dim + latent_dim * (latent_dim + 1) // 2
         self.std = PositiveScale(scale, eps)
 
@@ -99,7 +105,7 @@ class FullNormal(Posterior[MultivariateNormal]):
 
     def transform(self, q: MultivariateNormal, noise: Tensor) -> Tensor:
         """Return z = loc + L noise, as a plain sum, which autocast leaves in float32."""
-        return q.loc + (q.scale_tril * noise[:, None, :]).sum(-1)
+        return q.loc + (q.scale_tril * noise[..., None, :]).sum(-1)
 
 
 POSTERIORS: dict[str, type[Posterior]] = {"DiagonalNormal": DiagonalNormal, "FullNormal": FullNormal}

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 
 from vae import checkpoint
 from vae.config import Config, TrainConfig
-from vae.data.batches import TrainingBatches
+from vae.data.batches import count_steps
 from vae.data.sources import DataSet
 from vae.engine import Engine, NonFiniteError
 from vae.evaluation import Evaluation, embedding, evaluate, measure_latents, pictures
@@ -69,7 +69,7 @@ class Recorder:
             raise NonFiniteError(self.state.step, "test loss")
         self.state.note_test(test)
         self.tracker.log_evaluation("test", test, **now)
-        images = pictures(self.vae, self.data.test.images, self.config.run.seed)
+        images = pictures(self.vae, self.data.test, self.config.run.seed)
         self.tracker.log_images(images, self.state.step)
         if self.data.val is None:
             return False
@@ -80,7 +80,7 @@ class Recorder:
     def _evaluate(self, split: str) -> Evaluation:
         part = self.data.val if split == "val" else self.data.test
         assert part is not None
-        return evaluate(self.accelerator, self.vae, part.images, seed=self.config.run.seed, split=split)
+        return evaluate(self.accelerator, self.vae, part, seed=self.config.run.seed, split=split)
 
     def _now(self) -> dict[str, Any]:
         """Return what stands beside every number: step, epochs, and the beta and learning rate of the last update."""
@@ -107,11 +107,10 @@ class Agenda:
     eval_every: int
 
     @classmethod
-    def of(cls, train: TrainConfig, batches: TrainingBatches) -> "Agenda":
-        """Return the agenda of a run."""
-        steps = batches.steps_per_epoch
+    def of(cls, train: TrainConfig, examples: int) -> "Agenda":
+        """Return the agenda of a run on so many examples."""
+        steps, total = count_steps(examples, train.batch_size, train.epochs, train.max_steps)
         save_every = train.checkpoint_every or steps
-        total = batches.total_steps(train.epochs, train.max_steps)
         return cls(total, steps, train.log_every, save_every, train.eval_every)
 
     def next_stop(self, step: int) -> int:
@@ -159,7 +158,7 @@ def write_results(
     try:
         checkpoint.save_model(folder / MODEL, vae)
         results = {name: summary["test"][key] for name, key in FINAL_RESULTS.items()}
-        results["active dimensions"] = measure_latents(vae, data.test.images, seed=config.run.seed).active
+        results["active dimensions"] = measure_latents(vae, data.test, seed=config.run.seed).active
         tracker.log_hyperparameters(config, results, step=summary["steps"])
         tracker.log_embedding(*embedding(vae, data), step=summary["steps"])
         try:

@@ -256,8 +256,7 @@ def summarise(
 ) -> dict[str, Any]:
     """Return the contents of summary.json: what ran, how fast, and the final numbers with their protocol."""
     assert state.test is not None
-    likelihood = config.model.likelihood["name"]
-    how = protocol(data, config.data.binarize, likelihood, seed=config.run.seed, split="test")
+    how = protocol(data, config.data.binarize, model.likelihood, seed=config.run.seed, split="test")
     return {
         "parameters": model.count_parameters(),
         "world_size": world_size,

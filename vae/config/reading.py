@@ -9,8 +9,9 @@ import yaml
 from pydantic import ValidationError
 
 from vae.components import SPECS_AS_GIVEN, InputError, explain, nearest
+from vae.config.combinations import RULES
 from vae.config.help import component_keys, defaults, known_keys
-from vae.config.schema import HARMLESS, Config, ModelConfig, ObjectiveSpec
+from vae.config.schema import HARMLESS, Config, ObjectiveSpec
 from vae.schedules import ScheduleSpec
 
 
@@ -50,7 +51,8 @@ def from_dict(raw: Mapping[str, Any]) -> Config:
     """Return the configuration a nested mapping describes; raises `InputError` with one line."""
     _validate(raw, context=SPECS_AS_GIVEN)
     config = _validate(raw)
-    _check_widths(config.model)
+    if problem := next(filter(None, (rule(config) for rule in RULES)), None):
+        raise InputError(problem)
     return config
 
 
@@ -60,17 +62,6 @@ def _validate(raw: Mapping[str, Any], context: Mapping[str, Any] | None = None) 
     except ValidationError as error:
         problems = explain(error, known=known_keys())
         raise InputError("; ".join(key + problem for key, problem in problems)) from None
-
-
-def _check_widths(model: ModelConfig) -> None:
-    from vae.networks import mlp_widths  # imports torch
-
-    narrowest = mlp_widths(model.hidden_dim, model.depth)[-1]
-    if narrowest < 1:
-        raise InputError(
-            f"model.depth = {model.depth}: each layer is half as wide as the one before, which leaves none of "
-            f"model.hidden_dim = {model.hidden_dim} for the last; take a smaller depth or a larger hidden_dim"
-        )
 
 
 def warnings(config: Config, epochs: float) -> list[str]:

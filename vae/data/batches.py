@@ -13,6 +13,8 @@ from torch import Tensor
 
 from vae.data import randomness
 
+NUMBERS_AT_ONCE = 2**24  # of noise, 64 MiB: an epoch's for most models, not for 50 draws of 50 latents each
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -20,7 +22,8 @@ class Batch:
 
     Attributes:
         x: images (B, C, H, W) in [0, 1].
-        noise: standard normal (B, D).
+        noise: standard normal (B, D), or (B, K, D) of K draws for each example.
+        labels: (B,), int64, where the model sees them.
         count: how many of the B are ours. B itself, except where a global batch is smaller than the world: a rank
             without an example gets a stand-in that does not count, because networks need something to run on.
         global_count: examples in the global batch, all ranks together.
@@ -28,6 +31,7 @@ class Batch:
 
     x: Tensor
     noise: Tensor
+    labels: Tensor | None
     count: int
     global_count: int
 
@@ -40,7 +44,7 @@ class EpochTable:
 
     Attributes:
         index: which images, (steps, R).
-        noise: standard normal (steps, R, D), float32.
+        noise: standard normal (steps, R, D) or (steps, R, K, D), float32.
         weight: what each example counts for in the mean over its global batch, (steps, R), float64.
         count: how many examples do count, (steps,).
     """
@@ -54,6 +58,13 @@ class EpochTable:
 def share(count: int, rank: int, world_size: int) -> slice:
     """Return the contiguous share of 0 .. count - 1 that belongs to `rank`; shares differ by at most one in size."""
     return slice(count * rank // world_size, count * (rank + 1) // world_size)
+
+
+def count_steps(examples: int, batch_size: int, epochs: int, max_steps: int) -> tuple[int, int]:
+    """Return the steps of an epoch, and those of a run of `epochs`, at most `max_steps` of them unless that is 0."""
+    per_epoch = math.ceil(examples / batch_size)
+    total = epochs * per_epoch
+    return per_epoch, min(total, max_steps) if max_steps else total
 
 
 def to_unit_interval(images: Tensor, dtype: torch.dtype) -> Tensor:
@@ -70,7 +81,9 @@ class TrainingBatches:
     Args:
         images: the training set (N, C, H, W), uint8 or floating point in [0, 1], on the device.
         batch_size: examples in a global batch.
-        latent_dim: D, of the noise.
+        noise_dim: D, the standard normal numbers that a draw of the latents takes.
+        samples: K, draws for each example.
+        labels: (N,), int64, on the device, where the model sees them.
         seed: the run's seed.
         binarize: `none`, `dynamic` (anew each epoch) or `static` (once).
         dtype: of the images and noise in a batch.
@@ -82,28 +95,34 @@ class TrainingBatches:
         images: Tensor,
         *,
         batch_size: int,
-        latent_dim: int,
+        noise_dim: int,
         seed: int,
+        samples: int = 1,
+        labels: Tensor | None = None,
         binarize: str = "none",
         dtype: torch.dtype = torch.float32,
         rank: int = 0,
         world_size: int = 1,
     ):
         self.images = randomness.binarize(images, seed, "binarize/train") if binarize == "static" else images
-        self.batch_size, self.latent_dim, self.seed, self.dtype = batch_size, latent_dim, seed, dtype
+        self.labels, self.batch_size, self.seed, self.dtype = labels, batch_size, seed, dtype
+        self.noise_shape = (noise_dim,) if samples == 1 else (samples, noise_dim)  # of an example
         self.dynamic = binarize == "dynamic"
         self.rank, self.world_size = rank, world_size
         self.steps_per_epoch = math.ceil(len(images) / batch_size)
         self.rows = math.ceil(batch_size / world_size)  # the most examples that a batch of ours has
         self._epoch = -1
+        self._block = max(1, NUMBERS_AT_ONCE // math.prod(self.noise_shape))  # positions whose noise is drawn at once
 
     def __call__(self, step: int) -> Batch:
         """Return this rank's part of the global batch of `step`, counted from 0 over the whole run."""
         epoch, position = divmod(step, self.steps_per_epoch)
         self._prepare(epoch)
         rows, count, global_count = self._part(position)
-        images = self._pixels.index_select(0, self._order[rows])
-        return Batch(to_unit_interval(images, self.dtype), self._noise[rows], count, global_count)
+        index = self._order[rows]
+        x = to_unit_interval(self._pixels.index_select(0, index), self.dtype)
+        labels = None if self.labels is None else self.labels.index_select(0, index)
+        return Batch(x, self._noise(epoch, rows), labels, count, global_count)
 
     def pixels(self, epoch: int) -> Tensor:
         """Return the images (N, C, H, W) that the batches of an epoch are taken from."""
@@ -115,19 +134,18 @@ class TrainingBatches:
         In NumPy, since a thread may do it while another one trains: torch would give that thread a team of workers of
         its own, and with more workers than cores OpenMP puts all of them to sleep between any two operations.
         """
-        order, noise = (drawn.numpy() for drawn in self._draw(epoch))
+        order = randomness.permutation(len(self.images), self.seed, "order", epoch).numpy()
         parts = [self._part(position) for position in range(self.steps_per_epoch)]
         first, last = (np.array([[getattr(rows, end)] for rows, _, _ in parts]) for end in ("start", "stop"))
         count, global_count = (np.array([part[i] for part in parts]) for i in (1, 2))
         offsets = np.arange(self.rows)
         places = np.minimum(first + offsets, last - 1)
         weight = np.where(offsets < count[:, None], 1 / global_count[:, None], 0.0)
-        return EpochTable(*map(torch.from_numpy, (order[places], noise[places], weight, count)))
-
-    def total_steps(self, epochs: int, max_steps: int) -> int:
-        """Return the steps of a run of `epochs` epochs, at most `max_steps` of them unless that is 0."""
-        total = epochs * self.steps_per_epoch
-        return min(total, max_steps) if max_steps else total
+        noise = np.empty((*places.shape, *self.noise_shape), dtype=np.float32)
+        for block in range(math.ceil(len(self.images) / self._block)):
+            here = places // self._block == block
+            noise[here] = self._draw(epoch, block).numpy()[places[here] - block * self._block]
+        return EpochTable(*map(torch.from_numpy, (order[places], noise, weight, count)))
 
     def progress(self, step: int) -> float:
         """Return the epochs seen before `step`: examples seen over examples in the training set."""
@@ -143,11 +161,22 @@ class TrainingBatches:
         first = start + part.start if count else start
         return slice(first, first + max(count, 1)), count, global_count
 
-    def _draw(self, epoch: int) -> tuple[Tensor, Tensor]:
-        """Return an epoch's order (N,) and noise (N, D), on the CPU."""
-        count = len(self.images)
-        noise = randomness.normal(count, self.latent_dim, self.seed, "noise", epoch)
-        return randomness.permutation(count, self.seed, "order", epoch), noise
+    def _draw(self, epoch: int, block: int) -> Tensor:
+        """Return the noise of a block of positions, on the CPU."""
+        count = min(self._block, len(self.images) - block * self._block)
+        noise = randomness.normal(count, math.prod(self.noise_shape), self.seed, "noise", epoch, block)
+        return noise.view(count, *self.noise_shape)
+
+    def _noise(self, epoch: int, rows: slice) -> Tensor:
+        """Return the noise of some positions, on the device."""
+        needed = range(rows.start // self._block, (rows.stop - 1) // self._block + 1)
+        self._blocks = {
+            block: self._blocks[block] if block in self._blocks else self._send(self._draw(epoch, block).to(self.dtype))
+            for block in needed
+        }
+        starts = [block * self._block for block in needed]
+        parts = [self._blocks[start // self._block][max(rows.start - start, 0) : rows.stop - start] for start in starts]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _send(self, numbers: Tensor) -> Tensor:
         """Return numbers on the device, without waiting for what is still running there."""
@@ -157,7 +186,7 @@ class TrainingBatches:
     def _prepare(self, epoch: int) -> None:
         if epoch == self._epoch:
             return
-        order, noise = self._draw(epoch)
-        self._order, self._noise = self._send(order), self._send(noise.to(self.dtype))
+        self._order = self._send(randomness.permutation(len(self.images), self.seed, "order", epoch))
+        self._blocks: dict[int, Tensor] = {}
         self._pixels = self.pixels(epoch)
         self._epoch = epoch

@@ -7,15 +7,17 @@ import torch
 from torch import Tensor
 
 
-def generator(seed: int, stream: str, epoch: int = 0) -> np.random.Generator:
+def generator(seed: int, stream: str, epoch: int = 0, block: int = 0) -> np.random.Generator:
     """Return a fresh generator for one stream of one epoch; the same on every machine, rank and device.
 
     Args:
         seed: the run's seed.
         stream: what the numbers are for, e.g. `"noise"`; streams are independent of each other.
         epoch: which pass over the data.
+        block: which part of a pass whose numbers are not all drawn at once.
     """
-    key = np.random.SeedSequence(seed, spawn_key=(zlib.crc32(stream.encode()), epoch))
+    place = (epoch, block) if block else (epoch,)
+    key = np.random.SeedSequence(seed, spawn_key=(zlib.crc32(stream.encode()), *place))
     return np.random.Generator(np.random.PCG64(key))
 
 
@@ -24,9 +26,9 @@ def permutation(count: int, seed: int, stream: str, epoch: int = 0) -> Tensor:
     return torch.from_numpy(generator(seed, stream, epoch).permutation(count))
 
 
-def normal(count: int, dim: int, seed: int, stream: str, epoch: int = 0) -> Tensor:
-    """Return standard normal noise (count, dim), float32; row i belongs to example (or position) i."""
-    return torch.from_numpy(generator(seed, stream, epoch).standard_normal((count, dim), dtype=np.float32))
+def normal(count: int, dim: int, seed: int, stream: str, epoch: int = 0, block: int = 0) -> Tensor:
+    """Return standard normal noise (count, dim), float32; row i belongs to example (or position) i of its block."""
+    return torch.from_numpy(generator(seed, stream, epoch, block).standard_normal((count, dim), dtype=np.float32))
 
 
 def binarize(images: Tensor, seed: int, stream: str, epoch: int = 0) -> Tensor:

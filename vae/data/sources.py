@@ -59,6 +59,12 @@ class DataSet:
         _, C, H, W = self.train.images.shape
         return C, H, W
 
+    @property
+    def classes(self) -> int:
+        """How many there are, numbered from 0; 0 without labels."""
+        labels = [part.labels for part in (self.train, self.val, self.test) if part is not None]
+        return 1 + max((int(each.max()) for each in labels if each is not None), default=-1)
+
     @cached_property
     def fingerprint(self) -> str:
         """A checksum of all pixels, to notice that a run is continued on other data."""

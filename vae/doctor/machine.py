@@ -19,6 +19,7 @@ from vae.run import versions
 MINIMUM = {"torch": (2, 11), "accelerate": (1, 10)}  # as in pyproject.toml
 HOW_TO_LAUNCH = "start N processes with torchrun --nproc-per-node N, accelerate launch or srun, or unset WORLD_SIZE"
 STAND_IN_SHAPE = (1, 28, 28)  # of images, without data
+STAND_IN_CLASSES = 10
 BF16_FLAGS = ("amx_bf16", "avx512_bf16")
 HOW_TO_FETCH = "to download it, run train_ddp.py --dry-run where there is internet (a login node)"
 
@@ -167,8 +168,9 @@ def check_data(context: Context) -> Finding:
 
 def check_model(context: Context) -> Finding:
     """Build the model, for the shape of the data or, without data, of MNIST."""
-    shape = context.data.image_shape if context.data else STAND_IN_SHAPE
-    context.model = assemble.build_model(context.config, shape)
+    data = context.data
+    shape, classes = (data.image_shape, data.classes) if data else (STAND_IN_SHAPE, STAND_IN_CLASSES)
+    context.model = assemble.build_model(context.config, shape, classes)
     return ok(f"{context.model.count_parameters():,} parameters")
 
 

@@ -172,17 +172,19 @@ def check_gradients(context: Context) -> Finding:
 def _one_step(context: Context, model: VAE) -> Engine:
     accelerator, config = context.accelerator, context.config
     assert accelerator is not None
-    data = context.data or _random_images(model.image_shape)
+    data = context.data or _random_images(model.image_shape, model.classes)
     objective, rank = assemble.build_objective(config), accelerator.process_index
-    batches = assemble.build_batches(config, data, accelerator.device, rank, accelerator.num_processes)
+    parts = (config, data, model, objective, accelerator.device)
+    batches = assemble.build_batches(*parts, rank, accelerator.num_processes)
     engine = assemble.build_engine(config, accelerator, model, objective, batches)
     engine.advance(0, until=1)
     return engine
 
 
-def _random_images(shape: Sequence[int]) -> DataSet:
+def _random_images(shape: Sequence[int], classes: int) -> DataSet:
     generator = torch.Generator().manual_seed(0)
-    split = Split(torch.randint(0, 256, (1024, *shape), dtype=torch.uint8, generator=generator))
+    images = torch.randint(0, 256, (1024, *shape), dtype=torch.uint8, generator=generator)
+    split = Split(images, torch.arange(len(images)) % classes if classes else None)
     return DataSet("random", split, split)
 
 

@@ -5,9 +5,18 @@ from vae.config import TrainConfig
 
 # benchmarks/README.md: compiling the default net takes 20 seconds the first time and saves 1.6 ms of each step
 STEPS_THAT_REPAY_COMPILING = 12_500
+MOST_NOISE = 2**28  # numbers of an epoch in a static engine's table: 1 GiB
 
 
-def choose(train: TrainConfig, device: str, world_size: int, total_steps: int) -> tuple[str, str]:
+def choose(
+    train: TrainConfig,
+    device: str,
+    world_size: int,
+    total_steps: int,
+    *,
+    across_examples: bool = False,
+    noise: int = 0,
+) -> tuple[str, str]:
     """Return the engine's name and the reason, in a few words.
 
     Args:
@@ -15,17 +24,23 @@ def choose(train: TrainConfig, device: str, world_size: int, total_steps: int) -
         device: `cpu` or `cuda`.
         world_size: how many processes.
         total_steps: of the whole run.
+        across_examples: whether the loss of an example depends on others.
+        noise: numbers that an epoch takes.
 
     Raises:
         InputError: the engine that was asked for, or the processes, cannot do what else is asked for.
     """
-    _check_exact(train, world_size)
+    _check_exact(train, world_size, across_examples)
+
+    def hindered(name: str) -> str:
+        return obstacle(name, train, device, across_examples=across_examples, noise=noise)
+
     if train.engine != "auto":
-        if problem := obstacle(train.engine, train, device):
+        if problem := hindered(train.engine):
             raise InputError(f"train.engine = {train.engine!r}: {problem}; use eager or auto")
         return train.engine, "as asked for"
     name, reason = _fastest(device, world_size, total_steps)
-    problem = obstacle(name, train, device)
+    problem = hindered(name)
     return ("eager", f"auto: no {name} {problem}") if problem else (name, f"auto: {reason}")
 
 
@@ -39,8 +54,12 @@ def _fastest(device: str, world_size: int, total_steps: int) -> tuple[str, str]:
     return "compile", f"on a CPU, {STEPS_THAT_REPAY_COMPILING:,} steps and more repay compiling"
 
 
-def obstacle(name: str, train: TrainConfig, device: str) -> str:
+def obstacle(name: str, train: TrainConfig, device: str, *, across_examples: bool, noise: int) -> str:
     """Return why an engine cannot run this, or nothing."""
+    if name != "eager" and across_examples:
+        return "with an objective whose loss looks across examples"
+    if name != "eager" and noise > MOST_NOISE:
+        return f"with {noise:,} numbers of noise an epoch, which it would hold at once"
     if name != "eager" and train.exact:
         return f"with train.exact = {train.exact}"
     if name == "graph" and device != "cuda":
@@ -50,7 +69,9 @@ def obstacle(name: str, train: TrainConfig, device: str) -> str:
     return ""
 
 
-def _check_exact(train: TrainConfig, world_size: int) -> None:
+def _check_exact(train: TrainConfig, world_size: int, across_examples: bool) -> None:
+    if train.exact and across_examples:
+        raise InputError(f"train.exact = {train.exact}: not with an objective whose loss looks across examples; use 0")
     if train.exact % world_size:
         raise InputError(f"train.exact = {train.exact}: must be a multiple of the number of processes ({world_size})")
     if train.exact and train.precision == "fp16":

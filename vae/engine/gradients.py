@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from vae.data.batches import Batch, share
 from vae.engine.loss import Measured, poisoned, stack
 from vae.objectives import Objective, Terms
+from vae.peers import Peers, alone
 
 
 class Gradients(ABC):
@@ -19,7 +20,7 @@ class Gradients(ABC):
         """Return the global gradients from this rank's part of a global batch (all ranks).
 
         Args:
-            batch: images and noise.
+            batch: images, noise and, where the model sees them, labels.
             now: the objective's scheduled numbers.
         """
 
@@ -31,18 +32,22 @@ class AllReduced(Gradients):
         accelerator: owns precision, DDP and the collectives.
         model: as prepared by `accelerator.prepare`.
         objective: what is minimised.
+        examples: in the training set.
     """
 
-    def __init__(self, accelerator: Accelerator, model: nn.Module, objective: Objective):
-        self.accelerator, self.model, self.objective = accelerator, model, objective
+    def __init__(self, accelerator: Accelerator, model: nn.Module, objective: Objective, examples: int):
+        self.accelerator, self.model, self.objective, self.examples = accelerator, model, objective, examples
         self.parameters = [weight for weight in model.parameters() if weight.requires_grad]
 
     def __call__(self, batch: Batch, now: dict[str, float]) -> Measured:
         """Return the global gradients (all ranks)."""
-        terms = self.objective.terms(self.model(batch.x, batch.noise), batch.x, now).first(batch.count)
+        accelerator = self.accelerator
+        peers = Peers(batch.global_count, self.examples, accelerator.process_index, accelerator.num_processes)
+        output = self.model(batch.x, batch.noise, batch.labels)
+        terms = self.objective.terms(output, batch.x, now, peers).first(batch.count)
         # DDP averages over ranks, so that the sum over ranks / n is the gradient of the mean over the global batch
-        loss = terms.loss.sum() * (self.accelerator.num_processes / batch.global_count)
-        self.accelerator.backward(poisoned(loss))
+        loss = terms.loss.sum() * (accelerator.num_processes / batch.global_count)
+        accelerator.backward(poisoned(loss))
         gradients = [weight.grad for weight in self.parameters if weight.grad is not None]
         for weight in self.parameters:
             weight.grad = None
@@ -57,7 +62,7 @@ class Exact(Gradients):
     be the same in number too: sums over many elements are split among them.
 
     Args:
-        accelerator, model, objective: see `AllReduced`.
+        accelerator, model, objective: see `AllReduced`; the objective sees each example alone.
         shards: S, a multiple of the number of ranks.
     """
 
@@ -86,11 +91,11 @@ class Exact(Gradients):
 
     def _leaf(self, batch: Batch, part: slice, now: dict[str, float]) -> tuple[Tensor, Tensor]:
         """Return one shard's share of the gradient, (P,), and loss, reconstruction and KL of its examples, (3,)."""
-        x, noise = batch.x[part], batch.noise[part]
+        x, noise, labels = batch.x[part], batch.noise[part], None if batch.labels is None else batch.labels[part]
         if not len(x):
             return torch.zeros_like(self.flat), torch.zeros(3, dtype=torch.float64, device=x.device)
         with self.accelerator.no_sync(self.model):
-            terms = self.objective.terms(self.model(x, noise), x, now)
+            terms = self.objective.terms(self.model(x, noise, labels), x, now, alone(x))
             gradients = torch.autograd.grad(poisoned(terms.loss.sum() / batch.global_count), self.parameters)
         return torch.cat([gradient.flatten() for gradient in gradients]), summed(terms)
 

@@ -9,12 +9,13 @@ from torch import Tensor
 from vae.data.batches import to_unit_interval
 from vae.model import VAE
 from vae.objectives import Objective, Scheduled, Terms
+from vae.peers import alone
 
 AUTOCAST = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 Measured = tuple[Sequence[Tensor], Tensor]  # the gradient for each parameter; loss, reconstruction, KL (3,), float64
-# images (N, C, H, W), index (R,), noise (R, D), weight (R,), scheduled numbers
-LocalGradients = Callable[[Tensor, Tensor, Tensor, Tensor, Scheduled], Measured]
+# images (N, C, H, W), labels (N,), index (R,), noise (R, ...), weight (R,), scheduled numbers
+LocalGradients = Callable[[Tensor, Tensor | None, Tensor, Tensor, Tensor, Scheduled], Measured]
 
 
 def local_gradients(
@@ -27,11 +28,13 @@ def local_gradients(
     """
     kind, dtype = accelerator.device.type, AUTOCAST[accelerator.mixed_precision]
 
-    def gradients_of(images: Tensor, index: Tensor, noise: Tensor, weight: Tensor, now: Scheduled) -> Measured:
+    def gradients_of(
+        images: Tensor, labels: Tensor | None, index: Tensor, noise: Tensor, weight: Tensor, now: Scheduled
+    ) -> Measured:
         x = to_unit_interval(images.index_select(0, index), noise.dtype)
         with torch.autocast(kind, dtype=dtype, enabled=dtype is not None):
-            output = model(x, noise)
-        terms = objective.terms(output, x, now)
+            output = model(x, noise, None if labels is None else labels.index_select(0, index))
+        terms = objective.terms(output, x, now, alone(x))
         nats = torch.where(weight > 0, stack(terms), 0.0)
         gradients = torch.autograd.grad(poisoned((terms.loss * weight).sum()), list(parameters))
         return gradients, nats.detach().sum(1, dtype=torch.float64)

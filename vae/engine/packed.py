@@ -15,6 +15,7 @@ from vae.engine.loss import AUTOCAST, Measured, poisoned, stack
 from vae.engine.stacked import StackedNetwork
 from vae.engine.stepwise import Stepwise
 from vae.model import VAE
+from vae.peers import alone
 
 
 class Pack:
@@ -61,7 +62,7 @@ class Pack:
         dtype = AUTOCAST[accelerator.mixed_precision]
         with torch.autocast(accelerator.device.type, dtype=dtype, enabled=dtype is not None):
             output = self._model(x, noise)
-        terms = stack(self.members[0].objective.terms(output, x, now)).view(3, members, count)
+        terms = stack(self.members[0].objective.terms(output, x, now, alone(x))).view(3, members, count)
         losses = terms[0].sum(1) * (1 / count)  # (K,)
         trained = [weight for weight in self.weights.values() if weight.requires_grad]
         # no weight of a member is in the loss of another: the gradient of the sum is that of each

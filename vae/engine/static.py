@@ -42,7 +42,7 @@ class StaticStep:
         self.names = list(engine.objective.at(0.0))
         steps, rows = batches.steps_per_epoch, batches.rows
         self.index = torch.zeros(steps, rows, dtype=torch.int64, device=device)
-        self.noise = torch.zeros(steps, rows, batches.latent_dim, dtype=batches.dtype, device=device)
+        self.noise = torch.zeros(steps, rows, *batches.noise_shape, dtype=batches.dtype, device=device)
         self.weight = torch.zeros(steps, rows, dtype=batches.dtype, device=device)
         self.count = torch.zeros(steps, dtype=torch.float64, device=device)
         self.now = torch.zeros(steps, len(self.names), dtype=batches.dtype, device=device)
@@ -80,7 +80,8 @@ class StaticStep:
     def _measure(self) -> Measured:
         """Return this rank's gradients and sums for the next batch."""
         index, noise, weight, now = (self._row(table) for table in (self.index, self.noise, self.weight, self.now))
-        return self.gradients(self.pixels, index, noise, weight, dict(zip(self.names, now.unbind(), strict=True)))
+        scheduled = dict(zip(self.names, now.unbind(), strict=True))
+        return self.gradients(self.pixels, self.engine.batches.labels, index, noise, weight, scheduled)
 
     def _finish(self, gradients: Sequence[Tensor], nats: Tensor) -> None:
         """Record and update, with the gradients of all ranks together."""

@@ -14,7 +14,7 @@ from vae import figures
 from vae.components import InputError
 from vae.data import randomness
 from vae.data.batches import to_unit_interval
-from vae.evaluation import LatentMeasures, evaluating, visible
+from vae.evaluation import LatentMeasures, evaluating, labels_for, visible
 from vae.figures.sweeps import ceiling, finite
 from vae.report.loading import Loader
 from vae.report.measures import measure
@@ -140,9 +140,8 @@ def _draw_images(named: Named, loader: Loader) -> Drawn:
     """Draw reconstructions and samples, of the run with the lowest seed of each setting."""
     first = next(run for setting in named.values() for run in setting.finished)
     test = loader.data(first.config).test
-    images = test.images[one_of_each(test, count=COLUMNS)]
-    widest = max(setting.runs[0].config.model.latent_dim for setting in named.values())
-    noise = randomness.normal(COLUMNS, widest, 0, "comparison/samples")
+    chosen = one_of_each(test, count=COLUMNS)
+    images = test.images[chosen]
     originals = {"test images": visible(to_unit_interval(images, torch.float32))}
     reconstructed, sampled = dict[str, Tensor](), dict[str, Tensor]()
     for label, setting in named.items():
@@ -154,8 +153,10 @@ def _draw_images(named: Named, loader: Loader) -> Drawn:
             weights = next(model.parameters())
             with evaluating(model):
                 x = to_unit_interval(images, weights.dtype)
-                reconstructed[label] = visible(model.reconstruct(x))
-                sampled[label] = visible(model.sample(noise=noise[:, : model.latent_dim].to(weights)))
+                reconstructed[label] = visible(model.reconstruct(x, labels_for(model, test, chosen)))
+                # a row for each dimension, so that models of fewer dimensions have the first ones
+                noise = randomness.normal(model.prior.noise_dim, COLUMNS, 0, "comparison/samples").T
+                sampled[label] = visible(model.sample(noise=noise.to(weights)))
     if not reconstructed:
         return {}
     silent = _notes(named, {}, [label for label in named if label not in reconstructed])

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from vae.data import randomness
 from vae.data.batches import to_unit_interval
 from vae.data.sources import Split, class_names
-from vae.evaluation import evaluating, measure_latents, visible
+from vae.evaluation import evaluating, measure_latents, posterior_means, visible
 from vae.figures.latents import NAMED_CLASSES, class_colors
 from vae.figures.style import TRAIN
 from vae.likelihoods import Bernoulli, Normal
@@ -25,7 +25,6 @@ from vae.model import VAE
 from vae.networks import MLPDecoder
 from vae.priors import StandardNormal
 from vae.report.loading import Opened
-from vae.report.pictures import posterior_means
 
 # how the mean of p(x|z) follows from the decoder's numbers; explorer.js holds functions of these names
 MEANS = {Bernoulli: "sigmoid", Normal: "clamp"}
@@ -41,6 +40,8 @@ def obstacle(model: VAE) -> str | None:
     """Return why a page cannot run this model's decoder, or None if it can."""
     if type(model.decoder) is not MLPDecoder:
         return f"the page cannot run a {type(model.decoder).__name__}, only an MLPDecoder"
+    if model.needs_labels:
+        return "the page has no labels to show the decoder or the prior"
     if type(model.likelihood) not in MEANS:
         return f"the page does not know the mean of a {type(model.likelihood).__name__} likelihood"
     if (size := packed_bytes(model)) > MAX_BYTES:
@@ -68,11 +69,11 @@ def pack(opened: Opened) -> dict[str, Any]:
     model, test = opened.model, opened.data.test
     assert obstacle(model) is None
     with evaluating(model):
-        means = posterior_means(model, test.images).float()
+        means = posterior_means(model, test).float().cpu()
         weights = next(model.parameters())
-        noise = randomness.normal(STARTS, model.latent_dim, opened.config.run.seed, "explorer/starts")
-        starts = model.prior.transform(model.prior(weights), noise.to(weights))
-    activity = measure_latents(model, test.images, seed=opened.config.run.seed)
+        noise = randomness.normal(STARTS, model.prior.noise_dim, opened.config.run.seed, "explorer/starts")
+        starts = model.draw(noise.to(weights))
+    activity = measure_latents(model, test, seed=opened.config.run.seed)
     variance = np.array(activity.variance)
     chosen = _some_of_each(test, EXAMPLES)
     names = class_names(opened.data.name)

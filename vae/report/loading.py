@@ -39,7 +39,7 @@ class Loader:
         config = load(folder / CONFIG)
         weights = must_be_finished(folder)
         data = self.data(config)
-        model = build_model(config, data.image_shape)
+        model = build_model(config, data.image_shape, data.classes)
         load_weights(weights.parent, model)
         return Opened(config, model, data)
 

@@ -33,7 +33,7 @@ def measure(folder: Path, loader: Loader | None = None) -> LatentMeasures:
     if kept is not None:
         return kept
     opened = (loader or Loader()).open(folder)
-    measures = measure_latents(opened.model, opened.data.test.images, seed=opened.config.run.seed)
+    measures = measure_latents(opened.model, opened.data.test, seed=opened.config.run.seed)
     with contextlib.suppress(OSError):  # somebody else's run, read-only
         write_text(folder / LATENTS, json.dumps(key | asdict(measures), indent=1) + "\n")
     return measures

@@ -16,7 +16,7 @@ from vae.config import load
 from vae.data import randomness
 from vae.data.batches import to_unit_interval
 from vae.data.sources import DataSet, Split, class_names
-from vae.evaluation import ACTIVE, CHUNK, evaluating, measure_latents, pictures, visible
+from vae.evaluation import ACTIVE, chunks, evaluating, labels_for, measure_latents, pictures, visible
 from vae.files import CONFIG, FIGURES, METRICS, read_metrics, replacing
 from vae.model import VAE
 from vae.report.loading import Loader
@@ -95,20 +95,22 @@ def _draw_images(model: VAE, data: DataSet, seed: int) -> dict[str, Figure]:
     weights = next(model.parameters())
     shown = one_of_each(data.test, count=10)
     originals = to_unit_interval(data.test.images[shown].to(weights.device), weights.dtype)
+    labels = labels_for(model, data.test, shown)
     drawn = {
-        "reconstructions": figures.reconstructions(visible(originals), visible(model.reconstruct(originals))),
-        "samples": figures.samples(pictures(model, data.test.images, seed)["Samples"]),
+        "reconstructions": figures.reconstructions(visible(originals), visible(model.reconstruct(originals, labels))),
+        "samples": figures.samples(pictures(model, data.test, seed)["Samples"]),
     }
     if len(originals) > 1:
-        drawn["interpolation"] = figures.interpolation(visible(model.interpolate(originals[0], originals[1])))
-    if model.latent_dim == 2:
+        ends = model.interpolate(originals[0], originals[1], labels=None if labels is None else labels[:2])
+        drawn["interpolation"] = figures.interpolation(visible(ends))
+    if model.latent_dim == 2 and not model.condition:
         z = torch.cartesian_prod(PLANE, PLANE).flip(-1)  # z_1 runs fastest
         drawn["latent_plane"] = figures.latent_plane(visible(model.decode(z.to(weights)).mean), PLANE)
     return drawn
 
 
 def _draw_latents(model: VAE, data: DataSet, seed: int) -> dict[str, Figure]:
-    means, z = _encode(model, data.test.images, seed)
+    means, z = _encode(model, data.test, seed)
     drawn = {"latent_marginals": figures.latent_marginals(z)}
     if model.latent_dim == 2:
         drawn["latent_scatter"] = figures.latent_scatter(means, data.test.labels, class_names=class_names(data.name))
@@ -117,28 +119,22 @@ def _draw_latents(model: VAE, data: DataSet, seed: int) -> dict[str, Figure]:
 
 
 def _draw_latent_use(model: VAE, data: DataSet, seed: int) -> dict[str, Figure]:
-    measures = measure_latents(model, data.test.images, seed=seed)
+    measures = measure_latents(model, data.test, seed=seed)
     kl = None if measures.kl is None else np.array(measures.kl)
     return {"latent_use": figures.latent_use(kl, np.array(measures.variance), threshold=ACTIVE)}
 
 
-def _encode(model: VAE, images: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+def _encode(model: VAE, part: Split, seed: int) -> tuple[Tensor, Tensor]:
     """Return E[z|x] and one z ~ q(z|x) of each image, (N, D) each, on the CPU."""
     weights = next(model.parameters())
-    noise = randomness.normal(len(images), model.latent_dim, seed, "figures/posterior")
+    noise = randomness.normal(len(part), model.noise_dim, seed, "figures/posterior")
     parts = []
-    for chunk, eps in zip(images.split(CHUNK), noise.split(CHUNK), strict=True):
-        q = model.encode(to_unit_interval(chunk.to(weights.device), weights.dtype))
-        parts.append(torch.stack([q.mean, model.posterior.transform(q, eps.to(weights))]).cpu())
+    for rows in chunks(slice(0, len(part))):
+        x = to_unit_interval(part.images[rows].to(weights.device), weights.dtype)
+        layer = model.infer(x, noise[rows].to(weights), labels_for(model, part, rows))[0]
+        parts.append(torch.stack([layer.q.mean, layer.z]).cpu())
     means, z = torch.cat(parts, dim=1)
     return means, z
-
-
-def posterior_means(model: VAE, images: Tensor) -> Tensor:
-    """Return E[z|x] (N, D) on the CPU for images (N, C, H, W), for a model in evaluation mode."""
-    weights = next(model.parameters())
-    chunks = (to_unit_interval(chunk.to(weights.device), weights.dtype) for chunk in images.split(CHUNK))
-    return torch.cat([model.encode(x).mean.cpu() for x in chunks])
 
 
 def one_of_each(split: Split, *, count: int) -> Tensor:

@@ -50,10 +50,10 @@ class Training:
     ):
         self.member, self.config, self.folder, self.start = member, config, folder, start
         self.data, self.accelerator = data, accelerator
-        self.vae = assemble.build_model(config, data.image_shape)
-        batches = assemble.build_batches(config, data, accelerator.device, 0, 1)
-        self.agenda = Agenda.of(config.train, batches)
-        self.engine = assemble.build_member(config, accelerator, self.vae, assemble.build_objective(config), batches)
+        self.vae, objective = assemble.build_model(config, data.image_shape), assemble.build_objective(config)
+        batches = assemble.build_batches(config, data, self.vae, objective, accelerator.device)
+        self.agenda = Agenda.of(config.train, len(data.train))
+        self.engine = assemble.build_member(config, accelerator, self.vae, objective, batches)
         self.state = RunState()
         if start.checkpoint is not None:
             checkpoint.load_weights(start.checkpoint, self.vae)

@@ -1,0 +1,21 @@
+"""Settings that are right one by one and mean nothing together: a rule for each, which says why and what would do."""
+
+from collections.abc import Callable
+
+from vae.config.schema import Config
+
+Rule = Callable[[Config], str | None]
+
+
+def _layers_have_a_width(config: Config) -> str | None:
+    depth, hidden_dim = config.model.depth, config.model.hidden_dim
+    if hidden_dim // 2 ** (depth - 1) >= 1:
+        return None
+    return (
+        f"model.depth = {depth}: each layer is half as wide as the one before, which leaves none of "
+        f"model.hidden_dim = {hidden_dim} for the last; take a smaller depth or a larger hidden_dim"
+    )
+
+
+# each returns one line that names the key, its value and the way out, or None
+RULES: list[Rule] = [_layers_have_a_width]
