@@ -155,7 +155,7 @@ def pictures(model: VAE, part: Split, seed: int, count: int = 64) -> dict[str, T
     weights = next(model.parameters())
     originals = to_unit_interval(part.images[:count].to(weights.device), weights.dtype)
     labels = labels_for(model, part, slice(0, count))
-    noise = randomness.normal(count, model.prior.noise_dim, seed, "samples").to(weights)
+    noise = randomness.normal(count, model.draw_dim, seed, "samples").to(weights)
     with evaluating(model):
         return {
             "Originals": visible(originals),

@@ -1,7 +1,8 @@
 """The VAE: puts an encoder, a posterior, a prior, a decoder and a likelihood together."""
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,19 +11,11 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from vae.components import Spec, build
+from vae.hierarchy import HIERARCHIES, Families, Hierarchy, Latent
 from vae.likelihoods import LIKELIHOODS, Likelihood
 from vae.networks import DECODERS, ENCODERS, Shape, Sizes
 from vae.posteriors import POSTERIORS, Posterior
 from vae.priors import PRIORS, Given, Prior
-
-
-@dataclass(frozen=True)
-class Latent:
-    """One stochastic layer: q(z|x), p(z) and the z that was drawn from q, (B, D), or (K, B, D) of K draws."""
-
-    q: Distribution
-    p: Distribution
-    z: Tensor
 
 
 @dataclass(frozen=True)
@@ -40,12 +33,13 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
 
     Args:
         image_shape: (C, H, W).
-        latent_dim: D.
+        latent_dim: D, of the layer that is decoded.
         hidden_dim: width of the hidden layer next to the image.
         depth: hidden layers in each network.
         center_input: whether the encoder sees x - 0.5 instead of x; the likelihood always sees x.
         condition: whether encoder and decoder see the label: q(z|x, y), p(x|z, y) (Sohn et al. 2015).
         classes: of the labels, 0: there are none.
+        hierarchy: which stochastic layers there are above that one.
         encoder, decoder, posterior, prior, likelihood: specs, e.g. `{"name": "DiagonalNormal", "scale": "exp"}`.
 
     Raises:
@@ -53,7 +47,8 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
             there are none.
 
     Attributes:
-        noise_dim: standard normal numbers that one draw of all latents takes.
+        noise_dim: standard normal numbers that one draw of all latents takes, z ~ q.
+        draw_dim: the same, z ~ p.
         needs_labels: whether labels (B,), int64, have to be given with images, and with a z.
     """
 
@@ -66,6 +61,7 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
         center_input: bool = False,
         condition: bool = False,
         classes: int = 0,
+        hierarchy: str | Spec = "Flat",
         encoder: str | Spec = "MLPEncoder",
         decoder: str | Spec = "MLPDecoder",
         posterior: str | Spec = "DiagonalNormal",
@@ -78,11 +74,12 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
         self.condition, self.classes = condition, classes
         sizes = Sizes(image_shape, latent_dim, hidden_dim, depth, classes, context_dim=classes if condition else 0)
         self.posterior: Posterior = build(POSTERIORS, posterior, latent_dim)
-        self.prior: Prior = build(PRIORS, prior, sizes)
         self.likelihood: Likelihood = build(LIKELIHOODS, likelihood, image_shape)
-        self.encoder: nn.Module = build(ENCODERS, encoder, sizes, self.posterior.features)
+        self.hierarchy: Hierarchy = build(HIERARCHIES, hierarchy, sizes, partial(build, POSTERIORS, posterior))
+        self.prior: Prior = build(PRIORS, prior, replace(sizes, latent_dim=self.hierarchy.top_dim))
+        self.encoder: nn.Module = build(ENCODERS, encoder, sizes, self.hierarchy.features)
         self.decoder: nn.Module = build(DECODERS, decoder, sizes, self.likelihood.output_shape)
-        self.noise_dim = self.posterior.noise_dim
+        self.noise_dim, self.draw_dim = self.hierarchy.noise_dim, self.hierarchy.draw_dim(self.prior)
         self.needs_labels = condition or self.prior.needs_labels
         if self.needs_labels and not classes:
             raise ValueError("labels are needed (by condition, or by the prior), and there are none")
@@ -112,17 +109,12 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
         Args:
             x, noise, labels: as for a forward pass.
         """
-        q = self.encode(x, labels)
-        if noise is None:
-            z = q.rsample()
-        else:
-            z = self.posterior.transform(q, noise.movedim(1, 0) if noise.dim() == 3 else noise)
-        return (Latent(q, self.prior(self._given(z, labels)), z),)
+        own = noise.movedim(1, 0) if noise is not None and noise.dim() == 3 else noise
+        return self.hierarchy.infer(self._numbers(x, labels), own, self._families(), self._given(x, labels))
 
     def encode(self, x: Tensor, labels: Tensor | None = None) -> Distribution:
-        """Return q(z|x), event (D,), for images (B, C, H, W) in [0, 1]."""
-        seen, context = x - 0.5 if self.center_input else x, self._context(labels)
-        return self.posterior(self.encoder(seen) if context is None else self.encoder(seen, context))
+        """Return q(z|x), event (D,), for images (B, C, H, W) in [0, 1], of a model with one stochastic layer."""
+        return self.posterior(self._numbers(x, labels))
 
     def decode(self, z: Tensor, labels: Tensor | None = None) -> Distribution:
         """Return p(x|z), event (C, H, W), batch (B,) or (K, B), for latents (B, D) or (K, B, D)."""
@@ -139,12 +131,12 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
 
         Args:
             count: how many, when no noise is given.
-            noise: standard normal (count, prior.noise_dim) that determines z.
+            noise: standard normal (count, draw_dim) that determines z.
             labels: (count,), of a model that needs them; without them 0, 1, ..., and again from 0.
         """
         weights = next(self.parameters())
         if noise is None:
-            noise = torch.randn(count, self.prior.noise_dim, device=weights.device, dtype=weights.dtype)
+            noise = torch.randn(count, self.draw_dim, device=weights.device, dtype=weights.dtype)
         if self.needs_labels and labels is None:
             labels = torch.arange(len(noise), device=weights.device) % self.classes
         return self.decode(self.draw(noise, labels), labels).mean
@@ -153,15 +145,18 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
         """Return z (B, D) ~ p(z), of the layer that is decoded.
 
         Args:
-            noise: standard normal (B, prior.noise_dim) that determines z.
+            noise: standard normal (B, draw_dim) that determines z.
             labels: (B,), of a model that needs them.
         """
-        return self.prior.transform(self.prior(self._given(noise, labels)), noise)
+        return self.hierarchy.draw(noise, self._families(), self._given(noise, labels))
 
     @torch.no_grad()
     def code(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return E[z|x], (B, D), of the layer that is decoded: for pictures; a test loss draws z ~ q."""
-        return self.encode(x, labels).mean
+        """Return E[z|x], (B, D), for pictures; a test loss draws z ~ q.
+
+        Of several stochastic layers, it is the mean of the layer that is decoded, the noise of the others being 0.
+        """
+        return self.infer(x, x.new_zeros(len(x), self.noise_dim), labels)[0].q.mean
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -181,6 +176,14 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
         weight = torch.linspace(0, 1, steps, device=first.device, dtype=first.dtype)[:, None]
         nearer = None if labels is None else labels[(weight[:, 0] > 0.5).long()]
         return self.decode(torch.lerp(first, last, weight), nearer).mean
+
+    def _numbers(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        """Return what the encoder gives, (B, features)."""
+        seen, context = x - 0.5 if self.center_input else x, self._context(labels)
+        return self.encoder(seen) if context is None else self.encoder(seen, context)
+
+    def _families(self) -> Families:
+        return Families(self.posterior, self.prior)
 
     def _given(self, like: Tensor, labels: Tensor | None) -> Given:
         return Given(like, self.encode, labels)

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,12 +40,17 @@ def mlp_widths(hidden_dim: int, depth: int) -> list[int]:
     return [hidden_dim // 2**layer for layer in range(depth)]
 
 
-def _mlp(widths: list[int]) -> list[nn.Module]:
+def _mlp(widths: Sequence[int]) -> list[nn.Module]:
     """Return linear layers between consecutive widths, with a SiLU between (not after) them."""
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(widths):
         layers += [Linear(inputs, outputs), nn.SiLU()]
     return layers[:-1]
+
+
+def mlp(widths: Sequence[int]) -> nn.Sequential:
+    """Return a network of linear layers between consecutive widths, with a SiLU between (not after) them."""
+    return nn.Sequential(*_mlp(widths))
 
 
 class MLPEncoder(nn.Module):

@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from torch import Tensor
 
-from vae.distributions import kl, kl_by_group
 from vae.model import VAEOutput
 from vae.peers import Peers, alone
 from vae.schedules import Schedule, ScheduleSpec
@@ -106,7 +105,7 @@ class ELBO(Objective):
         """Return the KL, (B,), of which no group of dimensions has less than it has free."""
         total = output.latents[0].z.new_zeros(())
         for layer in output.latents:
-            groups = kl_by_group(layer.q, layer.p, layer.z)
+            groups = layer.kl_by_group()
             total = total + groups.clamp(min=self.free_bits * layer.z.shape[-1] / groups.shape[-1]).sum(-1)
         return total
 
@@ -114,7 +113,7 @@ class ELBO(Objective):
 def negative_elbo(output: VAEOutput, x: Tensor) -> Terms:
     """Return the terms of -ELBO (beta = 1), each (B,): what evaluation reports, whatever was minimised."""
     reconstruction = -output.p_x.log_prob(x)
-    divergence = sum((kl(layer.q, layer.p, layer.z) for layer in output.latents), start=reconstruction.new_zeros(()))
+    divergence = sum((layer.kl() for layer in output.latents), start=reconstruction.new_zeros(()))
     return Terms(loss=reconstruction + divergence, reconstruction=reconstruction, kl=divergence)
 
 

@@ -48,7 +48,7 @@ class Posterior(nn.Module, ABC, Generic[Q]):
 
     @abstractmethod
     def forward(self, numbers: Tensor) -> Q:
-        """Return q(z|x), batch (B,), event (D,), from numbers (B, features)."""
+        """Return q(z|x), batch (...), event (D,), from numbers (..., features)."""
 
     @abstractmethod
     def transform(self, q: Q, noise: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ class DiagonalNormal(Posterior[Independent]):
         self.std = PositiveScale(scale, eps)
 
     def forward(self, numbers: Tensor) -> Independent:
-        """Return q(z|x) = N(loc, diag(std^2)) from numbers (B, 2D)."""
+        """Return q(z|x) = N(loc, diag(std^2)) from numbers (..., 2D)."""
         loc, raw = torch.chunk(at_least_float32(numbers), 2, dim=-1)
         return Independent(Normal(loc, self.std(raw), validate_args=False), 1, validate_args=False)
 
@@ -95,12 +95,12 @@ class FullNormal(Posterior[MultivariateNormal]):
         self.std = PositiveScale(scale, eps)
 
     def forward(self, numbers: Tensor) -> MultivariateNormal:
-        """Return q(z|x) = N(loc, L L^T) from numbers (B, D + D (D + 1) / 2)."""
+        """Return q(z|x) = N(loc, L L^T) from numbers (..., D + D (D + 1) / 2)."""
         numbers = at_least_float32(numbers)
-        loc, raw = numbers[:, : self.latent_dim], numbers[:, self.latent_dim :]
-        triangle = numbers.new_zeros(len(numbers), self.latent_dim, self.latent_dim)
+        loc, raw = numbers[..., : self.latent_dim], numbers[..., self.latent_dim :]
+        triangle = numbers.new_zeros(*numbers.shape[:-1], self.latent_dim, self.latent_dim)
         rows, columns = torch.tril_indices(self.latent_dim, self.latent_dim, device=numbers.device)
-        triangle[:, rows, columns] = torch.where(rows == columns, self.std(raw), raw)
+        triangle[..., rows, columns] = torch.where(rows == columns, self.std(raw), raw)
         return MultivariateNormal(loc, scale_tril=triangle, validate_args=False)
 
     def transform(self, q: MultivariateNormal, noise: Tensor) -> Tensor:

@@ -17,5 +17,12 @@ def _layers_have_a_width(config: Config) -> str | None:
     )
 
 
+def _layers_that_multiply_are_normal(config: Config) -> str | None:
+    name = config.model.posterior["name"]
+    if config.model.hierarchy["name"] != "Ladder" or name == "DiagonalNormal":
+        return None
+    return f"model.posterior.name = {name!r}: a Ladder multiplies diagonal normals; use DiagonalNormal"
+
+
 # each returns one line that names the key, its value and the way out, or None
-RULES: list[Rule] = [_layers_have_a_width]
+RULES: list[Rule] = [_layers_have_a_width, _layers_that_multiply_are_normal]

@@ -59,6 +59,9 @@ class ModelConfig(Section):
     depth: int = Field(default=2, ge=1, description="hidden layers in each network")
     center_input: bool = Field(default=False, description="the encoder sees x - 0.5; the likelihood always sees x")
     condition: bool = Field(default=False, description="encoder and decoder see the label: a conditional VAE")
+    hierarchy: Annotated[Spec, PieceOf("vae.hierarchy:HIERARCHIES")] = Field(
+        default={"name": "Flat"}, description="stochastic layers above z"
+    )
     encoder: Annotated[Spec, PieceOf("vae.networks:ENCODERS")] = Field(
         default={"name": "MLPEncoder"}, description="image -> numbers of q(z|x)"
     )

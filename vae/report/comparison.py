@@ -155,7 +155,7 @@ def _draw_images(named: Named, loader: Loader) -> Drawn:
                 x = to_unit_interval(images, weights.dtype)
                 reconstructed[label] = visible(model.reconstruct(x, labels_for(model, test, chosen)))
                 # a row for each dimension, so that models of fewer dimensions have the first ones
-                noise = randomness.normal(model.prior.noise_dim, COLUMNS, 0, "comparison/samples").T
+                noise = randomness.normal(model.draw_dim, COLUMNS, 0, "comparison/samples").T
                 sampled[label] = visible(model.sample(noise=noise.to(weights)))
     if not reconstructed:
         return {}

@@ -71,7 +71,7 @@ def pack(opened: Opened) -> dict[str, Any]:
     with evaluating(model):
         means = posterior_means(model, test).float().cpu()
         weights = next(model.parameters())
-        noise = randomness.normal(STARTS, model.prior.noise_dim, opened.config.run.seed, "explorer/starts")
+        noise = randomness.normal(STARTS, model.draw_dim, opened.config.run.seed, "explorer/starts")
         starts = model.draw(noise.to(weights))
     activity = measure_latents(model, test, seed=opened.config.run.seed)
     variance = np.array(activity.variance)
