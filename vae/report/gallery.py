@@ -37,6 +37,11 @@ CAPTIONS = {  # file name of a run's picture -> its title, and what one sees; in
         "between codes is used.",
     ),
     "samples": ("Samples", "Decoded draws of the prior: what the model makes up by itself."),
+    "samples_by_class": (
+        "Samples by class",
+        "Decoded draws of the prior, a row for each label that is given; a column has the same noise, so that what "
+        "changes along it is the class, and what stays is style.",
+    ),
     "latent_plane": (
         "Decoded latent plane",
         "Each image is decoded at its own place in the plane: neighbours look alike, and classes have their regions.",

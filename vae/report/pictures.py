@@ -23,6 +23,8 @@ from vae.report.loading import Loader
 
 PLANE = torch.linspace(-3, 3, 21)  # holds 99.7 % of each dimension of the prior N(0, I), and its centre
 
+CLASS_COLUMNS, MOST_CLASSES = 10, 26  # of samples by class
+
 
 def report(run_dir: Path) -> list[Path]:
     """Draw the pictures of a finished run from its folder alone.
@@ -53,8 +55,8 @@ def draw_figures(
         before_each: called now and then, at least each few seconds; what it raises ends the drawing.
 
     Returns:
-        The files written: curves, reconstructions, samples, interpolation, marginals and the use of each dimension, and
-        with two latent dimensions also the latent plane.
+        The files written: curves, reconstructions, samples, interpolation, marginals and the use of each dimension,
+        with two latent dimensions also the latent plane, and of a model that sees labels samples by class.
 
     Raises:
         InputError: a file of the run is missing, malformed or cannot be written.
@@ -106,7 +108,22 @@ def _draw_images(model: VAE, data: DataSet, seed: int) -> dict[str, Figure]:
     if model.latent_dim == 2 and not model.condition:
         z = torch.cartesian_prod(PLANE, PLANE).flip(-1)  # z_1 runs fastest
         drawn["latent_plane"] = figures.latent_plane(visible(model.decode(z.to(weights)).mean), PLANE)
+    if model.needs_labels:
+        drawn["samples_by_class"] = _draw_classes(model, class_names(data.name), seed)
     return drawn
+
+
+def _draw_classes(model: VAE, names: Sequence[str] | None, seed: int) -> Figure:
+    """Draw a row of samples for each class, the same noise in each column."""
+    noise = randomness.normal(CLASS_COLUMNS, model.draw_dim, seed, "figures/classes").to(next(model.parameters()))
+    rows = {}
+    for label in range(min(model.classes, MOST_CLASSES)):
+        given = torch.full((CLASS_COLUMNS,), label, device=noise.device)
+        name = names[label] if names and label < len(names) else str(label)
+        rows[name] = visible(model.sample(noise=noise, labels=given))
+    return figures.images_by_setting(
+        "Samples by class", "mean of p(x|z, y), z ~ p(z|y); the same noise in each column", rows
+    )
 
 
 def _draw_latents(model: VAE, data: DataSet, seed: int) -> dict[str, Figure]:
