@@ -34,6 +34,7 @@ def write_run(
     archive: Path,
     *overrides: str,
     shape: Shape = (1, SIZE, SIZE),
+    classes: int = 0,
     finished: bool = True,
     test: dict[str, Any] | None = None,
     protocol: dict[str, Any] | None = None,
@@ -46,7 +47,7 @@ def write_run(
     if not finished:
         return folder
     torch.manual_seed(config.run.seed)
-    vae = VAE(image_shape=shape, **config.model.model_dump())
+    vae = VAE(image_shape=shape, classes=classes, **config.model.model_dump())
     with torch.no_grad():
         for weight in vae.parameters():
             weight.mul_(3)

@@ -18,6 +18,7 @@ from vae.config import Config, describe_components, load
 from vae.signals import StopRequest
 from vae.sweep import Sweep
 from vae.sweep import load as load_sweep
+from vae.uses.command import COMMANDS as USES
 
 SECONDS_FOR_RANK_0 = 5  # to finish its report, before a launcher ends it because another process has ended
 
@@ -168,7 +169,13 @@ def _run_members(sweep: Sweep, **how: Any) -> int:
     return code
 
 
-COMMANDS = {"components": add_components, "doctor": add_doctor, "report": add_report, "sweep": add_sweep}
+COMMANDS = {
+    "components": add_components,
+    "doctor": add_doctor,
+    "report": add_report,
+    "sweep": add_sweep,
+    **USES,
+}
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

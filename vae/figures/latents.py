@@ -28,18 +28,25 @@ CLASS_ORDER = (0, 1, 3, 2, 4, 9, 5, 7, 8, 6)  # digits that lie together (3 5 8,
 NAMED_CLASSES = 60  # more classes than this are coloured, but not named
 
 
-def latent_scatter(z: Array, labels: Array | None, *, class_names: Sequence[str] | None = None) -> Figure:
+def latent_scatter(
+    z: Array,
+    labels: Array | None,
+    *,
+    class_names: Sequence[str] | None = None,
+    axis_names: Sequence[str] = ("$z_1$", "$z_2$"),
+) -> Figure:
     """Draw posterior means in the plane, coloured by class.
 
     Args:
         z: posterior means (N, 2).
         labels: classes (N,), integers; None: no colours.
         class_names: name of class 0, 1, ...; a class without a name is shown by its number.
+        axis_names: of the two axes.
     """
     points = numbers(z)
     order = np.random.default_rng(0).permutation(len(points))  # so that no class lies on top of the others
     figure, (axes,) = titled_figure("Test set in latent space", (6.4, 5.4))
-    style(axes, f"posterior means E[z|x] of {len(points):,} images", "$z_1$", "$z_2$")
+    style(axes, f"posterior means E[z|x] of {len(points):,} images", *axis_names)
     axes.set_aspect("equal", adjustable="datalim")
     if labels is None:
         axes.scatter(*points[order].T, color=TRAIN, s=5, alpha=0.75, linewidths=0)

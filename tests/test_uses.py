@@ -1,0 +1,199 @@
+"""What a trained model is good for: library functions against formulas, commands against what they promise."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from tests.folders import write_data, write_run
+from vae import __main__ as cli
+from vae.data.sources import Split
+from vae.model import VAE
+from vae.uses.encoding import Codes, encode
+from vae.uses.generation import interpolate, slerp
+from vae.uses.repair import denoise, impute
+
+
+def images(count: int) -> Tensor:
+    return torch.rand(count, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+
+
+def linear_model() -> VAE:
+    """Decodes to logit(0.9) where z_1 is positive and to logit(0.1) elsewhere; encodes the mean brightness."""
+
+    class Encoder(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            brightness = x.flatten(1).mean(1, keepdim=True)
+            return torch.cat([20 * (brightness - 0.5), torch.full_like(brightness, -9.0)], 1)
+
+    class Decoder(nn.Module):
+        def forward(self, z: Tensor) -> Tensor:
+            return torch.where(z > 0, 1.0, -1.0)[..., None, None].expand(-1, 1, 4, 4) * math.log(9)
+
+    model = VAE(image_shape=(1, 4, 4), latent_dim=1, hidden_dim=4, depth=1)
+    model.encoder, model.decoder = Encoder(), Decoder()
+    model.anchor = nn.Parameter(torch.zeros(1))  # tells the device and the precision
+    return model
+
+
+def test_missing_pixels_settle_where_the_model_is_at_home() -> None:
+    """Bright images have bright missing halves, dark ones dark ones; what is known stays to the bit."""
+    x = torch.cat([torch.full((1, 1, 4, 4), 0.9), torch.full((1, 1, 4, 4), 0.1)])
+    missing = torch.zeros(4, 4, dtype=torch.bool)
+    missing[2:] = True
+    for draw in (False, True):
+        done = impute(linear_model(), x, missing, torch.full((1, 4, 4), 0.5), sweeps=20, draw=draw)
+        torch.testing.assert_close(done.repaired, x, atol=1e-6, rtol=0)
+        assert torch.equal(done.repaired[..., :2, :], x[..., :2, :])
+        assert done.error == pytest.approx(0, abs=1e-6)
+        assert done.baseline == pytest.approx(0.4)
+    with pytest.raises(ValueError, match="no pixel is missing"):
+        impute(linear_model(), x, torch.zeros(4, 4, dtype=torch.bool), torch.full((1, 4, 4), 0.5))
+
+
+@pytest.mark.parametrize(("kind", "level"), [("gaussian", 0.05), ("salt", 0.1)])
+def test_noise_is_as_large_as_asked_for_and_errors_are_measured_on_all_pixels(kind: str, level: float) -> None:
+    x = torch.full((5000, 1, 4, 4), 0.9)
+    done = denoise(linear_model(), x, kind=kind, level=level)
+    difference = done.damaged - x
+    if kind == "gaussian":
+        assert difference.std().item() == pytest.approx(level, rel=0.05)
+    else:
+        assert (done.damaged == 0).float().mean().item() == pytest.approx(level / 2, rel=0.1)
+        assert (done.damaged == 1).float().mean().item() == pytest.approx(level / 2, rel=0.1)
+    assert done.baseline == pytest.approx(difference.square().mean().sqrt().item(), rel=1e-5)
+    assert done.error == pytest.approx(0, abs=1e-6)
+
+
+def test_arcs_turn_evenly_and_change_length_evenly() -> None:
+    first, last = torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([[0.0, 4.0, 0.0]])
+    points = torch.stack([slerp(first, last, torch.tensor(w)) for w in (0.0, 1 / 3, 0.5, 1.0)])[:, 0]
+    torch.testing.assert_close(points[0], first[0])
+    torch.testing.assert_close(points[3], last[0])
+    third = (2 + 2 / 3) * torch.tensor([math.cos(math.pi / 6), math.sin(math.pi / 6), 0.0])
+    torch.testing.assert_close(points[1], third)
+    torch.testing.assert_close(points[2], 3 * torch.tensor([0.5, 0.5, 0.0]).sqrt())
+    for end in (first, 3 * first, -first, torch.zeros(1, 3)):  # no one arc: the straight line
+        torch.testing.assert_close(slerp(first, end, torch.tensor(0.25)), torch.lerp(first, end, 0.25))
+
+
+def test_paths_begin_and_end_at_reconstructions() -> None:
+    torch.manual_seed(0)
+    model, x = VAE(image_shape=(1, 4, 4), latent_dim=3, hidden_dim=8), images(6)
+    for spherical in (False, True):
+        path = interpolate(model, x[:3], x[3:], steps=5, spherical=spherical)
+        assert path.shape == (3, 5, 1, 4, 4)
+        torch.testing.assert_close(path[:, 0], model.reconstruct(x[:3]))
+        torch.testing.assert_close(path[:, -1], model.reconstruct(x[3:]))
+    torch.testing.assert_close(interpolate(model, x[:1], x[1:2], steps=5)[0], model.interpolate(x[0], x[1], steps=5))
+
+
+def test_codes_are_the_posteriors_and_their_plane_holds_the_most_variance() -> None:
+    torch.manual_seed(0)
+    model, x = VAE(image_shape=(1, 4, 4), latent_dim=4, hidden_dim=8), images(50)
+    codes = encode(model, Split(x, torch.arange(50)))
+    q = model.encode(x)
+    torch.testing.assert_close(codes.mean, q.mean.detach())
+    assert codes.std is not None
+    torch.testing.assert_close(codes.std, q.stddev.detach())
+    points, shares = codes.plane()
+    values = np.linalg.eigvalsh(np.cov(codes.mean.numpy().T, bias=True))
+    assert points.var(0, correction=0).numpy() == pytest.approx(values[::-1][:2], rel=1e-4)
+    assert shares == pytest.approx((values[::-1][:2] / values.sum()).tolist(), rel=1e-4)
+    flat = Codes(codes.mean[:, :1], None, None)
+    assert flat.plane()[0][:, 1].abs().max() == 0
+    assert set(flat.arrays()) == {"mean"}
+
+
+# --- commands ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    return write_run(folder / "run", write_data(folder), "model.latent_dim=3")
+
+
+@pytest.fixture(scope="module")
+def conditional(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("conditional")
+    return write_run(folder / "run", write_data(folder), "model.condition=true", classes=4)
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+def test_each_command_writes_what_it_prints(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    commands: list[tuple[str, list[str], list[str]]] = [
+        ("encode", [], ["data-test.npz", "data-test.png"]),
+        ("sample", ["--count", "5"], ["samples.npz", "samples.png"]),
+        ("interpolate", ["--pairs", "2", "--steps", "4"], ["interpolation.png"]),
+        ("impute", ["--sweeps", "3", "--block", "0,0,2,8"], ["imputation.png"]),
+        ("denoise", ["--noise", "salt", "--level", "0.2"], ["denoising.png"]),
+    ]
+    for command, options, names in commands:
+        assert cli.main([command, str(run), *options]) == 0
+        printed = capsys.readouterr().out.splitlines()
+        assert printed[-len(names) :] == [str(run / "uses" / name) for name in names]
+        assert pixels(run / "uses" / names[-1]).std() > 10, "a picture is not one colour"
+    codes, samples = (np.load(run / "uses" / name) for name in ("data-test.npz", "samples.npz"))
+    assert codes["mean"].shape == codes["std"].shape == (70, 3)
+    assert codes["labels"].shape == (70,)
+    assert samples["images"].shape == (5, 1, 8, 8)
+    assert not list((run / "uses").glob(".partial-*"))
+
+
+def test_the_same_seed_gives_the_same_files(run: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        assert cli.main(["sample", str(run), "--seed", str(seed), "--output", str(tmp_path / name)]) == 0
+    first, second, other = (np.load(tmp_path / name / "samples.npz")["images"] for name in "abc")
+    assert np.array_equal(first, second)
+    assert not np.array_equal(first, other)
+
+
+def test_a_model_that_sees_labels_is_given_them(conditional: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("encode", "interpolate", "impute", "denoise"):
+        assert cli.main([command, str(conditional)]) == 0, capsys.readouterr().err
+    samples = []
+    for options in ([], ["--label", "2"]):
+        assert cli.main(["sample", str(conditional), "--count", "4", *options]) == 0
+        samples.append(np.load(conditional / "uses" / "samples.npz")["images"])
+    equal = [np.array_equal(one, other) for one, other in zip(*samples, strict=True)]
+    assert equal == [False, False, True, False]  # without --label the classes come one after another
+
+
+@pytest.mark.parametrize(
+    ("command", "problem"),
+    [
+        (["sample", "RUN", "--label", "1"], "--label 1: RUN holds a model that sees no labels"),
+        (["sample", "CONDITIONAL", "--label", "4"], "--label 4: must be one of 0 to 3"),
+        (["impute", "RUN", "--block", "1,2"], "--block 1,2: must be TOP,LEFT,HEIGHT,WIDTH in pixels, e.g. 14,0,14,28"),
+        (["impute", "RUN", "--block", "9,9,1,1"], "no pixel is missing: give a --mask or a --block that holds some"),
+        (["impute", "RUN", "--mask", "nowhere.npy"], "--mask nowhere.npy: cannot be read"),
+        (["denoise", "RUN", "--level", "0"], "--level 0: must be above 0, and of salt at most 1"),
+        (["interpolate", "RUN", "--pairs", "40"], "--pairs 40: needs 80 images, and there are 70"),
+        (["encode", "RUN", "--split", "val"], "--split val: data.val_size is 0, so that nothing was held out"),
+        (["encode", "RUN", "--data", "OTHER"], "--data OTHER: its images have shape (1, 4, 4), the model's (1, 8, 8)"),
+        (["encode", "nowhere"], "nowhere: not a run folder"),
+        (["sample", "RUN", "--count", "0"], "argument --count: 0: must be at least 1"),
+    ],
+)
+def test_unusable_input_is_one_line_and_nothing_is_written(
+    command: list[str], problem: str, run: Path, conditional: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other.npz"
+    np.savez(other, images=np.zeros((20, 4, 4), dtype=np.uint8))
+    names = {"RUN": str(run), "CONDITIONAL": str(conditional), "OTHER": str(other)}
+    output = [] if command[-1] == "nowhere" else ["--output", str(tmp_path / "out")]
+    assert cli.main([names.get(word, word) for word in command] + output) == 2
+    error = capsys.readouterr().err
+    for name, path in names.items():
+        problem = problem.replace(name, path)
+    assert problem in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
