@@ -438,8 +438,9 @@ def decode(packed: dict[str, Any], z: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("overrides", [[], ["model.latent_dim=5", "model.depth=3", "model.likelihood=Normal"]])
 def test_packed_weights_decode_as_the_model_does(tmp_path: Path, archive: Path, overrides: list[str]) -> None:
-    opened = Loader().open(write_run(tmp_path / "run", archive, *overrides))
-    packed = explorer.pack(opened)
+    run = write_run(tmp_path / "run", archive, *overrides)
+    opened = Loader().open(run)
+    packed = explorer.pack(opened, measure(run))
     z = torch.randn(500, opened.model.latent_dim, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = opened.model.decode(z).mean.flatten(1).clamp(0, 1).numpy()
@@ -448,8 +449,9 @@ def test_packed_weights_decode_as_the_model_does(tmp_path: Path, archive: Path, 
 
 
 def test_examples_come_with_their_codes_and_the_plane_with_all(tmp_path: Path, archive: Path) -> None:
-    opened = Loader().open(write_run(tmp_path / "run", archive))
-    packed, test = explorer.pack(opened), opened.data.test
+    run = write_run(tmp_path / "run", archive)
+    opened = Loader().open(run)
+    packed, test = explorer.pack(opened, measure(run)), opened.data.test
     with torch.no_grad():
         means = opened.model.encode(test.images).mean.numpy()
     chosen = packed["examples"]["index"]
@@ -468,7 +470,7 @@ def test_examples_come_with_their_codes_and_the_plane_with_all(tmp_path: Path, a
 
 def test_sliders_are_the_most_active_dimensions_first(tmp_path: Path, archive: Path) -> None:
     run = write_run(tmp_path / "run", archive, "model.latent_dim=20")
-    packed = explorer.pack(Loader().open(run))
+    packed = explorer.pack(Loader().open(run), measure(run))
     variances = np.array(packed["variances"])
     assert packed["plane"] is None
     assert len(packed["sliders"]) == explorer.SLIDERS
