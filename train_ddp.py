@@ -15,18 +15,16 @@ import sys
 import time
 from functools import partial
 
-from vae import signals, slurm
+from vae import signals, startup
 
 STARTED = time.time()
 STOP = signals.StopRequest()
 if __name__ == "__main__":  # at once: also what comes next takes a moment to import
     try:
-        os.environ.update(slurm.process_environment(os.environ))
+        startup.begin(os.environ, STOP)
     except ValueError as error:
         print(f"train_ddp.py: {error}", file=sys.stderr)
         sys.exit(2)
-    STOP.install(os.environ)
-    os.umask(os.umask(0) | 0o002)  # nothing that others may write
 
 from vae.cli import Parser, add_configuration, speaks
 from vae.components import InputError

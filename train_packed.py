@@ -15,19 +15,16 @@ import os
 import sys
 import time
 
-from vae import signals, slurm
+from vae import signals, startup
 
 STARTED = time.time()
 STOP = signals.StopRequest()
 if __name__ == "__main__":  # at once: also what comes next takes a moment to import
     try:
-        os.environ.update(slurm.process_environment(os.environ))
+        startup.begin(os.environ, STOP)
     except ValueError as error:
         print(f"train_packed.py: {error}", file=sys.stderr)
         sys.exit(2)
-    STOP.install(os.environ)
-    os.umask(os.umask(0) | 0o002)  # nothing that others may write
-
 
 from vae import sweep
 from vae.cli import Parser, speaks

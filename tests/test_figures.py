@@ -17,7 +17,7 @@ from vae import checkpoint, figures
 from vae.components import InputError
 from vae.config import load, to_yaml
 from vae.data.sources import load as load_data
-from vae.evaluation import visible
+from vae.evaluation import measure_latents, visible
 from vae.figures.latents import CLASS_ORDER
 from vae.figures.style import PALETTE
 from vae.files import read_metrics
@@ -389,7 +389,7 @@ def test_of_other_channel_counts_the_first_is_shown(make_run, channels):
 def test_the_model_is_left_as_it_was(run):
     data = load_data(str(run / "data.npz"), run)
     model = VAE(image_shape=(1, 8, 8), latent_dim=1, hidden_dim=8).train()
-    draw_figures(run, model, data, seed=0)
+    draw_figures(run, model, data, measure_latents(model, data.test, seed=0), seed=0)
     assert model.training
     assert all(parameter.grad is None for parameter in model.parameters())
 

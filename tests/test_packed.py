@@ -17,7 +17,8 @@ import train_packed
 from tests.conftest import DATA, ROOT, Outcome, environment, largest_difference, machine_seconds, rows, scalars, weights
 from tests.test_startup import TORCH, without
 from vae import assemble, launch
-from vae.config import Config, load
+from vae.config import Config, flatten, load, merged
+from vae.config.help import component_keys
 from vae.data.batches import TrainingBatches
 from vae.engine import Engine, NonFiniteError
 from vae.engine.packed import Pack
@@ -25,7 +26,8 @@ from vae.engine.stepwise import Stepwise
 from vae.model import VAE
 from vae.signals import StopRequest
 from vae.sweep import load as load_sweep
-from vae.sweep.packing import packable
+from vae.sweep.packing import PIECES as PACKED
+from vae.sweep.packing import obstacle, packable
 
 IMAGES = torch.randint(0, 256, (103, 1, 6, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 SETTINGS = ["model.hidden_dim=16", "train.batch_size=20", "train.engine=eager"]  # six steps an epoch, the last of three
@@ -383,6 +385,10 @@ def test_grouping_imports_no_torch() -> None:
         (["0", "train.epochz=3"], "seed=0: train.epochz: there is no such key"),
         (["0", "train.precision=fp16"], "train.precision = 'fp16': a pack has no loss scaler"),
         (["0", "train.exact=2"], "train.exact = 2: not in a pack; set it to 0, or train it by itself"),
+        (
+            ["0", "model.condition=true"],
+            "model.condition = True: not in a pack; set it to false, or train it by itself",
+        ),
         (["0", "train.engine=compile"], "train.engine = 'compile': a pack is an engine of its own; use auto"),
         (["0", "1", "2"], "model.latent_dim = 3 in latent_dim=3,seed=0, 2 in latent_dim=2,seed=0: members of a pack"),
     ],
@@ -395,6 +401,29 @@ def test_what_cannot_be_packed_is_refused_in_one_line(
     assert refused.code == 2
     assert words in refused.line
     assert not list((tmp_path / "here").iterdir())
+
+
+@pytest.mark.parametrize(("key", "name"), [(key, name) for key, names in PACKED.items() for name in names])
+def test_each_piece_that_a_pack_may_hold_trains_in_one_as_it_does_alone(key: str, name: str) -> None:
+    apart, together, pack = build("train.precision=fp64", f"{key}={name}", members=MEMBERS[:2])
+    run(apart, pack, 7)
+    assert max(map(difference, apart, together)) < 1e-12
+
+
+def test_no_kind_of_piece_is_forgotten() -> None:
+    """A schedule is a number that each member has of its own."""
+    assert PACKED.keys() == set(component_keys()) - {"optim.lr_schedule"}
+
+
+@pytest.mark.parametrize("key", PACKED)
+@pytest.mark.parametrize("form", ["New", "{name: New, size: 3}"])
+def test_a_piece_that_no_pack_is_known_to_hold_is_named_and_trained_alone(tmp_path: Path, key: str, form: str) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(f"points: {{old: {{}}, new: {{{key}: {form}}}}}\nseeds: 2")
+    assert packable(load_sweep(path).members) == [[0, 1], [2], [3]]
+    usable = " or ".join(PACKED[key])
+    member = load_sweep(path).members[2]
+    assert obstacle(flatten(merged(None, member.overrides))) == f"{key} = 'New': a pack cannot hold it; use {usable}"
 
 
 def test_several_processes_are_refused(

@@ -161,6 +161,52 @@ def test_protocols_are_never_in_one_table(tmp_path: Path, archive: Path) -> None
     assert all(table.best is None for table in tables)
 
 
+def write_failure(folder: Path) -> None:
+    """Note, as a sweep does, that the run in `folder` has failed."""
+    (folder.parent / "logs").mkdir(exist_ok=True)
+    note = {"exit_code": 1, "problem": "training in ...\nstep 7: not finite: kl"}
+    (folder.parent / "logs" / f"{folder.name}.failed.json").write_text(json.dumps(note))
+
+
+def test_a_setting_of_which_no_run_survived_has_a_row_that_says_of_how_many(tmp_path: Path, archive: Path) -> None:
+    rates = {1e-2: [False] * 3, 1e-3: [True, True, False], 1e-4: [True]}
+    for lr, finished in rates.items():
+        for seed, done in enumerate(finished):
+            run = tmp_path / f"lr={lr},seed={seed}"
+            write_run(run, archive, f"optim.lr={lr}", f"run.seed={seed}", finished=done)
+            if not done:
+                write_failure(run)
+    write_run(tmp_path / "running", archive, "optim.lr=1", finished=False)
+    (table,) = result_tables(settings_of(tmp_path), {})
+    rows = [dict(zip(table.head, row, strict=True)) for row in table.rows]
+    assert [row["setting"] for row in rows] == ["lr = 0.0001", "lr = 0.001", "lr = 0.01"]
+    assert [row["seeds"] for row in rows] == ["0", "0, 1 (2 of 3)", "none of 3"]
+    assert {key for key, cell in rows[2].items() if cell != "–"} == {"setting", "seeds"}
+    assert table.best == 0
+    writing.write_report([tmp_path])
+    check((tmp_path / "report.html").read_text())
+    assert f"| lr = 0.01 | – | none of 3 |{' – |' * 6}\n" in (tmp_path / "report.md").read_text()
+    for folder in tmp_path.glob("lr=0.0001,*"):
+        shutil.rmtree(folder)
+    (table,) = result_tables(settings_of(tmp_path), {})
+    assert (len(table.rows), table.best) == (2, None)  # one of them with results
+
+
+def test_a_setting_that_failed_stands_where_its_own_protocol_does(tmp_path: Path, archive: Path) -> None:
+    other = "model.likelihood=Normal"
+    write_run(tmp_path / "grey", archive)
+    write_run(tmp_path / "density", archive, other, protocol={"likelihood": "Normal", "normalised": True})
+    for name, settings in {"a": [], "b": [other], "c": ["data.binarize=static"]}.items():
+        write_run(tmp_path / name, archive, *settings, "optim.lr=1", finished=False)
+        write_failure(tmp_path / name)
+    tables = result_tables(settings_of(tmp_path), {})
+    shown = {"Normal" in table.title: [row[2] for row in table.rows] for table in tables}
+    assert shown == {False: ["0", "none of 1"], True: ["0", "none of 1"]}  # c has no table
+    for name in ("grey", "density"):
+        shutil.rmtree(tmp_path / name)
+    assert result_tables(settings_of(tmp_path), {}) == []
+
+
 @pytest.mark.parametrize(("value", "text"), [(1.234, "1.2 s"), (192, "3 min 12 s"), (7500, "2 h 05 min")])
 def test_durations(value: float, text: str) -> None:
     assert seconds(value) == text
@@ -257,9 +303,7 @@ def test_a_sweep_gets_a_page_and_its_members_are_left_alone(sweep: Path, capsys:
 
 
 def test_a_run_that_failed_says_why(sweep: Path) -> None:
-    (sweep / "logs").mkdir()
-    note = {"exit_code": 1, "problem": "training in ...\nstep 7: not finite: kl"}
-    (sweep / "logs" / "latent_dim=10,seed=1.failed.json").write_text(json.dumps(note))
+    write_failure(sweep / "latent_dim=10,seed=1")
     writing.write_report([sweep])
     assert "failed after epoch 2.0: step 7: not finite: kl" in (sweep / "report.html").read_text()
     (sweep / "logs" / "latent_dim=10,seed=1.failed.json").write_text("{")
@@ -394,8 +438,9 @@ def decode(packed: dict[str, Any], z: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("overrides", [[], ["model.latent_dim=5", "model.depth=3", "model.likelihood=Normal"]])
 def test_packed_weights_decode_as_the_model_does(tmp_path: Path, archive: Path, overrides: list[str]) -> None:
-    opened = Loader().open(write_run(tmp_path / "run", archive, *overrides))
-    packed = explorer.pack(opened)
+    run = write_run(tmp_path / "run", archive, *overrides)
+    opened = Loader().open(run)
+    packed = explorer.pack(opened, measure(run))
     z = torch.randn(500, opened.model.latent_dim, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = opened.model.decode(z).mean.flatten(1).clamp(0, 1).numpy()
@@ -404,8 +449,9 @@ def test_packed_weights_decode_as_the_model_does(tmp_path: Path, archive: Path, 
 
 
 def test_examples_come_with_their_codes_and_the_plane_with_all(tmp_path: Path, archive: Path) -> None:
-    opened = Loader().open(write_run(tmp_path / "run", archive))
-    packed, test = explorer.pack(opened), opened.data.test
+    run = write_run(tmp_path / "run", archive)
+    opened = Loader().open(run)
+    packed, test = explorer.pack(opened, measure(run)), opened.data.test
     with torch.no_grad():
         means = opened.model.encode(test.images).mean.numpy()
     chosen = packed["examples"]["index"]
@@ -424,7 +470,7 @@ def test_examples_come_with_their_codes_and_the_plane_with_all(tmp_path: Path, a
 
 def test_sliders_are_the_most_active_dimensions_first(tmp_path: Path, archive: Path) -> None:
     run = write_run(tmp_path / "run", archive, "model.latent_dim=20")
-    packed = explorer.pack(Loader().open(run))
+    packed = explorer.pack(Loader().open(run), measure(run))
     variances = np.array(packed["variances"])
     assert packed["plane"] is None
     assert len(packed["sliders"]) == explorer.SLIDERS

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, Outcome, environment, run
+from tests.test_slurm_environment import STEP
 from vae import __main__ as cli
 from vae.config import describe_components
 
@@ -77,6 +78,30 @@ def test_what_is_wrong_with_a_component_is_said_with_no_more_than_torch() -> Non
     assert "model.posterior.scal: there is no such key; did you mean 'scale'? (DiagonalNormal)" in refused.line
     assert "No module named" not in refused.line
     assert "torch" in without(TORCH, TRAIN, "model.posterior.scal=exp").err, "the witness: that does import torch"
+
+
+@pytest.mark.parametrize("name", ["train_ddp.py", "train_packed.py"])
+def test_slurm_and_signals_are_seen_to_before_anything_heavy_is_imported(name: str) -> None:
+    program = f"runpy.run_path({str(ROOT / name)!r}, run_name='__main__')"
+    refused = without((*TORCH, "pydantic", "numpy", "yaml"), program, env={"SLURM_STEP_NUM_TASKS": "x"})
+    assert (refused.code, refused.out, refused.line) == (2, "", f"{name}: SLURM_STEP_NUM_TASKS = x: not a number")
+
+
+def test_a_program_begins_with_its_place_its_signals_and_its_umask() -> None:
+    program = f"""
+import os, signal, time
+from vae import startup
+from vae.signals import StopRequest
+os.umask(0o020)
+here, stop = {STEP!r}, StopRequest()
+startup.begin(here, stop)
+os.kill(os.getpid(), signal.SIGUSR1)
+while not stop.signum:
+    time.sleep(0.01)
+print(here["RANK"], "RANK" in os.environ, signal.Signals(stop.signum).name, oct(os.umask(0)))
+"""
+    done = run([sys.executable, "-c", program])
+    assert (done.out, done.err) == ("3 False SIGUSR1 0o22\n", "")
 
 
 def test_a_job_does_not_import_what_few_need_or_what_draws_at_the_end() -> None:

@@ -14,10 +14,12 @@ import pytest
 from filelock import FileLock
 
 from tests.conftest import DATA, ROOT, environment
+from vae import config
+from vae.config import to_yaml
 from vae.signals import StopRequest
 from vae.sweep import Sweep, load
 from vae.sweep.runner import Runner
-from vae.sweep.status import recorded, status, table
+from vae.sweep.status import Desk, recorded, status, table
 
 SMALL = {
     "data.root": DATA, "model.hidden_dim": 16, "train.batch_size": 500, "train.epochs": 1, "train.log_every": 5,
@@ -74,6 +76,7 @@ def test_members_are_trained_one_that_diverges_fails_and_only_what_is_missing_ru
     assert states(sweep) == ["waiting", "waiting"]
     assert run(sweep) == 1
     said = capsys.readouterr()
+    assert said.out.endswith("\ns: 1 done, 1 failed\nthe same command with --retry starts the failed ones again\n")
     assert states(sweep) == ["done", "failed"]
     good, bad = sweep.members
     loss = json.loads((good.folder / "summary.json").read_text())["test"]["loss"]
@@ -115,6 +118,79 @@ def test_a_deleted_folder_is_trained_again_and_one_with_other_settings_is_left_a
     assert "other settings (optim.weight_decay" in status(other.members[0]).problem
     assert run(other) == 1
     assert (folder / "model/model.safetensors").read_bytes() == weights
+
+
+BLOCKED = {
+    "other settings": ({"config.yaml": "model: {latent_dim: 3}"}, "model.latent_dim: 3 -> 2; "),
+    "bad configuration": ({"config.yaml": "model: {latent_dmi: 2}"}, "latent_dmi: there is no such key"),
+    "bad summary": ({"config.yaml": None, "summary.json": "{"}, "summary.json: not valid JSON; delete it"),
+    "no configuration": (
+        {"checkpoints/step-00000005/x": ""},
+        "holds checkpoints but no config.yaml; restore it or move",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BLOCKED)
+def test_a_folder_that_is_of_no_use_blocks_its_member_also_from_a_retry_and_says_what_would_help(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str
+) -> None:
+    sweep = sweep_of(tmp_path, "{model.latent_dim: [2]}")
+    (member,) = sweep.members
+    files, words = BLOCKED[what]
+    for name, text in files.items():
+        (member.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        own = to_yaml(config.load(member.base, member.overrides))
+        (member.folder / name).write_text(own if text is None else text)
+    before = {path: path.read_bytes() for path in member.folder.rglob("*") if path.is_file()}
+    Desk(member).log.parent.mkdir()
+    Desk(member).note_failure(2, "refused")  # as a start by hand may have left it
+    for retry in (False, True):
+        assert run(sweep, retry=retry) == 1
+        said = capsys.readouterr()
+        assert "s: 0 done, 1 blocked\n" in said.out
+        assert "--retry" not in said.out
+        assert said.err.startswith("blocked: latent_dim=2,seed=0: runs/s/latent_dim=2,seed=0")
+        assert words in said.err
+        assert len(said.err.splitlines()) == 1
+    line, total = table(sweep)
+    assert " blocked " in line
+    assert words in line
+    assert total == "1 runs: 1 blocked"
+    assert {path: path.read_bytes() for path in member.folder.rglob("*") if path.is_file()} == before
+    assert not Desk(member).log.exists()
+
+
+def test_what_fails_in_another_sweep_meanwhile_waits_for_a_retry_here_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = sweep_of(tmp_path, "{model.latent_dim: [2]}")
+    runner = Runner(sweep, os.environ, stop=StopRequest())
+    Desk(sweep.members[0]).log.parent.mkdir(parents=True)
+    Desk(sweep.members[0]).note_failure(1, "not finite")
+    assert runner.run() == 1
+    said = capsys.readouterr()
+    assert "s: 0 done, 1 waiting\n" in said.out
+    assert "s: 0 done, 1 failed\nthe same command with --retry" in said.out
+    assert not Desk(sweep.members[0]).log.exists()
+
+
+@pytest.mark.parametrize(
+    ("epochs", "max_steps", "share", "goal"), [(4, 0, 0.125, 4), (4, 15, 1 / 3, 1.5), (1, 15, 0.5, 1), (4, 5, 1, 0.5)]
+)
+def test_how_much_of_a_run_is_made_is_a_share_of_its_epochs_or_its_steps_whichever_end_first(
+    tmp_path: Path, epochs: int, max_steps: int, share: float, goal: float
+) -> None:
+    sweep = sweep_of(tmp_path, "{model.latent_dim: [2]}", **{"train.epochs": epochs, "train.max_steps": max_steps})
+    (member,) = sweep.members
+    assert recorded(member).share == 0
+    member.folder.mkdir(parents=True)
+    (member.folder / "config.yaml").write_text(to_yaml(config.load(member.base, member.overrides)))
+    (member.folder / "metrics.jsonl").write_text('{"split": "train", "step": 5, "epoch": 0.5}\n')
+    now = recorded(member)
+    assert (now.share, now.epochs) == pytest.approx((share, goal))
+    bar = Runner(sweep, os.environ, stop=StopRequest()).bar
+    assert (bar.n, bar.total) == (pytest.approx(share), 1)
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 85)])

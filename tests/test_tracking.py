@@ -21,6 +21,7 @@ from vae.data import sources
 from vae.model import VAE
 from vae.records import Board, Journal, cut
 from vae.report.measures import measure
+from vae.report.writing import write_report
 from vae.tracking import Stopwatch
 
 
@@ -122,6 +123,21 @@ def hyperparameters(folder: Path) -> dict[str, Any]:
     content = log.PluginTagToContent("hparams")[metadata.SESSION_START_INFO_TAG]
     started = metadata.parse_session_start_info_plugin_data(content)
     return {key: getattr(value, str(value.WhichOneof("kind"))) for key, value in started.hparams.items()}
+
+
+def test_a_run_keeps_the_measures_that_a_report_would_make_and_no_report_makes_them_again(
+    job: Job, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path("r")
+    assert job(f"data.name={small}", *SHORT, "train.precision=bf16").code == 0
+    assert (folder / "latents.json").exists()
+    own = measure(folder)
+    (folder / "latents.json").unlink()
+    again = measure(folder)
+    assert own.kl == pytest.approx(again.kl, rel=1e-5)
+    assert own.variance == pytest.approx(again.variance, rel=1e-5)
+    monkeypatch.setattr("vae.report.measures.measure_latents", None)
+    write_report([folder])
 
 
 def test_a_run_ends_with_its_settings_results_and_codes_and_repeats_none_of_them(job: Job, small: Path) -> None:

@@ -16,6 +16,7 @@ from vae.data.sources import DataSet
 from vae.engine import Engine, NonFiniteError
 from vae.evaluation import Evaluation, embedding, evaluate, measure_latents, pictures
 from vae.files import MODEL, SUMMARY, write_text
+from vae.measures import kept
 from vae.model import VAE
 from vae.run import RunState
 from vae.saving import SaveError
@@ -158,13 +159,14 @@ def write_results(
     try:
         checkpoint.save_model(folder / MODEL, vae)
         results = {name: summary["test"][key] for name, key in FINAL_RESULTS.items()}
-        results["active dimensions"] = measure_latents(vae, data.test, seed=config.run.seed).active
+        measures = kept(folder, lambda: measure_latents(vae, data.test, seed=config.run.seed))
+        results["active dimensions"] = measures.active
         tracker.log_hyperparameters(config, results, step=summary["steps"])
         tracker.log_embedding(*embedding(vae, data), step=summary["steps"])
         try:
             from vae.report import draw_figures  # imports matplotlib
 
-            draw_figures(folder, vae, data, config.run.seed, before_each=obey)
+            draw_figures(folder, vae, data, measures, config.run.seed, before_each=obey)
         except Stopped:
             raise
         except Exception as error:  # the numbers do not depend on the pictures

@@ -16,10 +16,11 @@ from vae.config import load
 from vae.data import randomness
 from vae.data.batches import to_unit_interval
 from vae.data.sources import DataSet, Split, class_names
-from vae.evaluation import ACTIVE, chunks, evaluating, labels_for, measure_latents, pictures, visible
+from vae.evaluation import ACTIVE, LatentMeasures, chunks, evaluating, labels_for, pictures, visible
 from vae.files import CONFIG, FIGURES, METRICS, read_metrics, replacing
 from vae.model import VAE
 from vae.report.loading import Loader
+from vae.report.measures import measure
 
 PLANE = torch.linspace(-3, 3, 21)  # holds 99.7 % of each dimension of the prior N(0, I), and its centre
 
@@ -38,12 +39,19 @@ def report(run_dir: Path) -> list[Path]:
     Raises:
         InputError: not a run folder, an unfinished or damaged run, or its data are not there.
     """
-    opened = Loader().open(run_dir)
-    return draw_figures(run_dir, opened.model, opened.data, opened.config.run.seed)
+    loader = Loader()
+    opened = loader.open(run_dir)
+    return draw_figures(run_dir, opened.model, opened.data, measure(run_dir, loader), opened.config.run.seed)
 
 
 def draw_figures(
-    run_dir: Path, model: VAE, data: DataSet, seed: int, *, before_each: Callable[[], None] = lambda: None
+    run_dir: Path,
+    model: VAE,
+    data: DataSet,
+    measures: LatentMeasures,
+    seed: int,
+    *,
+    before_each: Callable[[], None] = lambda: None,
 ) -> list[Path]:
     """Draw a run's pictures; on one device the same run gives the same pictures every time.
 
@@ -51,6 +59,7 @@ def draw_figures(
         run_dir: holds metrics.jsonl and config.yaml; `figures/` is written there, whole files only.
         model: the unwrapped model, on any device.
         data: what it was trained on; the test set is shown, of images with other than 1 or 3 channels the first one.
+        measures: of the model on the test set.
         seed: of the samples and of z ~ q(z|x).
         before_each: called now and then, at least each few seconds; what it raises ends the drawing.
 
@@ -67,7 +76,7 @@ def draw_figures(
         lambda: draw_curves(rows, max_grad_norm),
         lambda: _draw_images(model, data, seed),
         lambda: _draw_latents(model, data, seed),
-        lambda: _draw_latent_use(model, data, seed),
+        lambda: _draw_latent_use(measures),
     ]
     written = []
     for draw in kinds:
@@ -135,8 +144,7 @@ def _draw_latents(model: VAE, data: DataSet, seed: int) -> dict[str, Figure]:
     return drawn
 
 
-def _draw_latent_use(model: VAE, data: DataSet, seed: int) -> dict[str, Figure]:
-    measures = measure_latents(model, data.test, seed=seed)
+def _draw_latent_use(measures: LatentMeasures) -> dict[str, Figure]:
     kl = None if measures.kl is None else np.array(measures.kl)
     return {"latent_use": figures.latent_use(kl, np.array(measures.variance), threshold=ACTIVE)}
 

@@ -23,7 +23,7 @@ class Table:
         protocol: how the numbers were made and what they may be compared with, in sentences.
         head: the columns' names.
         rows: of cells, each as long as `head`.
-        best: the index of the row with the lowest test loss; None: there is only one row.
+        best: the index of the row with the lowest test loss; None: no two rows have one.
     """
 
     title: str
@@ -46,16 +46,24 @@ class Table:
 def result_tables(settings: Sequence[Setting], active: Mapping[Path, int], *, alone: str = "all runs") -> list[Table]:
     """Return the results of finished runs, one table for each protocol.
 
+    A setting whose runs have failed without one that is finished has a row too, in the table of settings like it.
+
     Args:
         settings: what is compared, in the order of the rows.
         active: the number of active latent dimensions by run folder, where it is known.
         alone: what a setting is called that has no other to differ from.
     """
     tables: dict[tuple[Any, ...], list[tuple[Setting, int]]] = {}
+    homes: dict[tuple[Any, ...], tuple[Any, ...]] = {}  # of runs evaluated alike: the first table
+    for run in (run for setting in settings for run in setting.finished):
+        homes.setdefault(_evaluated(run), comparable(run))
     for setting in settings:
         parts: dict[tuple[Any, ...], list[Run]] = {}
         for run in setting.finished:
             parts.setdefault(comparable(run), []).append(run)
+        home = homes.get(_evaluated(setting.runs[0]))
+        if not parts and home and any(run.failure for run in setting.runs):
+            parts[home] = []
         unfinished = len(setting.runs) - len(setting.finished)
         for key, runs in parts.items():
             tables.setdefault(key, []).append((replace(setting, runs=tuple(runs)), len(runs) + unfinished))
@@ -154,6 +162,11 @@ def _table(
     return Table(protocol_title(protocol), protocol_words(protocol), HEAD, rows, best)
 
 
+def _evaluated(run: Run) -> tuple[Any, ...]:
+    """Return the settings of a run, finished or not, that its protocol follows from."""
+    return run.config.data.name, run.config.data.binarize, run.config.model.likelihood["name"]
+
+
 def _mean(spread: Spread | None) -> float:
     return spread.mean if spread else math.inf
 
@@ -161,10 +174,11 @@ def _mean(spread: Spread | None) -> float:
 def _row(setting: Setting, begun: int, active: Mapping[Path, int], alone: str) -> tuple[str, ...]:
     """Return the cells of a setting, of which so many runs were begun and those it holds are finished."""
     runs, parameters = len(setting.runs), setting.spread("parameters")
+    seeds = ", ".join(str(run.seed) for run in setting.runs) + (f" ({runs} of {begun})" if begun > runs else "")
     return (
         setting.label if setting.varied else alone,
         whole(parameters.mean) if parameters else MISSING,
-        ", ".join(str(run.seed) for run in setting.runs) + (f" ({runs} of {begun})" if begun > runs else ""),
+        seeds if runs else f"none of {begun}",
         *(number(setting.spread("test", key), of=runs) for key in ("loss", "reconstruction", "kl")),
         _active(setting, active),
         number(setting.spread("images_per_second"), whole),

@@ -204,7 +204,7 @@ def _complete(run: Run) -> bool:
 
 def _draw(report: Report, run: Run) -> list[Path]:
     opened = report.loader.open(run.folder)
-    return draw_figures(run.folder, opened.model, opened.data, run.seed)
+    return draw_figures(run.folder, opened.model, opened.data, measure(run.folder, report.loader), run.seed)
 
 
 def _run_groups(report: Report, *, latent_only: bool) -> list[Group]:
@@ -269,7 +269,8 @@ def _explorers(report: Report) -> tuple[list[Live], list[str]]:
         if explorers and size > space:
             continue
         space -= size
-        explorers.append(Live(report.name(run), _sentence(report, run), pack(opened)))
+        packed = pack(opened, measure(run.folder, report.loader))
+        explorers.append(Live(report.name(run), _sentence(report, run), packed))
     if not wanted:
         notes["There is nothing to explore yet: no finished run with its weights (model/) is here."] = None
     elif len(wanted) > len(explorers) + len(notes) and explorers:

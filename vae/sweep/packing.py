@@ -11,6 +11,17 @@ from vae.sweep.members import Member
 
 # what each member of a pack may have of its own: it is not in the stacked computation, or is a number there
 OWN = ("run", "objective.beta", "optim")
+# what a pack has been shown to hold: networks that are stacked, families without weights or buffers of their own, an
+# objective that sees each example alone
+PIECES = {
+    "model.hierarchy": ("Flat",),
+    "model.encoder": ("MLPEncoder",),
+    "model.decoder": ("MLPDecoder",),
+    "model.posterior": ("DiagonalNormal", "FullNormal"),
+    "model.prior": ("StandardNormal",),
+    "model.likelihood": ("Bernoulli", "Normal"),
+    "objective": ("ELBO",),
+}
 DEFAULT_LIMIT = 8
 
 Flat = Mapping[str, Any]
@@ -44,9 +55,13 @@ def obstacle(settings: Flat) -> str:
         return "train.precision = 'fp16': a pack has no loss scaler for each member; use bf16"
     if engine not in ("auto", "eager"):
         return f"train.engine = {engine!r}: a pack is an engine of its own; use auto"
-    for key in ("train.exact", "train.profile"):
+    for key, off in {"train.exact": 0, "train.profile": 0, "model.condition": "false"}.items():
         if settings.get(key):
-            return f"{key} = {settings[key]}: not in a pack; set it to 0"
+            return f"{key} = {settings[key]}: not in a pack; set it to {off}"
+    for key, names in PIECES.items():
+        name = settings.get(f"{key}.name", settings.get(key))  # a full spec, or a bare name
+        if name not in names:
+            return f"{key} = {name!r}: a pack cannot hold it; use {' or '.join(names)}"
     return ""
 
 

@@ -8,23 +8,28 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from filelock import FileLock
 from tqdm import tqdm
 
 from vae import launch
-from vae.files import METRICS, last_row
 from vae.signals import INTERRUPTED, REQUEUE_ME, StopRequest, exit_code
 from vae.sweep.members import PROGRAMS, Member, Sweep
 from vae.sweep.packing import packable
-from vae.sweep.status import Desk, Status, recorded
+from vae.sweep.status import Desk, State, Status, recorded
 
 LAST_LINES = 5  # of its output that are shown of a member that failed
 SECONDS_BETWEEN_LOOKS = 0.2
 SECONDS_BETWEEN_DISPLAYS = 1.0
 SECONDS_BETWEEN_CLAIMS = 2.0  # of members that another process holds
+
+ENDED: set[State] = {"done", "failed", "blocked"}
+NAMES: dict[State, str] = {  # in what is printed, in this order
+    "done": "done", "failed": "failed", "blocked": "blocked", "interrupted": "stopped", "running": "running",
+    "waiting": "waiting",
+}  # fmt: skip
 
 
 @dataclass
@@ -81,6 +86,10 @@ class Runner:
         pack: members that one process may train, where they can be packed.
         retry: whether those that failed before are started again.
         stop: what asks for the end.
+
+    Attributes:
+        states: of each member, as this runner sees it: waiting: it is to be trained, begun or not, and nobody here
+            does so yet; running: here; interrupted: stopped here, by a signal.
     """
 
     def __init__(
@@ -97,32 +106,27 @@ class Runner:
         self.devices = _visible_devices(environment)
         self.jobs = jobs or len(self.devices) or max(1, len(launch.cores()) // 2)
         self.threads = max(1, len(launch.cores()) // self.jobs)
-        states = {member: recorded(member) for member in sweep.members}
-        self.failed = {m: now.problem for m, now in states.items() if now.state == "failed" and not retry}
-        self.done = [member for member, now in states.items() if now.state == "done"]
-        self.waiting = [member for member in sweep.members if member not in self.failed and member not in self.done]
-        self.interrupted: list[Member] = []
+        self._left_alone = ENDED - {"failed"} if retry else ENDED
+        self.states = {member: self._look_at(member) for member in sweep.members}
         self.running: dict[int, Job] = {}  # by slot
-        self.epochs = {member: now.epoch for member, now in states.items()}
-        packs = [[self.waiting[index] for index in group] for group in packable(self.waiting, pack)]
+        self._mine, self._next_look = self._all("waiting"), 0.0
+        packs = [[self._mine[index] for index in group] for group in packable(self._mine, pack)]
         self._pack_of = {member: members for members in packs for member in members}
-        self._goals = {member: now.epochs for member, now in states.items()}
-        self._mine, self._next_look = list(self.waiting), 0.0
         self.bar = tqdm(
-            total=sum(self._goals[member] for member in self._mine),
-            initial=sum(self.epochs[member] for member in self._mine),
-            desc=sweep.name, unit="epoch", disable=None, dynamic_ncols=True, smoothing=0.05,
-            bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} epochs [{elapsed}<{remaining}{postfix}]",
+            total=len(self._mine), initial=self._made(), desc=sweep.name, unit="run", disable=None,
+            dynamic_ncols=True, smoothing=0.05,
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} runs [{elapsed}<{remaining}{postfix}]",
         )  # fmt: skip
 
     def run(self) -> int:
         """Run until nothing is left to start here, or a signal comes; returns the exit code.
 
-        0: all members are done, or run elsewhere; 1: some have failed; 85, 130: stopped by a signal, all saved.
+        0: all members are done, or run elsewhere; 1: some have failed or are blocked; 85, 130: stopped by a signal, all
+        saved.
         """
         self._say(f"{self.sweep.name}: {self._count()}")
-        if self.waiting:
-            logs = Desk(self.waiting[0]).log.parent
+        if self._mine:
+            logs = Desk(self._mine[0]).log.parent
             self._say(f"running {self.jobs} at once, {self.threads} CPU threads each; their output is in {logs}")
         with self.bar:
             try:
@@ -134,7 +138,7 @@ class Runner:
 
     def _run_all(self) -> None:
         next_claim = 0.0
-        while (self.waiting or self.running) and not self.stop.signum:
+        while (self._all("waiting") or self.running) and not self.stop.signum:
             self._collect()
             if len(self.running) < self.jobs and time.monotonic() >= next_claim:
                 started = self._start_one()
@@ -146,7 +150,7 @@ class Runner:
 
     def _start_one(self) -> bool:
         """Start the first waiting members that nobody holds; returns whether there are some."""
-        for first in list(self.waiting):
+        for first in self._all("waiting"):
             claimed = [(member, lock) for member in self._pack_of[first] if (lock := self._claim(member))]
             if not claimed:
                 continue
@@ -158,14 +162,15 @@ class Runner:
 
     def _claim(self, member: Member) -> FileLock | None:
         """Return a lock on a member that is to be trained now, or None: it is not."""
-        lock = Desk(member).claim() if member in self.waiting else None
+        lock = Desk(member).claim() if self.states[member].state == "waiting" else None
         if lock is None:
             return None
-        self.waiting.remove(member)
-        if recorded(member).state == "done":  # by another process, meanwhile
-            self.done.append(member)
+        now = self._look_at(member)
+        if now.state in self._left_alone:  # another process has trained it meanwhile
+            self.states[member] = now
             lock.release()
             return None
+        self.states[member] = replace(now, state="running")
         Desk(member).forget_failure()
         return lock
 
@@ -198,15 +203,14 @@ class Runner:
     def _note_end(self, member: Member, code: int, problem: str) -> None:
         """Say how a member ended whose process has ended."""
         now = recorded(member)
-        self.epochs[member] = self._goals[member] = now.epoch  # train.max_steps may be earlier than train.epochs
         if now.state == "done":
-            self.done.append(member)
+            self.states[member] = now
             self._say(f"done: {member.name}: test loss {_loss(now)} ({self._count()})")
         elif code in (REQUEUE_ME, INTERRUPTED):
-            self.interrupted.append(member)
+            self.states[member] = replace(now, state="interrupted")
             self._say(f"stopped and saved: {member.name}")
         else:
-            self.failed[member] = problem
+            self.states[member] = replace(now, state="failed", problem=problem)
             Desk(member).note_failure(code, problem)
             *_, last = problem.splitlines() or ["no output"]
             self._say(f"failed: {member.name}: {last}")
@@ -214,7 +218,7 @@ class Runner:
     def _stop_all(self) -> None:
         """Ask what still runs to save and end, and wait for it."""
         if self.running:
-            self._say(f"stopping {sum(len(job.members) for job in self.running.values())} runs; each saves first")
+            self._say(f"stopping {len(self._all('running'))} runs; each saves first")
         for job in self.running.values():
             with contextlib.suppress(ProcessLookupError):
                 job.process.send_signal(signal.SIGTERM)
@@ -227,12 +231,10 @@ class Runner:
         if time.monotonic() < self._next_look and not now:
             return
         self._next_look = time.monotonic() + SECONDS_BETWEEN_DISPLAYS
-        for member in [member for job in self.running.values() for member in job.members]:
-            row = last_row(member.folder / METRICS)
-            self.epochs[member] = row["epoch"] if row else 0.0
-        self.bar.n = sum(self.epochs[member] for member in self._mine)
-        self.bar.total = sum(self._goals[member] for member in self._mine)
-        self.bar.set_postfix_str(f"{len(self.running)} running, {self._count()}")
+        for member in self._all("running"):
+            self.states[member] = replace(recorded(member), state="running")
+        self.bar.n = self._made()
+        self.bar.set_postfix_str(self._count())
 
     def _pause(self) -> None:
         self.stop.watch()
@@ -240,22 +242,39 @@ class Runner:
 
     def _conclude(self) -> int:
         """Say how the sweep stands; returns the exit code."""
-        for member, problem in self.failed.items():
-            lines = "".join(f"\n    {line}" for line in problem.splitlines())
+        failed, blocked = self._all("failed"), self._all("blocked")
+        for member in failed:
+            lines = "".join(f"\n    {line}" for line in self.states[member].problem.splitlines())
             tqdm.write(f"failed: {member.name} ({Desk(member).log}){lines}", file=sys.stderr)
+        for member in blocked:
+            tqdm.write(f"blocked: {member.name}: {self.states[member].problem}", file=sys.stderr)
         self._say(f"{self.sweep.name}: {self._count()}")
-        if self.failed:
+        if failed:
             self._say("the same command with --retry starts the failed ones again")
         if self.stop.signum:
             self._say("the same command continues")
             return exit_code(self.stop.signum)
-        if self.waiting:
-            self._say(f"{len(self.waiting)} run elsewhere")
-        return 1 if self.failed else 0
+        if elsewhere := self._all("waiting"):
+            self._say(f"{len(elsewhere)} run elsewhere")
+        return 1 if failed or blocked else 0
+
+    def _look_at(self, member: Member) -> Status:
+        """Return how far a member is by its files, `waiting` if it is to be trained."""
+        now = recorded(member)
+        return now if now.state in self._left_alone else replace(now, state="waiting", problem="")
+
+    def _all(self, state: State) -> list[Member]:
+        """Return the members in a state, in the order of the sweep."""
+        return [member for member, now in self.states.items() if now.state == state]
+
+    def _made(self) -> float:
+        """Return how many runs have been made of those there were to make, parts of runs included."""
+        states = [self.states[member] for member in self._mine]
+        return sum(1.0 if now.state in ENDED else now.share for now in states)
 
     def _count(self) -> str:
-        parts = {"done": self.done, "failed": self.failed, "stopped": self.interrupted, "waiting": self.waiting}
-        return ", ".join(f"{len(members)} {name}" for name, members in parts.items() if members or name == "done")
+        counts = {state: len(self._all(state)) for state in NAMES}
+        return ", ".join(f"{counts[state]} {name}" for state, name in NAMES.items() if counts[state] or state == "done")
 
     def _say(self, line: str) -> None:
         tqdm.write(line)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from filelock import FileLock, Timeout
 from vae import config
 from vae.components import InputError
 from vae.files import (
+    CHECKPOINTS,
     CONFIG,
     LOCK,
     METRICS,
@@ -25,7 +27,7 @@ from vae.files import (
 )
 from vae.sweep.members import Member, Sweep
 
-State = Literal["waiting", "running", "interrupted", "failed", "done"]
+State = Literal["waiting", "running", "interrupted", "failed", "blocked", "done"]
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,12 @@ class Status:
 
     Attributes:
         state: waiting: not begun; running: now, wherever that is; interrupted: begun, can be continued; failed: ended
-            with an error, and not begun again since; done.
+            with an error, and not begun again since; blocked: its folder holds something else, or cannot be read, so
+            that starting it is of no use; done.
         epoch: how far its records go.
-        epochs: how far it is to go.
+        epochs: how far it is to go; if train.max_steps ends it earlier, its records tell when.
         test_loss: nats, of the latest evaluation on the test set, if there is one.
-        problem: of a failed one, the last lines it wrote.
+        problem: of a failed one, the last lines it wrote; of a blocked one, what is wrong and what would help.
     """
 
     state: State
@@ -46,6 +49,11 @@ class Status:
     epochs: float
     test_loss: float | None = None
     problem: str = ""
+
+    @property
+    def share(self) -> float:
+        """How much of the run is made, from 0 to 1."""
+        return min(1.0, self.epoch / self.epochs)
 
 
 class Desk:
@@ -103,23 +111,17 @@ def recorded(member: Member) -> Status:
     """Return how far a member is by its files alone, never `running`."""
     wanted = config.load(member.base, member.overrides)
     row, test = (last_row(member.folder / METRICS, split) for split in (None, "test"))
-    epoch, epochs = row["epoch"] if row else 0.0, float(wanted.train.epochs)
     loss = test["loss"] if test else None
-    problem, summary = "", None
-    if (member.folder / CONFIG).exists():
-        try:
-            altering, _ = config.differences(config.load(member.folder / CONFIG), wanted)
-            problem = f"{member.folder}: holds a run with other settings ({'; '.join(altering)})" if altering else ""
-            summary = read_summary(member.folder / SUMMARY)
-        except InputError as error:
-            problem = str(error)
-    if problem:
-        return Status("failed", epoch, epochs, loss, problem)
+    far = Status("waiting", row["epoch"] if row else 0.0, _epochs(wanted, row), loss)
+    try:
+        summary = _summary(member.folder, wanted)
+    except InputError as error:
+        return replace(far, state="blocked", problem=str(error))
     if summary and _goes_far_enough(summary, wanted):
-        return Status("done", summary["epochs"], epochs, summary["test"]["loss"])
+        return replace(far, state="done", epoch=summary["epochs"], test_loss=summary["test"]["loss"])
     if failure := failure_of(member.folder):
-        return Status("failed", epoch, epochs, loss, failure["problem"])
-    return Status("interrupted" if (member.folder / CONFIG).exists() else "waiting", epoch, epochs, loss)
+        return replace(far, state="failed", problem=failure["problem"])
+    return replace(far, state="interrupted" if (member.folder / CONFIG).exists() else "waiting")
 
 
 def table(sweep: Sweep) -> Iterator[str]:
@@ -131,9 +133,36 @@ def table(sweep: Sweep) -> Iterator[str]:
         counts[now.state] = counts.get(now.state, 0) + 1
         loss = "" if now.test_loss is None else f"test loss {now.test_loss:.2f}"
         problem = f"  {now.problem.splitlines()[-1]}" if now.problem else ""
-        far = f"{now.epoch:.1f} of {now.epochs:g} epochs"
+        far = f"{now.epoch:.1f} of {round(now.epochs, 2):g} epochs"
         yield f"{index:4d}  {member.name:{width}}  {now.state:11}  {far:>22}  {loss}{problem}".rstrip()
     yield f"{len(sweep.members)} runs: " + ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+
+
+def _epochs(wanted: config.Config, row: dict[str, Any] | None) -> float:
+    """Return how many epochs a run is to make; how many train.max_steps are is known from the newest of its records."""
+    steps = wanted.train.max_steps
+    return min(wanted.train.epochs, steps * row["epoch"] / row["step"] if steps and row else math.inf)
+
+
+def _summary(folder: Path, wanted: config.Config) -> dict[str, Any] | None:
+    """Return the summary of the run that a folder holds, or None: it holds none, or one that is not finished.
+
+    Raises:
+        InputError: training `wanted` there would be refused; the message says what would help.
+    """
+    if not (folder / CONFIG).exists():
+        if any((folder / CHECKPOINTS).glob("step-*")):
+            raise InputError(f"{folder}: holds checkpoints but no {CONFIG}; restore it or move the folder away")
+        return None
+    try:
+        altering, _ = config.differences(config.load(folder / CONFIG), wanted)
+    except InputError as error:
+        problem = f"{folder}: its {CONFIG} cannot be used ({error})"
+        raise InputError(f"{problem}; restore it or move the folder away") from None
+    if altering:
+        hint = "move the folder away, keep to its settings, or give the sweep file another name"
+        raise InputError(f"{folder}: holds a run with other settings ({'; '.join(altering)}); {hint}")
+    return read_summary(folder / SUMMARY)
 
 
 def _goes_far_enough(summary: dict[str, Any], wanted: config.Config) -> bool:

@@ -1,0 +1,44 @@
+"""What a run's latent dimensions are used for: measured once, and kept in its folder."""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from vae.checkpoint import WEIGHTS
+from vae.evaluation import LatentMeasures
+from vae.files import LATENTS, MODEL, write_text
+
+FORMAT = 1  # of latents.json
+
+
+def kept(folder: Path, measure: Callable[[], LatentMeasures]) -> LatentMeasures:
+    """Return the measures in a run's latents.json, or, unless they are of the weights there, measure and keep them.
+
+    Args:
+        folder: the run folder, which holds final weights; if it cannot be written, nothing is kept.
+        measure: measures these weights, in float32 (float64 for such a run), also where training ran in half precision.
+    """
+    with (folder / MODEL / WEIGHTS).open("rb") as stream:
+        key = {"format": FORMAT, "weights_sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
+    measures = _read(folder / LATENTS, key)
+    if measures is None:
+        measures = measure()
+        with contextlib.suppress(OSError):  # somebody else's run, read-only; or a full disk
+            write_text(folder / LATENTS, json.dumps(key | asdict(measures), indent=1) + "\n")
+    return measures
+
+
+def _read(path: Path, key: dict[str, Any]) -> LatentMeasures | None:
+    """Return what a file keeps, or None if there is none, or it is damaged or of other weights."""
+    try:
+        found = json.loads(path.read_text())
+        if {name: found.pop(name) for name in key} != key:
+            return None
+        each = found.pop("kl")
+        return LatentMeasures(kl=None if each is None else tuple(each), variance=tuple(found.pop("variance")), **found)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None

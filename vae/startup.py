@@ -1,0 +1,25 @@
+"""What a training program does first, before anything heavy is imported.
+
+Standard library only: torch takes seconds to import, and a signal may come meanwhile.
+"""
+
+import os
+from collections.abc import MutableMapping
+
+from vae import slurm
+from vae.signals import StopRequest
+
+
+def begin(environment: MutableMapping[str, str], stop: StopRequest) -> None:
+    """Take a task's place among others from SLURM, take over the signals, and let nobody else write what is made.
+
+    Args:
+        environment: `os.environ`; in a SLURM step of several tasks it gets a process group's variables.
+        stop: notes signals from now on.
+
+    Raises:
+        ValueError: a variable of SLURM's cannot be used; the message is one line.
+    """
+    environment.update(slurm.process_environment(environment))
+    stop.install(environment)
+    os.umask(os.umask(0) | 0o002)
