@@ -191,12 +191,12 @@ def train(config: Config, args: argparse.Namespace) -> None:
         place = {"world_size": world_size, "device": device.type, "engine": engine.name}
         costs = {"checkpoints": saver.costs(), "startup_seconds": startup_seconds}
         summary = summarise(config, state, vae, data, epochs=batches.progress(state.step), **place, **costs)
-        say("drawing figures")
         finish = partial(write_results, folder, config, summary, vae, data, tracker, STOP.obey)
         launch.on_main(accelerator, finish, known=(SaveError, signals.Stopped))
     accelerator.wait_for_everyone()
     run.release()
-    say(f"done: {folder} holds model/, figures/, summary.json; curves: tensorboard --logdir {folder}/tensorboard")
+    pictures = "figures/, " if config.run.figures else ""
+    say(f"done: {folder} holds model/, {pictures}summary.json; curves: tensorboard --logdir {folder}/tensorboard")
 
 
 def main(argv: list[str] | None = None) -> int:

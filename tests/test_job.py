@@ -49,7 +49,8 @@ FIGURES = {
 def finished_once(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short finished run."""
     base = tmp_path_factory.mktemp("finished")
-    done = launch(1, f"data.name={small}", "run.name=short", *SMALL, cwd=base, env={"OMP_NUM_THREADS": "2"})
+    settings = [f"data.name={small}", "run.name=short", "run.figures=true", *SMALL]
+    done = launch(1, *settings, cwd=base, env={"OMP_NUM_THREADS": "2"})
     assert done.code == 0, done.err
     return base / "runs" / "short"
 
@@ -198,7 +199,7 @@ def test_a_finished_run_started_again_says_so_and_changes_nothing(job: Job, fini
 
 
 def test_a_finished_run_can_be_extended(job: Job, finished: Path, small: Path) -> None:
-    assert job(f"data.name={small}", "run.name=short", *SMALL, "train.epochs=3").code == 0
+    assert job(f"data.name={small}", "run.name=short", "run.figures=true", *SMALL, "train.epochs=3").code == 0
     assert job(f"data.name={small}", "run.name=straight", *SMALL, "train.epochs=3").code == 0
     assert largest_difference(finished, Path("runs/straight")) == 0
     assert load(finished / "config.yaml").train.epochs == 3
@@ -268,7 +269,8 @@ def test_any_image_size_and_channel_count_trains(job: Job, tmp_path: Path, shape
     images = np.random.default_rng(0).integers(0, 256, shape)
     images = images.astype(np.uint8) if dtype is np.uint8 else (images / 255).astype(dtype)
     np.savez(tmp_path / "odd.npz", images=images)
-    done = job("data.name=odd.npz", "run.dir=r", "model.hidden_dim=8", "train.batch_size=16", "train.epochs=2")
+    settings = ["run.dir=r", "model.hidden_dim=8", "train.batch_size=16", "train.epochs=2", "run.figures=true"]
+    done = job("data.name=odd.npz", *settings)
     assert done.code == 0, done.err
     assert {path.stem for path in Path("r/figures").iterdir()} == FIGURES
     assert VAE.from_pretrained("r/model").image_shape == (shape[1:] if len(shape) == 4 else (1, *shape[1:]))
@@ -446,7 +448,7 @@ def test_a_failing_picture_does_not_fail_the_run(job: Job, small: Path, monkeypa
         raise ValueError("no ink")
 
     monkeypatch.setattr("vae.report.draw_figures", fail)
-    done = job(f"data.name={small}", "run.dir=r", *SMALL)
+    done = job(f"data.name={small}", "run.dir=r", "run.figures=true", *SMALL)
     assert done.code == 0
     assert "figures not drawn (no ink); again: python -m vae report r" in done.err
     assert Path("r/summary.json").exists()

@@ -190,7 +190,8 @@ def undisturbed(small: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[i
 def test_stopped_anywhere_and_continued_it_is_bitwise_the_undisturbed_run(
     small: Path, tmp_path: Path, undisturbed: dict[int, Path], processes: int, point: str, count: int, rank: str
 ) -> None:
-    settings, folder, whole = [f"data.name={small}", *SHORT], tmp_path / "stopped", undisturbed[processes]
+    settings = [f"data.name={small}", *SHORT, f"run.figures={str(point == 'figures').lower()}"]
+    folder, whole = tmp_path / "stopped", undisturbed[processes]
     stopped = at_a_point("SIGTERM", point, count, rank, processes, *settings, f"run.dir={folder}")
     assert stopped.code == (85 if processes == 1 else 1), stopped.err  # torchrun's own
     assert "exitcode  : 85" in stopped.err or processes == 1

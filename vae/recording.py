@@ -14,7 +14,7 @@ from vae.config import Config, TrainConfig
 from vae.data.batches import count_steps
 from vae.data.sources import DataSet
 from vae.engine import Engine, NonFiniteError
-from vae.evaluation import Evaluation, embedding, evaluate, measure_latents, pictures
+from vae.evaluation import Evaluation, LatentMeasures, embedding, evaluate, measure_latents, pictures
 from vae.files import MODEL, SUMMARY, write_text
 from vae.measures import kept
 from vae.model import VAE
@@ -163,16 +163,30 @@ def write_results(
         results["active dimensions"] = measures.active
         tracker.log_hyperparameters(config, results, step=summary["steps"])
         tracker.log_embedding(*embedding(vae, data), step=summary["steps"])
-        try:
-            from vae.report import draw_figures  # imports matplotlib
-
-            draw_figures(folder, vae, data, measures, config.run.seed, before_each=obey)
-        except Stopped:
-            raise
-        except Exception as error:  # the numbers do not depend on the pictures
-            tracker.warn(f"figures not drawn ({error}); again: python -m vae report {folder}")
+        if config.run.figures:
+            _draw(folder, vae, data, measures, config.run.seed, tracker, obey)
         write_text(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
     except OSError as error:
         raise SaveError(
             f"{folder}: results not written ({error}); make room, then run the same command again"
         ) from None
+
+
+def _draw(
+    folder: Path,
+    vae: VAE,
+    data: DataSet,
+    measures: LatentMeasures,
+    seed: int,
+    tracker: Tracker,
+    obey: Callable[[], None],
+) -> None:
+    tracker.say("drawing figures")
+    try:
+        from vae.report import draw_figures  # imports matplotlib
+
+        draw_figures(folder, vae, data, measures, seed, before_each=obey)
+    except Stopped:
+        raise
+    except Exception as error:  # the numbers do not depend on the pictures
+        tracker.warn(f"figures not drawn ({error}); again: python -m vae report {folder}")

@@ -142,4 +142,4 @@ def settings(*extra: Any) -> list[str]:
     """Return the settings of a run of some ten seconds, on the CPU: its arguments for torchrun and for the .sbatch."""
     small = ["model.hidden_dim=32", "train.batch_size=64", "train.precision=fp32", "train.device=cpu"]
     short = ["train.max_steps=2000", "train.checkpoint_every=50", "train.eval_every=0", "train.threads=1"]
-    return [f"data.root={DATA}", *small, *short, *map(str, extra)]
+    return [f"data.root={DATA}", "run.figures=false", *small, *short, *map(str, extra)]

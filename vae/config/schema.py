@@ -31,6 +31,9 @@ class RunConfig(Section):
     seed: int = Field(
         default=0, ge=0, description="permutations, noise, binarisation and initial weights derive from it"
     )
+    figures: bool = Field(
+        default=True, description="draw its pictures at the end, a few seconds; python -m vae report draws them too"
+    )
 
 
 class DataConfig(Section):
@@ -159,9 +162,9 @@ class Config(Section):
 
 # Keys that may differ when a run is continued: they do not change what it computes, or only extend it.
 HARMLESS = {
-    "run.name", "run.dir", "data.root", "train.epochs", "train.max_steps", "train.engine", "train.device",
-    "train.threads", "train.log_every", "train.eval_every", "train.checkpoint_every", "train.on_nonfinite",
-    "train.timeout", "train.profile",
+    "run.name", "run.dir", "run.figures", "data.root", "train.epochs", "train.max_steps", "train.engine",
+    "train.device", "train.threads", "train.log_every", "train.eval_every", "train.checkpoint_every",
+    "train.on_nonfinite", "train.timeout", "train.profile",
 }  # fmt: skip
 # Of these, keys in which runs may differ and be of one setting still; how long a run trains belongs to its setting.
 NOT_A_SETTING = HARMLESS - {"train.epochs", "train.max_steps"}

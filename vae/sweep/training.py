@@ -113,7 +113,8 @@ class Training:
         summary["packed_members"] = self.companions
         write_results(self.folder.folder, self.config, summary, self.vae, self.data, self.tracker, request.obey)
         self.folder.release()
-        self.tracker.say(f"done: {self.folder.folder} holds model/, figures/, summary.json")
+        pictures = "figures/, " if self.config.run.figures else ""
+        self.tracker.say(f"done: {self.folder.folder} holds model/, {pictures}summary.json")
 
     @contextlib.contextmanager
     def failing_alone(self) -> Iterator[None]:
