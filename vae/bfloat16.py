@@ -1,10 +1,12 @@
-"""Linear layers in bfloat16 on CPUs that have no instructions for it: the same numbers, made by float32 products.
+"""Layers in bfloat16 on CPUs that have no instructions for it: the same numbers, made by float32 products.
 
 A product of two bfloat16 numbers is exact in float32, and hardware adds such products in float32 too. So rounding the
 operands to bfloat16, multiplying in float32 and rounding the result is what bfloat16 hardware does, but for the order
-of its sums; torch's own way on such a CPU takes five times as long as float32.
+of its sums; torch's own way on such a CPU takes five times as long as float32, of convolutions two to seven times.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -35,10 +37,57 @@ class Linear(nn.Linear):
         return super().forward(input)
 
 
-def by_float32_products(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return what `linear` gives under bfloat16 autocast, in bfloat16; its gradients are rounded as there."""
+class Conv2d(nn.Conv2d):
+    """A convolution that is not slow under bfloat16 autocast on any CPU; padded with zeros."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int, padding: tuple[int, int]):
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding)
+        self._operation = partial(F.conv2d, stride=stride, padding=padding)
+        self._has_instructions = cpu_has_instructions()
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the outputs (B, out_channels, H', W') of inputs (B, in_channels, H, W)."""
+        if input.is_cpu and not self._has_instructions and _wants_bfloat16():
+            return by_float32_products(input, self.weight, self.bias, self._operation)
+        return super().forward(input)
+
+
+class ConvTranspose2d(nn.ConvTranspose2d):
+    """A transposed convolution that is not slow under bfloat16 autocast on any CPU."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int,
+        padding: tuple[int, int],
+        output_padding: tuple[int, int],
+    ):
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, output_padding)
+        self._operation = partial(F.conv_transpose2d, stride=stride, padding=padding, output_padding=output_padding)
+        self._has_instructions = cpu_has_instructions()
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Return the outputs (B, out_channels, H', W') of inputs (B, in_channels, H, W)."""
+        assert output_size is None, "follows from output_padding"
+        if input.is_cpu and not self._has_instructions and _wants_bfloat16():
+            return by_float32_products(input, self.weight, self.bias, self._operation)
+        return super().forward(input)
+
+
+def by_float32_products(
+    x: Tensor, weight: Tensor, bias: Tensor | None, operation: Callable[..., Tensor] = F.linear
+) -> Tensor:
+    """Return what `operation` gives under bfloat16 autocast, in bfloat16; its gradients are rounded as there.
+
+    Args:
+        x, weight, bias: its arguments.
+        operation: linear in x and in the weight.
+    """
     with torch.autocast("cpu", enabled=False):
-        y = F.linear(_rounded(x), _rounded(weight), None if bias is None else _rounded(bias))
+        y = operation(_rounded(x), _rounded(weight), None if bias is None else _rounded(bias))
         return _rounded(y).bfloat16()
 
 

@@ -1,0 +1,107 @@
+"""What all networks leave to the user: activation, normalisation, initial weights.
+
+There is no batch normalisation: with it what a network makes of an example depends on the others in its batch, so on
+how many processes share one, and its running statistics are a second state that `train.exact` could not keep.
+"""
+
+import math
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+Activation = Annotated[
+    Literal["silu", "relu", "tanh", "gelu", "elu", "leaky_relu", "softplus"],
+    Field(description="what comes after each hidden layer (leaky_relu: slope 0.01 below 0)"),
+]
+LayerNormalization = Annotated[
+    Literal["none", "layer"],
+    Field(description="before each activation: nothing, or layer normalisation (Ba et al. 2016)"),
+]
+ImageNormalization = Annotated[
+    Literal["none", "layer", "group"],
+    Field(
+        description="before each activation: nothing, or normalisation over all channels and pixels (layer; Ba et al. "
+        "2016), or over groups of 16 channels or more (group; Wu & He 2018); after a linear layer: over the layer"
+    ),
+]
+Initialization = Annotated[
+    Literal["torch", "xavier", "he", "orthogonal"],
+    Field(
+        description="of weights: torch's own; xavier, for tanh: uniform, variance 2 / (fan-in + fan-out) (Glorot & "
+        "Bengio 2010, eq. 16); he, for relu: normal, variance 2 / fan-in (He et al. 2015, eq. 10); orthogonal (Saxe et "
+        "al. 2014); except with torch's own, biases are 0"
+    ),
+]
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "silu": nn.SiLU,
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "gelu": nn.GELU,
+    "elu": nn.ELU,
+    "leaky_relu": nn.LeakyReLU,
+    "softplus": nn.Softplus,
+}
+
+CHANNELS_A_GROUP = 16  # at least, where a group is one of several: among the best of Wu & He 2018, table 3
+
+Layer = nn.Linear | nn.Conv2d | nn.ConvTranspose2d
+
+
+def activated(width: int, activation: str, normalization: str) -> list[nn.Module]:
+    """Return what follows a hidden layer (B, width): its normalisation, if there is one, and its activation."""
+    normalize = [] if normalization == "none" else [nn.LayerNorm(width)]
+    return [*normalize, ACTIVATIONS[activation]()]
+
+
+def activated_image(channels: int, activation: str, normalization: str) -> list[nn.Module]:
+    """Return what follows a hidden layer (B, channels, H, W): its normalisation, if there is one, and activation."""
+    groups = {"none": 0, "layer": 1, "group": count_groups(channels)}[normalization]
+    return [*([nn.GroupNorm(groups, channels)] if groups else []), ACTIVATIONS[activation]()]
+
+
+def count_groups(channels: int) -> int:
+    """Return into how many equal groups channels are normalised: as many as have `CHANNELS_A_GROUP` of them, or one."""
+    return max(count for count in range(1, channels + 1) if channels % count == 0 and _enough(channels // count, count))
+
+
+def _enough(channels: int, groups: int) -> bool:
+    return channels >= CHANNELS_A_GROUP or groups == 1
+
+
+@torch.no_grad()
+def initialize(network: nn.Module, how: str) -> None:
+    """Give the layers of a network new weights, and biases of 0, unless they are to keep torch's own."""
+    if how == "torch":
+        return
+    for layer in network.modules():
+        if isinstance(layer, Layer):
+            _draw(layer, how)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def _draw(layer: Layer, how: str) -> None:
+    fan_in, fan_out = fans(layer)
+    if how == "xavier":
+        bound = math.sqrt(6 / (fan_in + fan_out))
+        nn.init.uniform_(layer.weight, -bound, bound)
+    elif how == "he":
+        nn.init.normal_(layer.weight, std=math.sqrt(2 / fan_in))
+    else:
+        nn.init.orthogonal_(layer.weight)
+
+
+def fans(layer: Layer) -> tuple[float, float]:
+    """Return how many inputs an output is the sum of, and how many outputs an input goes into, borders aside.
+
+    A stride thins out one of the two, which the fans of `torch.nn.init` leave out; and of a transposed convolution
+    these are the wrong way round.
+    """
+    if isinstance(layer, nn.Linear):
+        return layer.in_features, layer.out_features
+    taps, stride = math.prod(layer.kernel_size), math.prod(layer.stride)
+    fan_in, fan_out = layer.in_channels * taps, layer.out_channels * taps
+    return (fan_in / stride, fan_out) if isinstance(layer, nn.ConvTranspose2d) else (fan_in, fan_out / stride)

@@ -1,0 +1,91 @@
+"""Perceptrons with residual connections, which stay trainable when they are deep."""
+
+import math
+
+from torch import Tensor, nn
+
+from vae.bfloat16 import Linear
+from vae.networks.options import Activation, Initialization, LayerNormalization, activated, initialize
+from vae.networks.sizes import Shape, Sizes, beside
+
+
+class ResidualBlock(nn.Module):
+    """x + W2 a(W1 a(x)), (B, h), normalised before each activation a: "pre-activation" (He et al. 2016, fig. 1 b)."""
+
+    def __init__(self, width: int, activation: str, normalization: str):
+        super().__init__()
+        self.change = nn.Sequential(
+            *activated(width, activation, normalization),
+            Linear(width, width),
+            *activated(width, activation, normalization),
+            Linear(width, width),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the changed x."""
+        return x + self.change(x)
+
+
+def _residual_mlp(inputs: int, sizes: Sizes, outputs: int, activation: str, normalization: str) -> list[nn.Module]:
+    """Return a linear layer to width h, blocks of that width, and a linear layer."""
+    width = sizes.hidden_dim
+    blocks = [ResidualBlock(width, activation, normalization) for _ in range(sizes.depth)]
+    last = [*activated(width, activation, normalization), Linear(width, outputs)]
+    return [Linear(inputs, width), *blocks, *last]
+
+
+class ResidualMLPEncoder(nn.Module):
+    """Images (B, C, H, W) -> numbers (B, F): a linear layer of width h, `depth` residual blocks, one linear head.
+
+    Args:
+        sizes: of the model; the context, if there is one, stands behind the pixels.
+        features: F, the numbers the posterior needs for one example.
+        activation, normalization, initialization: see `vae.networks.options`.
+    """
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        features: int,
+        *,
+        activation: Activation = "silu",
+        normalization: LayerNormalization = "layer",
+        initialization: Initialization = "torch",
+    ):
+        super().__init__()
+        inputs = math.prod(sizes.image_shape) + sizes.context_dim
+        self.layers = nn.Sequential(*_residual_mlp(inputs, sizes, features, activation, normalization))
+        initialize(self, initialization)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Return the numbers of q(z|x), (B, F), for images (B, C, H, W) and a context (B, context_dim)."""
+        return self.layers(beside(x.flatten(1), context))
+
+
+class ResidualMLPDecoder(nn.Module):
+    """Latents (B, D) -> numbers (B, C', H, W): the mirror image of `ResidualMLPEncoder`.
+
+    Args:
+        sizes: of the model; the context, if there is one, stands behind z.
+        output_shape: (C', H, W), the numbers the likelihood needs for one example.
+        activation, normalization, initialization: see `vae.networks.options`.
+    """
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        output_shape: Shape,
+        *,
+        activation: Activation = "silu",
+        normalization: LayerNormalization = "layer",
+        initialization: Initialization = "torch",
+    ):
+        super().__init__()
+        inputs, outputs = sizes.latent_dim + sizes.context_dim, math.prod(output_shape)
+        layers = _residual_mlp(inputs, sizes, outputs, activation, normalization)
+        self.layers = nn.Sequential(*layers, nn.Unflatten(1, output_shape))
+        initialize(self, initialization)
+
+    def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """Return the numbers of p(x|z), (B, C', H, W), for latents (B, D) and a context (B, context_dim)."""
+        return self.layers(beside(z, context))

@@ -1,0 +1,35 @@
+"""What the parts of one model are built to."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Shape = tuple[int, int, int]  # (C, H, W)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the parts of one model are built to.
+
+    Attributes:
+        image_shape: (C, H, W).
+        latent_dim: D.
+        hidden_dim: h, the width of the hidden layer next to the image; of a convolutional network, of its linear one.
+        depth: hidden layers in each network, residual blocks, or convolutions that halve the image.
+        classes: of the labels, where the model sees them; else 0.
+        context_dim: numbers that encoder and decoder see beside an image or a z: of a conditional VAE the classes,
+            one of them 1 (and the others 0); else 0.
+    """
+
+    image_shape: Shape = (1, 28, 28)
+    latent_dim: int = 2
+    hidden_dim: int = 512
+    depth: int = 2
+    classes: int = 0
+    context_dim: int = 0
+
+
+def beside(numbers: Tensor, context: Tensor | None) -> Tensor:
+    """Return numbers (B, N) with the context (B, context_dim) behind them, if there is one."""
+    return numbers if context is None else torch.cat([numbers, context.to(numbers.dtype)], -1)
