@@ -1,5 +1,6 @@
 """The page of a report in a real browser: headless Chromium, which .ci/run installs."""
 
+import itertools
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from tests.conftest import DATA
 from tests.folders import SIZE, write_data, write_run
 from vae.model import VAE
+from vae.networks.options import ACTIVATIONS
 from vae.report.loading import Loader
 from vae.report.writing import write_report
 
@@ -180,6 +182,28 @@ def test_decoded_pixels_agree_with_pytorch(
     expected = means(folder, z).reshape(len(z), -1)
     assert np.ptp(expected, axis=0).max() > 0.5  # images depend on z
     assert np.abs(opened.decode(z) - expected).max() < 1 / 255
+
+
+def test_each_activation_agrees_with_pytorch(opened: Opened, folders: dict[str, Path]) -> None:
+    program = """activation => {
+        const root = document.getElementById("explorer");
+        const { constructor, model } = root.explorer;
+        root.explorer = new constructor(root, { ...model, activation });
+    }"""
+    trained = model_of(folders["plane"])
+    z = np.random.default_rng(0).normal(size=(100, 2)) * 1.5
+    found = []
+    for activation in ACTIVATIONS:
+        opened.page.evaluate(program, activation)
+        model = VAE(
+            trained.image_shape, hidden_dim=32, decoder={"name": "MLPDecoder", "activation": activation}
+        ).requires_grad_(False)
+        model.load_state_dict(trained.state_dict())
+        found.append(opened.decode(z))
+        expected = model.decode(torch.from_numpy(z.astype(np.float32))).mean.flatten(1).numpy()
+        assert np.abs(found[-1] - expected).max() < 1 / 255, activation
+    for one, other in itertools.combinations(found, 2):
+        assert np.abs(one - other).max() > 2 / 255  # a wrong one would be seen
 
 
 @pytest.mark.parametrize("opened", [("plane", {}), ("colour", {})], indirect=True, ids=str)

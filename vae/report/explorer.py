@@ -38,8 +38,11 @@ MAX_BYTES = 16_000_000  # of a packed decoder
 
 def obstacle(model: VAE) -> str | None:
     """Return why a page cannot run this model's decoder, or None if it can."""
-    if type(model.decoder) is not MLPDecoder:
-        return f"the page cannot run a {type(model.decoder).__name__}, only an MLPDecoder"
+    decoder = model.decoder
+    if type(decoder) is not MLPDecoder:
+        return f"the page cannot run a {type(decoder).__name__}, only an MLPDecoder"
+    if decoder.normalization != "none":
+        return "the page cannot run an MLPDecoder whose layers are normalised"
     if model.needs_labels:
         return "the page has no labels to show the decoder or the prior"
     if type(model.likelihood) not in MEANS:
@@ -62,13 +65,14 @@ def pack(opened: Opened, measures: LatentMeasures) -> dict[str, Any]:
         measures: of it.
 
     Returns:
-        `shape` (C, H, W) of a decoded image, `shown` channels of it; `layers` and `mean`, the decoder; `latent_dim`,
-        `variances` (D,) of E[z|x] over the test set, `sliders`, the dimensions to move along, from the most active on;
-        `limit`, how far; `starts` (64, D), draws of the prior; `examples`, test images with E[z|x]; and with two
-        dimensions `plane`, the encoded test set, and radii that hold half and 95 % of the prior N(0, I).
+        `shape` (C, H, W) of a decoded image, `shown` channels of it; `layers`, `activation` and `mean`, the decoder;
+        `latent_dim`, `variances` (D,) of E[z|x] over the test set, `sliders`, the dimensions to move along, from the
+        most active on; `limit`, how far; `starts` (64, D), draws of the prior; `examples`, test images with E[z|x]; and
+        with two dimensions `plane`, the encoded test set, and radii that hold half and 95 % of the prior N(0, I).
     """
     model, test = opened.model, opened.data.test
     assert obstacle(model) is None
+    assert isinstance(model.decoder, MLPDecoder)
     with evaluating(model):
         means = posterior_means(model, test).float().cpu()
         weights = next(model.parameters())
@@ -82,6 +86,7 @@ def pack(opened: Opened, measures: LatentMeasures) -> dict[str, Any]:
     return {
         "shape": list(model.likelihood.output_shape),
         "shown": 3 if model.image_shape[0] == 3 else 1,
+        "activation": model.decoder.activation,  # explorer.js holds functions of these names
         "mean": MEANS[type(model.likelihood)],
         "layers": [_pack_layer(layer) for layer in model.decoder.modules() if isinstance(layer, nn.Linear)],
         "latent_dim": model.latent_dim,

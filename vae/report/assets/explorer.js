@@ -1,4 +1,4 @@
-// Decodes latents in the page: a chain of linear layers with SiLU between them, then the mean of p(x|z).
+// Decodes latents in the page: a chain of linear layers, an activation between them, then the mean of p(x|z).
 "use strict";
 
 (() => {
@@ -11,7 +11,24 @@
   };
   const two = (value) => (Math.round(100 * value) / 100 + 0).toFixed(2); // never -0.00
   const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
-  const MEANS = { sigmoid: (number) => 1 / (1 + Math.exp(-number)), clamp: (number) => clamp(number, 0, 1) };
+  const sigmoid = (number) => 1 / (1 + Math.exp(-number));
+  const MEANS = { sigmoid, clamp: (number) => clamp(number, 0, 1) };
+  const ACTIVATIONS = {
+    silu: (x) => x * sigmoid(x),
+    relu: (x) => Math.max(x, 0),
+    tanh: Math.tanh,
+    gelu: (x) => (x / 2) * (1 + erf(x / Math.SQRT2)),
+    elu: (x) => (x > 0 ? x : Math.expm1(x)),
+    leaky_relu: (x) => (x > 0 ? x : 0.01 * x),
+    softplus: (x) => Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x))),
+  };
+
+  // Abramowitz & Stegun 1964, 7.1.26: off by less than 1.5e-7
+  const erf = (x) => {
+    const t = 1 / (1 + 0.3275911 * Math.abs(x));
+    const sum = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))));
+    return Math.sign(x) * (1 - sum * Math.exp(-x * x));
+  };
 
   // --- the decoder ---------------------------------------------------------------------------------------------------
 
@@ -36,12 +53,12 @@
 
   const decoder = (model) => {
     const layers = model.layers.map((layer) => new Layer(layer));
-    const mean = MEANS[model.mean];
+    const [activate, mean] = [ACTIVATIONS[model.activation], MEANS[model.mean]];
     return (z) => {
       let x = z;
       layers.forEach((layer, index) => {
         x = layer.apply(x);
-        if (index < layers.length - 1) for (let i = 0; i < x.length; i++) x[i] = x[i] / (1 + Math.exp(-x[i]));
+        if (index < layers.length - 1) for (let i = 0; i < x.length; i++) x[i] = activate(x[i]);
       });
       return x.map(mean);
     };
