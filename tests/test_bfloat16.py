@@ -1,31 +1,57 @@
-"""Linear layers in bfloat16 by float32 products, against torch's own bfloat16 and against exact sums."""
+"""Layers in bfloat16 by float32 products, against torch's own bfloat16 and against exact sums."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from vae import bfloat16
-from vae.bfloat16 import Linear, _round_bits, by_float32_products
+from vae.bfloat16 import Conv2d, ConvTranspose2d, Linear, _round_bits, by_float32_products
 from vae.engine.compiler import OPTIONS
 
 ULP = 2.0**-8  # half the distance of neighbouring bfloat16 numbers, relative, is at most this
 
 
-def layers(inputs: int, outputs: int) -> tuple[nn.Linear, Linear]:
+def layers(inputs: int, outputs: int) -> tuple[Any, Any]:
+    return alike(nn.Linear(inputs, outputs), Linear(inputs, outputs))
+
+
+def alike(plain: Any, ours: Any) -> tuple[Any, Any]:
+    """Return two layers with the same weights."""
     torch.manual_seed(0)
-    plain, ours = nn.Linear(inputs, outputs), Linear(inputs, outputs)
+    plain.reset_parameters()
     ours.load_state_dict(plain.state_dict())
     return plain, ours
 
 
+KINDS = {
+    "linear": ((784,), lambda: layers(784, 64)),
+    "convolution": (
+        (16, 9, 8),
+        lambda: alike(nn.Conv2d(16, 24, 4, stride=2, padding=(2, 1)), Conv2d(16, 24, 4, stride=2, padding=(2, 1))),
+    ),
+    "transposed": (
+        (24, 5, 4),
+        lambda: alike(
+            nn.ConvTranspose2d(24, 16, 4, stride=2, padding=(2, 1), output_padding=(1, 0)),
+            ConvTranspose2d(24, 16, 4, stride=2, padding=(2, 1), output_padding=(1, 0)),
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_outputs_and_gradients_are_those_of_autocast(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outputs_and_gradients_are_those_of_autocast(
+    kind: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """To one rounding: the order of sums is nobody's to choose."""
     monkeypatch.setattr(bfloat16, "cpu_has_instructions", lambda: False)
-    plain, ours = layers(784, 64)
-    x = torch.rand(32, 784, dtype=dtype)
+    shape, build = KINDS[kind]
+    plain, ours = build()
+    x = torch.rand(32, *shape, dtype=dtype)
     found = []
     for layer in (plain, ours):
         copy = x.clone().requires_grad_()
@@ -79,11 +105,15 @@ def test_rounding_by_bits_is_rounding_by_casts() -> None:
     assert _round_bits(torch.tensor([math.nan, -math.nan])).isnan().all()
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("has", [True, False])
-def test_without_autocast_or_with_instructions_it_is_a_plain_layer(has: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_autocast_or_with_instructions_it_is_a_plain_layer(
+    kind: str, has: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(bfloat16, "cpu_has_instructions", lambda: has)
-    plain, ours = layers(20, 10)
-    x = torch.rand(5, 20)
+    shape, build = KINDS[kind]
+    plain, ours = build()
+    x = torch.rand(5, *shape)
     assert torch.equal(ours(x), plain(x))
     with torch.autocast("cpu", torch.bfloat16, enabled=has):
         assert torch.equal(ours(x), plain(x))
