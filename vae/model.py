@@ -34,8 +34,7 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
     Args:
         image_shape: (C, H, W).
         latent_dim: D, of the layer that is decoded.
-        hidden_dim: width of the hidden layer next to the image.
-        depth: hidden layers in each network.
+        hidden_dim, depth: of encoder and decoder, see `vae.networks.Sizes`.
         center_input: whether the encoder sees x - 0.5 instead of x; the likelihood always sees x.
         condition: whether encoder and decoder see the label: q(z|x, y), p(x|z, y) (Sohn et al. 2015).
         classes: of the labels, 0: there are none.

@@ -57,9 +57,16 @@ class ModelConfig(Section):
 
     latent_dim: int = Field(default=2, ge=1, description="dimensions of z")
     hidden_dim: int = Field(
-        default=512, ge=1, description="width of the hidden layer next to the image; the next is half as wide, ..."
+        default=512,
+        ge=1,
+        description="width of the hidden layer next to the image; the next is half as wide, ...; in a residual network "
+        "of all, in a convolutional one of the linear layer",
     )
-    depth: int = Field(default=2, ge=1, description="hidden layers in each network")
+    depth: int = Field(
+        default=2,
+        ge=1,
+        description="hidden layers in each network, residual blocks, or convolutions that halve the image",
+    )
     center_input: bool = Field(default=False, description="the encoder sees x - 0.5; the likelihood always sees x")
     condition: bool = Field(default=False, description="encoder and decoder see the label: a conditional VAE")
     hierarchy: Annotated[Spec, PieceOf("vae.hierarchy:HIERARCHIES")] = Field(

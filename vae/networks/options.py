@@ -29,9 +29,8 @@ ImageNormalization = Annotated[
 Initialization = Annotated[
     Literal["torch", "xavier", "he", "orthogonal"],
     Field(
-        description="of weights: torch's own; xavier, for tanh: uniform, variance 2 / (fan-in + fan-out) (Glorot & "
-        "Bengio 2010, eq. 16); he, for relu: normal, variance 2 / fan-in (He et al. 2015, eq. 10); orthogonal (Saxe et "
-        "al. 2014); except with torch's own, biases are 0"
+        description="weights: torch's own; or xavier (Glorot & Bengio 2010; for tanh), he (He et al. 2015; for relu), "
+        "orthogonal (Saxe et al. 2014), and biases of 0"
     ),
 ]
 
@@ -73,7 +72,14 @@ def _enough(channels: int, groups: int) -> bool:
 
 @torch.no_grad()
 def initialize(network: nn.Module, how: str) -> None:
-    """Give the layers of a network new weights, and biases of 0, unless they are to keep torch's own."""
+    """Give the layers of a network new weights, and biases of 0, unless they are to keep torch's own.
+
+    Args:
+        network: as torch has made it.
+        how: `torch`; `xavier`: uniform, of variance 2 / (fan-in + fan-out) (Glorot & Bengio 2010, eq. 16); `he`:
+            normal, of variance 2 / fan-in (He et al. 2015, eq. 10); `orthogonal`: rows or, if these are more, columns
+            of the weight, flattened to (its first dimension, the rest), are orthonormal (Saxe et al. 2014).
+    """
     if how == "torch":
         return
     for layer in network.modules():
