@@ -137,11 +137,11 @@ COUNTS = {
         (784 * 200 + 200) + 2 * (200 * 200 + 200) + (200 * 100 + 100) + (50 * 200 + 200) + (200 * 784 + 784),
         425_284,
     ),
-    # 784-512, two blocks of two layers, two normalisations each, one more normalisation, 512-4; and back
+    # 784-512, two blocks of two layers with a normalisation each, one more normalisation, 512-4; and back
     "residual": (
         Sizes(),
         "ResidualMLP",
-        {},
+        {"normalization": "layer"},
         (784 * 512 + 512)
         + 2 * (2 * (2 * (512 * 512 + 512) + 2 * 1024) + 1024)
         + (512 * 4 + 4)
@@ -365,7 +365,10 @@ def test_under_autocast_every_layer_is_one_that_no_cpu_is_slow_with(kind: str, s
         (["model.depth=11", "model.encoder=ConvEncoder", "model.decoder=ResidualMLPDecoder"], None),
         (["model.hidden_dim=8", "model.depth=2", "model.encoder.normalization=layer"], None),  # 8, 4
         (["model.hidden_dim=8", "model.depth=3", "model.encoder.normalization=layer"], ["'layer'", "width of 2"]),
-        (["model.hidden_dim=2", "model.decoder=ResidualMLPDecoder"], ["model.decoder.normalization", "width of 2"]),
+        (
+            ["model.hidden_dim=2", "model.decoder={name: ResidualMLPDecoder, normalization: layer}"],
+            ["model.decoder.normalization", "width of 2"],
+        ),
         (["model.decoder={name: ConvDecoder, channels: 1, normalization: group}"], ["'group'", "width of 1"]),
         (["model.decoder={name: ConvDecoder, channels: 1}"], None),
         (["model.encoder.normalization=group"], ["normalization", "group", "layer"]),

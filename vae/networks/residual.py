@@ -49,7 +49,7 @@ class ResidualMLPEncoder(nn.Module):
         features: int,
         *,
         activation: Activation = "silu",
-        normalization: LayerNormalization = "layer",
+        normalization: LayerNormalization = "none",
         initialization: Initialization = "torch",
     ):
         super().__init__()
@@ -77,7 +77,7 @@ class ResidualMLPDecoder(nn.Module):
         output_shape: Shape,
         *,
         activation: Activation = "silu",
-        normalization: LayerNormalization = "layer",
+        normalization: LayerNormalization = "none",
         initialization: Initialization = "torch",
     ):
         super().__init__()
