@@ -12,6 +12,7 @@ from vae.sweep.members import Member
 # what each member of a pack may have of its own: it is not in the stacked computation, or is a number there
 OWN = ("run", "objective.beta", "optim")
 DEFAULT_LIMIT = 8
+ACROSS_EXAMPLES = ("BetaTCVAE", "CapacityVAE", "InfoVAE")  # which imports of torch would say
 
 Flat = Mapping[str, Any]
 
@@ -44,6 +45,9 @@ def obstacle(settings: Flat) -> str:
         return "train.precision = 'fp16': a pack has no loss scaler for each member; use bf16"
     if engine not in ("auto", "eager"):
         return f"train.engine = {engine!r}: a pack is an engine of its own; use auto"
+    objective = settings.get("objective.name", settings.get("objective"))
+    if objective in ACROSS_EXAMPLES:
+        return f"objective.name = {objective!r}: its loss looks across examples, here those of all members; use another"
     for key in ("train.exact", "train.profile"):
         if settings.get(key):
             return f"{key} = {settings[key]}: not in a pack; set it to 0"
