@@ -238,6 +238,22 @@ def test_more_draws_give_a_tighter_bound() -> None:
     assert losses[0] > losses[1] > losses[2]
 
 
+@pytest.mark.parametrize("hierarchy", ["BottomUp", "Ladder"])
+def test_several_layers_have_one_weight_for_all_of_them(hierarchy: str) -> None:
+    """Three draws at once against three passes of one."""
+    spec = {"name": hierarchy, "latent_dims": [2], "hidden_dims": [6], "depth": 1}
+    model = VAE(image_shape=(1, 3, 3), latent_dim=D, hidden_dim=8, depth=1, hierarchy=spec).double()
+    _, x = make()
+    eps = normal(B, 3, model.noise_dim)
+    terms = IWAE(samples=3)(model(x, eps), x, 0.0)
+    weights = []
+    for k in range(3):
+        output = model(x, eps[:, k])
+        weights.append(output.p_x.log_prob(x) - sum(layer.log_ratio() for layer in output.latents))
+    torch.testing.assert_close(terms.loss, -torch.stack(weights).exp().mean(0).log())
+    torch.testing.assert_close(terms.reconstruction + terms.kl, -torch.stack(weights).mean(0))
+
+
 # --- BetaTCVAE --------------------------------------------------------------------------------------------------------
 
 
