@@ -1,21 +1,34 @@
-"""Run by test_peers.py under torchrun: what all ranks gather, and the gradient that comes back."""
+"""Run by test_peers.py under torchrun: what all ranks gather, the gradient that comes back, and a short training."""
 
+import math
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
+from accelerate import Accelerator
+from torch import Tensor
 
-from vae import launch
-from vae.data.batches import share
+from vae import assemble, launch
+from vae.config import load
+from vae.data.batches import TrainingBatches, share
+from vae.objectives import OBJECTIVES
 from vae.peers import Peers
 
+COUNTS = (7, 2)  # of three ranks, one has no example of two
+STEPS = 6  # of 10, 10 and 1 examples: with several ranks, not all of them have one
+SPECS = [
+    *OBJECTIVES,
+    "{name: IWAE, gradient: doubly_reparameterized}",
+    "{name: BetaTCVAE, beta: 3, alpha: 0.5, gamma: 2, estimator: stratified}",
+    "{name: CapacityVAE, capacity: 0.1}",
+    "{name: InfoVAE, alpha: 1}",
+]
 
-def main(path: str, count: int) -> None:
-    """Write this rank's value and gradient of a function of all pairs of examples."""
-    torch.set_num_threads(1)
-    accelerator = launch.make_accelerator("cpu", "no", os.environ)
-    rank, world_size = accelerator.process_index, accelerator.num_processes
+
+def gathered(count: int, rank: int, world_size: int) -> dict[str, Tensor]:
+    """Return this rank's value and gradient of a function of all pairs of `count` examples."""
     peers = Peers(count, 1000, rank, world_size)
     everyone = torch.linspace(-1, 2, count * 3, dtype=torch.float64).reshape(count, 3).sin()
     part = share(count, rank, world_size)
@@ -26,14 +39,45 @@ def main(path: str, count: int) -> None:
     assert peers.mine == part
     loss = pairs(mine, others)[: part.stop - part.start].sum()
     (gradient,) = torch.autograd.grad(loss, mine)
-    torch.save({"loss": loss.detach(), "gradient": gradient[: part.stop - part.start]}, Path(path) / f"{rank}.pt")
-    launch.leave()
+    return {"loss": loss.detach(), "gradient": gradient[: part.stop - part.start]}
 
 
-def pairs(mine: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+def pairs(mine: Tensor, others: Tensor) -> Tensor:
     """Return for each of mine (B, D) a number that depends on all others (N, D)."""
     return (mine @ others.T).tanh().sum(1)
 
 
+def trained(accelerator: Accelerator, spec: str) -> dict[str, Any]:
+    """Return the weights, and what was logged, of a few steps in float64 with an objective (all ranks)."""
+    settings = ["model.hidden_dim=8", "train.batch_size=10", "train.precision=fp64", "train.engine=eager"]
+    config = load(None, [*settings, f"objective={spec}"])
+    images = torch.rand(21, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    vae, objective = assemble.build_model(config, (1, 4, 4)), assemble.build_objective(config)
+    place = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
+    batches = TrainingBatches(
+        images, batch_size=10, noise_dim=2, samples=objective.samples, seed=0, dtype=torch.float64, **place
+    )
+    engine = assemble.build_engine(config, accelerator, vae, objective, batches)
+    for step in range(STEPS):
+        engine.advance(step, step + 1)
+    interval = engine.drain()
+    assert math.isfinite(interval.loss)
+    logged = {"loss": interval.loss, "reconstruction": interval.reconstruction, "kl": interval.kl} | interval.extra
+    return {"weights": torch.cat([weight.detach().flatten() for weight in vae.parameters()]), "logged": logged}
+
+
+def main(path: str) -> None:
+    """Write what this rank finds."""
+    torch.set_num_threads(1)
+    accelerator = launch.make_accelerator("cpu", "no", os.environ)
+    rank, world_size = accelerator.process_index, accelerator.num_processes
+    found = {
+        "gathered": {count: gathered(count, rank, world_size) for count in COUNTS},
+        "trained": {spec: trained(accelerator, spec) for spec in SPECS},
+    }
+    torch.save(found, Path(path) / f"{rank}.pt")
+    launch.leave()
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1])

@@ -25,7 +25,7 @@ TABLES = {
     "model.prior": PRIORS,
     "model.likelihood": LIKELIHOODS,
     "objective": OBJECTIVES,
-    "optim.lr_schedule, objective.beta": SCHEDULES,
+    "optim.lr_schedule, objective.beta, objective.capacity": SCHEDULES,
 }
 
 

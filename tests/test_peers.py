@@ -1,27 +1,61 @@
-"""Losses that look across examples: all ranks see the same global batch, and gradients find their way back."""
+"""Losses that look across examples: all ranks see the same global batch, and train what one process would."""
 
 import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 
 from tests.conftest import ROOT, environment
-from tests.peers_on_ranks import pairs
+from tests.peers_on_ranks import COUNTS, SPECS, pairs, trained
+from vae import launch
 
 
-@pytest.mark.parametrize(("world_size", "count"), [(2, 7), (3, 7), (3, 2)])  # of three ranks, one has no example
-def test_gathered_examples_and_their_gradients_are_those_of_one_process(
-    world_size: int, count: int, tmp_path: Path
-) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world_size)]
+@pytest.fixture(scope="module", params=[2, 3])
+def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of several ranks has found."""
+    folder = tmp_path_factory.mktemp("ranks")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(request.param)]
     variables = environment() | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    program = [str(ROOT / "tests/peers_on_ranks.py"), str(tmp_path), str(count)]
-    subprocess.run([*command, *program], env=variables, check=True, timeout=120)
-    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(world_size)]
+    program = [str(ROOT / "tests/peers_on_ranks.py"), str(folder)]
+    done = subprocess.run([*command, *program], env=variables, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(request.param)]
+
+
+@pytest.fixture(scope="module")
+def alone() -> Iterator[dict[str, Any]]:
+    """What one process trains with each objective."""
+    accelerator = launch.make_accelerator("cpu", "no", {})
+    yield {spec: trained(accelerator, spec) for spec in SPECS}
+    launch.leave()
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_gathered_examples_and_their_gradients_are_those_of_one_process(
+    found: list[dict[str, Any]], count: int
+) -> None:
     everyone = torch.linspace(-1, 2, count * 3, dtype=torch.float64).reshape(count, 3).sin().requires_grad_()
     loss = pairs(everyone, everyone).sum()
     (gradient,) = torch.autograd.grad(loss, everyone)
-    torch.testing.assert_close(sum(each["loss"] for each in found), loss.detach(), rtol=1e-13, atol=0)
-    torch.testing.assert_close(torch.cat([each["gradient"] for each in found]), gradient, rtol=1e-12, atol=1e-14)
+    ranks = [each["gathered"][count] for each in found]
+    torch.testing.assert_close(sum(each["loss"] for each in ranks), loss.detach(), rtol=1e-13, atol=0)
+    torch.testing.assert_close(torch.cat([each["gradient"] for each in ranks]), gradient, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_several_processes_train_the_same_model_as_one(
+    found: list[dict[str, Any]], alone: dict[str, Any], spec: str
+) -> None:
+    """Two epochs in float64, the last batch of which is of one example, so that other ranks have none."""
+    for each in found:
+        assert (each["trained"][spec]["weights"] - alone[spec]["weights"]).abs().max() < 1e-13
+        assert each["trained"][spec]["logged"] == pytest.approx(alone[spec]["logged"], rel=1e-11)
+
+
+def test_objectives_train_different_models(alone: dict[str, Any]) -> None:
+    """Else that they agree would say nothing."""
+    weights = [each["weights"] for each in alone.values()]
+    assert min((a - b).abs().max().item() for i, a in enumerate(weights) for b in weights[:i]) > 1e-5

@@ -201,7 +201,7 @@ def _parts(
         "batches": batches,
         "objective": objective,
         "update": build_update(config, accelerator, vae, name),
-        "ledger": Ledger(accelerator, skip_nonfinite=config.train.on_nonfinite == "skip"),
+        "ledger": Ledger(accelerator, skip_nonfinite=config.train.on_nonfinite == "skip", extra=objective.extra),
         "learning_rate": build_learning_rate(config),
     }
 

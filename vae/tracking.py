@@ -151,9 +151,11 @@ class Tracker:
         row = {"loss": interval.loss, "reconstruction": interval.reconstruction, "kl": interval.kl}
         self._write_row(
             "train", step, epoch, row, beta=beta, lr=lr, grad_norm=interval.grad_norm,
-            images_per_second=images_per_second, skipped=interval.skipped,
+            images_per_second=images_per_second, skipped=interval.skipped, **interval.extra,
         )  # fmt: skip
         self._write_scalars("Train", row, step)
+        for name, value in interval.extra.items():
+            self.board.add("scalar", f"Loss/Train/{name}", value, step)
         self.board.add("scalar", "KL/beta", beta, step)
         self.board.add("scalar", "GradNorm/Train", interval.grad_norm, step)
         self.board.add("scalar", "LearningRate", lr, step)

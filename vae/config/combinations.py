@@ -6,6 +6,7 @@ from vae.components import Spec
 from vae.config.schema import Config
 
 Rule = Callable[[Config], str | None]
+NORMAL_POSTERIORS = ("DiagonalNormal", "FullNormal")
 
 
 def _layers_have_a_width(config: Config) -> str | None:
@@ -47,9 +48,65 @@ def _layers_that_multiply_are_normal(config: Config) -> str | None:
     return f"model.posterior.name = {name!r}: a Ladder multiplies diagonal normals; use DiagonalNormal"
 
 
+def _has_a_gradient_estimate(config: Config) -> str | None:
+    gradient, posterior = config.objective.get("gradient"), config.model.posterior["name"]
+    if gradient != "doubly_reparameterized" or posterior in NORMAL_POSTERIORS:
+        return None
+    return (
+        f"objective.gradient = {gradient!r}: needs log q(z|x) with fixed parameters, which model.posterior.name = "
+        f"{posterior!r} does not give; take standard, or one of {', '.join(NORMAL_POSTERIORS)}"
+    )
+
+
+def _total_correlation_of_independent_dimensions(config: Config) -> str | None:
+    name, posterior = config.objective["name"], config.model.posterior["name"]
+    if name != "BetaTCVAE" or posterior == "DiagonalNormal":
+        return None
+    return (
+        f"objective.name = {name!r}: estimates q(z_d) by q(z_d|x), which needs independent dimensions, not "
+        f"model.posterior.name = {posterior!r}; take DiagonalNormal"
+    )
+
+
+def _compares_with_a_standard_normal(config: Config) -> str | None:
+    name, prior = config.objective["name"], config.model.prior["name"]
+    if name not in ("BetaTCVAE", "InfoVAE") or prior == "StandardNormal":
+        return None
+    return (
+        f"objective.name = {name!r}: compares q(z) with N(0, I) in closed form, not with model.prior.name = {prior!r}; "
+        "take StandardNormal"
+    )
+
+
+def _divergence_has_a_weight(config: Config) -> str | None:
+    if config.objective["name"] != "InfoVAE":
+        return None
+    alpha, lambda_ = config.objective["alpha"], config.objective["lambda_"]
+    if (weight := alpha + lambda_ - 1) >= 0:
+        return None
+    return (
+        f"objective.lambda_ = {lambda_}: with objective.alpha = {alpha} the MMD would weigh {weight:g}; "
+        f"take {1 - alpha:g} or more"
+    )
+
+
+def _looks_at_one_stochastic_layer(config: Config) -> str | None:
+    objective, hierarchy = config.objective, config.model.hierarchy["name"]
+    doubly = objective.get("gradient") == "doubly_reparameterized"
+    if hierarchy == "Flat" or not (doubly or objective["name"] in ("BetaTCVAE", "InfoVAE")):
+        return None
+    setting = "objective.gradient = 'doubly_reparameterized'" if doubly else f"objective.name = {objective['name']!r}"
+    return f"{setting}: for one stochastic layer, not model.hierarchy.name = {hierarchy!r}; take Flat"
+
+
 # each returns one line that names the key, its value and the way out, or None
 RULES: list[Rule] = [
     _layers_have_a_width,
     _normalised_layers_have_more_than_two_numbers,
     _layers_that_multiply_are_normal,
+    _has_a_gradient_estimate,
+    _total_correlation_of_independent_dimensions,
+    _compares_with_a_standard_normal,
+    _divergence_has_a_weight,
+    _looks_at_one_stochastic_layer,
 ]

@@ -77,7 +77,7 @@ def _tables() -> list[tuple[list[str], Table]]:
                 found.append(([key], marker.table))
                 settings = [settings_of(piece).model_fields.items() for piece in marker.table.values()]
                 fields += [(f"{key}.{name}", inner) for items in settings for name, inner in items]
-            else:
+            elif key not in known:  # several objectives have a beta
                 known.append(key)
     return found
 

@@ -66,8 +66,9 @@ def _validate(raw: Mapping[str, Any], context: Mapping[str, Any] | None = None) 
 
 def warnings(config: Config, epochs: float) -> list[str]:
     """Return what is allowed but probably not meant in a run of so many epochs, a line each."""
+    schedules = ObjectiveSpec.build(config.objective).schedules
     ends = {
-        "objective.beta": ObjectiveSpec.build(config.objective).beta.ends_at,
+        **{f"objective.{name}": schedule.ends_at for name, schedule in schedules.items()},
         "optim.lr_schedule": ScheduleSpec.build(config.optim.lr_schedule).ends_at,
         "optim.lr_scaling_epochs": 0.0 if config.optim.lr_scaling == "none" else config.optim.lr_scaling_epochs,
     }

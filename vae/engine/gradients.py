@@ -73,6 +73,7 @@ class Exact(Gradients):
         self.parameters = list(model.parameters())
         self.flat = torch.cat([torch.zeros_like(weight).flatten() for weight in self.parameters])
         views = self.flat.split([weight.numel() for weight in self.parameters])
+        self._nothing = self.flat.new_zeros(3 + len(objective.extra), dtype=torch.float64)
         self._views = [view.view_as(weight) for view, weight in zip(views, self.parameters, strict=True)]
 
     def __call__(self, batch: Batch, now: dict[str, float]) -> Measured:
@@ -90,10 +91,10 @@ class Exact(Gradients):
         return [slice(part.start - parts[0].start, part.stop - parts[0].start) for part in parts]
 
     def _leaf(self, batch: Batch, part: slice, now: dict[str, float]) -> tuple[Tensor, Tensor]:
-        """Return one shard's share of the gradient, (P,), and loss, reconstruction and KL of its examples, (3,)."""
+        """Return one shard's share of the gradient, (P,), and the terms of its examples, (3 + E,)."""
         x, noise, labels = batch.x[part], batch.noise[part], None if batch.labels is None else batch.labels[part]
         if not len(x):
-            return torch.zeros_like(self.flat), torch.zeros(3, dtype=torch.float64, device=x.device)
+            return torch.zeros_like(self.flat), self._nothing
         with self.accelerator.no_sync(self.model):
             terms = self.objective.terms(self.model(x, noise, labels), x, now, alone(x))
             gradients = torch.autograd.grad(poisoned(terms.loss.sum() / batch.global_count), self.parameters)
@@ -101,7 +102,7 @@ class Exact(Gradients):
 
 
 def summed(terms: Terms) -> Tensor:
-    """Return loss, reconstruction and KL, (3,), float64, summed over the examples."""
+    """Return loss, reconstruction, KL and the E extra terms, (3 + E,), float64, summed over the examples."""
     return stack(terms).detach().sum(1, dtype=torch.float64)
 
 

@@ -1,15 +1,16 @@
 """What happened since the last logging point: it stays on the device until somebody asks for it."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-# what a rank adds up between two logging points; the fault is the step and the terms of the first bad update
+# what a rank adds up between two logging points, and behind it an objective's extra terms; checkpoints hold such rows
 SUMS = ("loss", "reconstruction", "kl", "examples", "grad_norm", "steps", "skipped")
-FAULT = ("step", "reconstruction", "kl")
+FAULT = ("step", "reconstruction", "kl")  # of the first bad update; and the extra terms
 MAX_SKIPPED = 1000  # a run that skips so many steps in a row will not recover
 
 
@@ -31,6 +32,7 @@ class Interval:
         grad_norm: mean over the steps, before clipping.
         examples: how many were learnt from.
         skipped: steps left out because they were not finite.
+        extra: means of the objective's extra terms over the real examples, by name.
     """
 
     loss: float
@@ -39,6 +41,7 @@ class Interval:
     grad_norm: float
     examples: int
     skipped: int
+    extra: dict[str, float] = field(default_factory=dict)
 
 
 class Ledger:
@@ -47,14 +50,17 @@ class Ledger:
     Args:
         accelerator: the process group, its device, the loss scaler if there is one.
         skip_nonfinite: whether a non-finite update is skipped and counted; else it stops the run.
+        extra: names of the objective's extra terms.
     """
 
-    def __init__(self, accelerator: Accelerator, *, skip_nonfinite: bool):
+    def __init__(self, accelerator: Accelerator, *, skip_nonfinite: bool, extra: Sequence[str] = ()):
         self.accelerator, self.skip_nonfinite = accelerator, skip_nonfinite
+        self.extra = tuple(extra)
+        self._names, self._fault_names = SUMS + self.extra, FAULT + self.extra
         # in fp16 an overflow now and then is how the loss scale is found: always skipped, by the scaler
         self.keeps_going = skip_nonfinite or accelerator.scaler is not None
-        self.sums, self._good, self._skipped = (self._zeros(len(SUMS)) for _ in range(3))
-        self.fault, self._now = (self._zeros(len(FAULT)) for _ in range(2))
+        self.sums, self._good, self._skipped = (self._zeros(len(self._names)) for _ in range(3))
+        self.fault, self._now = (self._zeros(len(self._fault_names)) for _ in range(2))
         # what all ranks know alike (steps, gradient norms, skipped steps) is counted by the main one
         self._once = float(accelerator.is_main_process)
         self._good[SUMS.index("steps")] = self._skipped[SUMS.index("skipped")] = self._once
@@ -65,12 +71,13 @@ class Ledger:
         """Add a step to the sums; returns whether its update is to be left out, (), bool. Nothing waits for the device.
 
         Args:
-            nats: loss, reconstruction and KL, (3,), float64, summed over this rank's examples.
+            nats: loss, reconstruction, KL and the E extra terms, (3 + E,), float64, summed over this rank's examples.
             count: how many these are.
             norm: of the global gradient, (), the same on all ranks.
             step: updates made before this one.
         """
-        self._good[:3].copy_(nats)
+        self._good[:3].copy_(nats[:3])
+        self._good[len(SUMS) :].copy_(nats[3:])
         self._good[3].fill_(count)
         self._good[4].copy_(norm * self._once)
         self._now[0].fill_(step)
@@ -88,21 +95,21 @@ class Ledger:
         Raises:
             NonFiniteError: an update was not finite (or, where these are skipped, the last 1000 of them).
         """
-        totals = dict(zip(SUMS, self.gather().sum(0).tolist(), strict=True))
+        totals = dict(zip(self._names, self.gather().sum(0).tolist(), strict=True))
         examples, steps, skipped = totals["examples"], totals["steps"], round(totals["skipped"])
         self._skipped_in_a_row = 0 if examples else self._skipped_in_a_row + skipped
         if self._skipped_in_a_row >= MAX_SKIPPED:
             raise NonFiniteError(int(self.fault[0]), f"the last {self._skipped_in_a_row} losses or gradients")
         self._start_anew()
-        means = {name: totals[name] / (examples or math.nan) for name in ("loss", "reconstruction", "kl")}
+        terms, extra = ({n: totals[n] / (examples or math.nan) for n in names} for names in (SUMS[:3], self.extra))
         grad_norm = totals["grad_norm"] / (steps or math.nan)
-        return Interval(**means, grad_norm=grad_norm, examples=round(examples), skipped=skipped)
+        return Interval(**terms, grad_norm=grad_norm, examples=round(examples), skipped=skipped, extra=extra)
 
     def gather(self) -> Tensor:
-        """Return every rank's sums, (world size, 7), float64, on the CPU (all ranks); raises `NonFiniteError`."""
+        """Return every rank's sums, (world size, 7 + E), float64, on the CPU (all ranks); raises `NonFiniteError`."""
         rows = self.accelerator.gather(torch.cat([self.sums, self.fault])[None])
         assert isinstance(rows, Tensor)
-        sums, faults = rows.cpu().split([len(SUMS), len(FAULT)], dim=1)
+        sums, faults = rows.cpu().split([len(self._names), len(self._fault_names)], dim=1)
         self._judge(faults)
         return sums
 
@@ -127,11 +134,11 @@ class Ledger:
         return torch.zeros(count, dtype=torch.float64, device=self.accelerator.device)
 
     def _judge(self, faults: Tensor) -> None:
-        """Raise if there is a fault (world size, 3) that may not be skipped."""
+        """Raise if there is a fault (world size, 3 + E) that may not be skipped."""
         scaler = self.accelerator.scaler
         tolerated = self.skip_nonfinite or (scaler is not None and scaler.get_scale() >= 1)
         step = faults[:, 0].max().item()
         if step >= 0 and not tolerated:
             finite = faults[:, 1:].isfinite().all(0).tolist()
-            terms = [name for name, is_finite in zip(FAULT[1:], finite, strict=True) if not is_finite]
+            terms = [name for name, is_finite in zip(self._fault_names[1:], finite, strict=True) if not is_finite]
             raise NonFiniteError(round(step), ", ".join(terms) or "gradient")

@@ -13,7 +13,7 @@ from vae.peers import alone
 
 AUTOCAST = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-Measured = tuple[Sequence[Tensor], Tensor]  # the gradient for each parameter; loss, reconstruction, KL (3,), float64
+Measured = tuple[Sequence[Tensor], Tensor]  # the gradient for each parameter; the sums of `stack`, (3 + E,), float64
 # images (N, C, H, W), labels (N,), index (R,), noise (R, ...), weight (R,), scheduled numbers
 LocalGradients = Callable[[Tensor, Tensor | None, Tensor, Tensor, Tensor, Scheduled], Measured]
 
@@ -23,8 +23,8 @@ def local_gradients(
 ) -> LocalGradients:
     """Return what gives the gradients for a model that is not wrapped: it makes no collectives.
 
-    They are of this rank's share of the mean loss over a global batch; the sums of loss, reconstruction and KL are over
-    the examples that count.
+    They are of this rank's share of the mean loss over a global batch; the sums of the terms are over the examples that
+    count.
     """
     kind, dtype = accelerator.device.type, AUTOCAST[accelerator.mixed_precision]
 
@@ -43,8 +43,8 @@ def local_gradients(
 
 
 def stack(terms: Terms) -> Tensor:
-    """Return loss, reconstruction and KL as (3, B)."""
-    return torch.stack([terms.loss, terms.reconstruction, terms.kl])
+    """Return loss, reconstruction, KL and the E extra terms as (3 + E, B)."""
+    return torch.stack([terms.loss, terms.reconstruction, terms.kl, *terms.extra.values()])
 
 
 def poisoned(loss: Tensor) -> Tensor:

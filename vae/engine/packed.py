@@ -34,7 +34,8 @@ class Pack:
         self.members, self._model = members, structure
         self.weights, buffers = stack_module_state(list(models))  # name -> (K, ...)
         structure.encoder = StackedNetwork(structure.encoder, _below("encoder", self.weights))
-        structure.decoder = StackedNetwork(structure.decoder, _below("decoder", self.weights))
+        draws = members[0].objective.samples
+        structure.decoder = StackedNetwork(structure.decoder, _below("decoder", self.weights), draws)
         # families and objectives see all examples at once: they must have no weights of their own
         assert not buffers
         assert not list(structure.parameters())
@@ -53,7 +54,7 @@ class Pack:
             member.finish((own, nats[place]), batches[place].count, step, progress)
 
     def _measure(self, batches: Sequence[Batch], scheduled: Sequence[dict[str, float]]) -> Measured:
-        """Return the gradient for each weight (K, ...); loss, reconstruction and KL (K, 3), float64, summed."""
+        """Return the gradient for each weight (K, ...); terms (K, 3 + E), float64, summed."""
         members, count = len(batches), batches[0].count
         x, noise = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("x", "noise"))  # (K B, ...)
         now = {name: _on_device([at[name] for at in scheduled], like=noise) for name in scheduled[0]}
@@ -62,7 +63,7 @@ class Pack:
         dtype = AUTOCAST[accelerator.mixed_precision]
         with torch.autocast(accelerator.device.type, dtype=dtype, enabled=dtype is not None):
             output = self._model(x, noise)
-        terms = stack(self.members[0].objective.terms(output, x, now, alone(x))).view(3, members, count)
+        terms = stack(self.members[0].objective.terms(output, x, now, alone(x))).view(-1, members, count)
         losses = terms[0].sum(1) * (1 / count)  # (K,)
         trained = [weight for weight in self.weights.values() if weight.requires_grad]
         # no weight of a member is in the loss of another: the gradient of the sum is that of each

@@ -20,19 +20,21 @@ class StackedNetwork(nn.Module):
     Args:
         network: like the K, and of no use to others afterwards.
         weights: theirs, name -> (K, ...).
+        draws: how many such batches stand one behind the other in an input, as those of several z for each image do.
     """
 
-    def __init__(self, network: nn.Module, weights: dict[str, Tensor]):
+    def __init__(self, network: nn.Module, weights: dict[str, Tensor], draws: int = 1):
         super().__init__()
         _use_stacked_layers(network)
-        self.weights, self.members = weights, len(next(iter(weights.values())))
+        self.weights, self.members, self.draws = weights, len(next(iter(weights.values()))), draws
         # a tuple hides the network from `parameters`: it has none that count
         self._network = (network,)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return the outputs (K B, ...) of inputs (K B, ...)."""
-        parts = input.unflatten(0, (self.members, -1))
-        return vmap(self._one)(self.weights, parts).flatten(0, 1)
+        """Return the outputs (draws K B, ...) of inputs (draws K B, ...)."""
+        parts = input.unflatten(0, (self.draws, self.members, -1)).movedim(0, 1).flatten(1, 2)
+        outputs = vmap(self._one)(self.weights, parts)  # (K, draws B, ...)
+        return outputs.unflatten(1, (self.draws, -1)).movedim(1, 0).flatten(0, 2)
 
     def _one(self, weights: dict[str, Tensor], input: Tensor) -> Tensor:
         return functional_call(self._network[0], weights, (input,))

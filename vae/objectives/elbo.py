@@ -1,66 +1,14 @@
-"""Objectives: VAEOutput -> terms in nats, per example. Nothing is averaged here: sums are reduced last."""
+"""The evidence lower bound."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from torch import Tensor
 
 from vae.model import VAEOutput
-from vae.peers import Peers, alone
+from vae.objectives.base import Objective, Scheduled, Terms, negative_elbo
+from vae.peers import Peers
 from vae.schedules import Schedule, ScheduleSpec
-
-
-@dataclass(frozen=True)
-class Terms:
-    """The terms of a loss, each (B,), nats, summed over pixels and latent dimensions."""
-
-    loss: Tensor
-    reconstruction: Tensor
-    kl: Tensor
-
-    def first(self, count: int) -> "Terms":
-        """Return the terms of the first `count` examples."""
-        return Terms(self.loss[:count], self.reconstruction[:count], self.kl[:count])
-
-
-# the numbers of an objective that follow a schedule: floats, or tensors () where a step is compiled or captured
-Scheduled = Mapping[str, float | Tensor]
-
-
-class Objective(ABC):
-    """What is minimised.
-
-    Attributes:
-        beta: weight of the KL at a progress in epochs.
-        samples: K, draws of z for each example; with more than 1 `output` has batch shape (K, B), else (B,).
-        across_examples: whether the loss of an example depends on others: then `peers` are asked, by the eager engine.
-    """
-
-    beta: Schedule
-    samples: int = 1
-    across_examples: bool = False
-
-    @abstractmethod
-    def at(self, progress: float) -> dict[str, float]:
-        """Return the numbers that follow a schedule, at `progress` epochs: the same names at any time."""
-
-    @abstractmethod
-    def terms(self, output: VAEOutput, x: Tensor, now: Scheduled, peers: Peers) -> Terms:
-        """Return the terms for images x (B, C, H, W).
-
-        Args:
-            output: of a forward pass of these images.
-            x: the images.
-            now: the scheduled numbers.
-            peers: the others in the global batch.
-        """
-
-    def __call__(self, output: VAEOutput, x: Tensor, progress: float) -> Terms:
-        """Return the terms for images x (B, C, H, W) at `progress` epochs, which are all there are."""
-        return self.terms(output, x, self.at(progress), alone(x))
 
 
 class ELBO(Objective):
@@ -88,11 +36,8 @@ class ELBO(Objective):
         pixels: Annotated[Literal["sum", "mean"], Field(description="mean: beta times pixels, in disguise")] = "sum",
     ):
         self.beta: Schedule = ScheduleSpec.build(beta)
+        self.schedules = {"beta": self.beta}
         self.free_bits, self.pixels = free_bits, pixels
-
-    def at(self, progress: float) -> dict[str, float]:
-        """Return beta."""
-        return {"beta": self.beta(progress)}
 
     def terms(self, output: VAEOutput, x: Tensor, now: Scheduled, peers: Peers) -> Terms:
         """Return loss, reconstruction and KL, each (B,)."""
@@ -108,13 +53,3 @@ class ELBO(Objective):
             groups = layer.kl_by_group()
             total = total + groups.clamp(min=self.free_bits * layer.z.shape[-1] / groups.shape[-1]).sum(-1)
         return total
-
-
-def negative_elbo(output: VAEOutput, x: Tensor) -> Terms:
-    """Return the terms of -ELBO (beta = 1), each (B,): what evaluation reports, whatever was minimised."""
-    reconstruction = -output.p_x.log_prob(x)
-    divergence = sum((layer.kl() for layer in output.latents), start=reconstruction.new_zeros(()))
-    return Terms(loss=reconstruction + divergence, reconstruction=reconstruction, kl=divergence)
-
-
-OBJECTIVES: dict[str, type[Objective]] = {"ELBO": ELBO}

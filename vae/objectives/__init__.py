@@ -1,0 +1,19 @@
+"""Objectives: VAEOutput -> terms in nats, per example. Nothing is averaged here: sums are reduced last."""
+
+from vae.objectives.across import BetaTCVAE, CapacityVAE, InfoVAE
+from vae.objectives.base import Objective, Scheduled, Terms, negative_elbo
+from vae.objectives.elbo import ELBO
+from vae.objectives.iwae import IWAE
+
+__all__ = [
+    "ELBO", "IWAE", "OBJECTIVES", "BetaTCVAE", "CapacityVAE", "InfoVAE", "Objective", "Scheduled", "Terms",
+    "negative_elbo",
+]  # fmt: skip
+
+OBJECTIVES: dict[str, type[Objective]] = {
+    "ELBO": ELBO,
+    "IWAE": IWAE,
+    "BetaTCVAE": BetaTCVAE,
+    "CapacityVAE": CapacityVAE,
+    "InfoVAE": InfoVAE,
+}

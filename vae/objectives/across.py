@@ -1,0 +1,192 @@
+"""Objectives whose loss of an example depends on the others in its global batch, on whichever rank these are."""
+
+import math
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.distributions import Independent, Normal
+
+from vae.components import InputError
+from vae.distributions import StandardGaussian
+from vae.hierarchy import Latent
+from vae.model import VAEOutput
+from vae.objectives.base import Objective, Scheduled, Terms, negative_elbo, only_layer
+from vae.peers import Peers
+from vae.schedules import Constant, Schedule, ScheduleSpec
+
+RISE = {"name": "LinearWarmup", "epochs": 10.0, "end": 25.0}
+
+
+class BetaTCVAE(Objective):
+    """loss = -log p(x|z) + alpha MI + beta TC + gamma DW: KL(q(z|x) || p(z)) in three parts, each with its weight.
+
+    Chen et al. 2018 (eq. 2 and 4). On average over the data, n being the index of an example,
+    MI = KL(q(z, n) || q(z) p(n)), the mutual information of index and code; TC = KL(q(z) || prod_d q(z_d)), the total
+    correlation; DW = sum_d KL(q(z_d) || p(z_d)), the dimension-wise KL. At alpha = beta = gamma = 1 it is -ELBO: the
+    loss has the KL in closed form, and the estimated terms only with what their weights differ from 1.
+
+    log q(z) and log q(z_d) at each z are estimated from the M examples of the global batch, out of N for training:
+    `weighted` by log 1/(N M) sum_j q(z|x_j) (eq. 3, minibatch weighted sampling); `stratified` by
+    log [1/N q(z|x_i) + (N-1)/N mean_{j != i} q(z|x_j)], x_i being the one that z was drawn from, which before the
+    logarithm has the right mean (appendix C.2, minibatch stratified sampling, where one of the others, whichever,
+    weighs less than the rest: this is the mean over all choices). Both are biased for M < N: the terms of runs with
+    different batch sizes cannot be compared. Each rank holds B x M x D numbers, B its share of M.
+
+    q must have independent dimensions, and p be N(0, I).
+
+    Args:
+        beta: weight of the total correlation, as a schedule, or a number for a constant one.
+        alpha: weight of the mutual information.
+        gamma: weight of the dimension-wise KL.
+        estimator: of log q(z): `weighted` or `stratified`.
+
+    Extra terms:
+        mutual_information, total_correlation, dimension_kl: the estimates, not weighted. Their sum is an estimate of
+            the KL; a single example's may be negative.
+    """
+
+    across_examples = True
+    extra = ("mutual_information", "total_correlation", "dimension_kl")
+
+    def __init__(
+        self,
+        *,
+        beta: Annotated[Any, ScheduleSpec, Field(description="weight of the total correlation")] = 6.0,
+        alpha: Annotated[float, Field(ge=0, description="weight of the mutual information of index and code")] = 1.0,
+        gamma: Annotated[float, Field(ge=0, description="weight of the dimension-wise KL")] = 1.0,
+        estimator: Annotated[Literal["weighted", "stratified"], Field(description="of log q(z)")] = "weighted",
+    ):
+        self.beta: Schedule = ScheduleSpec.build(beta)
+        self.schedules = {"beta": self.beta}
+        self.alpha, self.gamma, self.estimator = alpha, gamma, estimator
+
+    def terms(self, output: VAEOutput, x: Tensor, now: Scheduled, peers: Peers) -> Terms:
+        """Return the terms for images x (B, C, H, W), each (B,) (all ranks: two collectives)."""
+        bound, layer = negative_elbo(output, x), _under_standard_normal(output, "BetaTCVAE")
+        log_q, log_q_of_each = self._aggregate(layer, peers)
+        information = layer.q.log_prob(layer.z) - log_q
+        correlation = log_q - log_q_of_each
+        dimensions = log_q_of_each - layer.p.log_prob(layer.z)
+        weighted = (self.alpha - 1) * information + (now["beta"] - 1) * correlation + (self.gamma - 1) * dimensions
+        extra = dict(zip(self.extra, (information, correlation, dimensions), strict=True))
+        return Terms(bound.loss + weighted, bound.reconstruction, bound.kl, extra)
+
+    def _aggregate(self, layer: Latent, peers: Peers) -> tuple[Tensor, Tensor]:
+        """Return log q(z) and sum_d log q(z_d), each (B,), at our z (all ranks)."""
+        if not (isinstance(layer.q, Independent) and isinstance(layer.q.base_dist, Normal)):
+            raise InputError("objective.name = 'BetaTCVAE': needs model.posterior=DiagonalNormal")
+        mine = torch.cat([layer.q.base_dist.loc, layer.q.base_dist.scale], -1)
+        loc, scale = peers.gather(mine).chunk(2, -1)  # (M, D)
+        log_q = Normal(loc, scale, validate_args=False).log_prob(layer.z[:, None])  # (B, M, D)
+        weight = self._log_weight(layer.z, peers)[..., None]
+        joint = (log_q.sum(-1, keepdim=True) + weight).logsumexp(1)
+        return joint[:, 0], (log_q + weight).logsumexp(1).sum(-1)
+
+    def _log_weight(self, z: Tensor, peers: Peers) -> Tensor:
+        """Return the logarithm of what each of the M examples counts for, (B, M), at our z (B, D)."""
+        examples, others = peers.examples, peers.count - 1
+        if self.estimator == "weighted":
+            return z.new_full((len(z), peers.count), -math.log(examples * peers.count))
+        of_others = math.log((examples - 1) / (examples * others)) if others else 0.0
+        place = torch.arange(len(z), device=z.device) + peers.mine.start
+        is_own = place[:, None] == torch.arange(peers.count, device=z.device)
+        return z.new_full(is_own.shape, of_others).masked_fill(is_own, -math.log(examples))
+
+
+class CapacityVAE(Objective):
+    """loss = -log p(x|z) + gamma |KL - C|: the KL is held at a capacity C, which rises during training.
+
+    Burgess et al. 2018. KL is the mean over the global batch, as implementations have it, not that of a single example:
+    C is then the rate of the code, of which images that are harder to tell may use more than others.
+
+    Args:
+        capacity: C as a schedule, nats, or a number for a constant one.
+        gamma: weight of the distance, large enough to hold the KL there.
+
+    Extra terms:
+        capacity: C.
+        capacity_gap: an example's share of |KL - C|: KL - C, or C - KL where the mean over the global batch is below C.
+    """
+
+    across_examples = True
+    extra = ("capacity", "capacity_gap")
+
+    def __init__(
+        self,
+        *,
+        capacity: Annotated[Any, ScheduleSpec, Field(description="KL to be held, nats, a schedule or a number")] = RISE,
+        gamma: Annotated[float, Field(gt=0, description="weight of the distance of the KL from it")] = 100.0,
+    ):
+        self.capacity: Schedule = ScheduleSpec.build(capacity)
+        self.schedules = {"capacity": self.capacity}
+        self.gamma, self.beta = gamma, Constant(value=gamma)
+
+    def terms(self, output: VAEOutput, x: Tensor, now: Scheduled, peers: Peers) -> Terms:
+        """Return the terms for images x (B, C, H, W), each (B,) (all ranks: one collective)."""
+        bound = negative_elbo(output, x)
+        capacity = torch.zeros_like(bound.kl) + now["capacity"]
+        excess = bound.kl - capacity
+        gap = excess * peers.gather(excess.detach()).mean().sign()
+        extra = dict(zip(self.extra, (capacity, gap), strict=True))
+        return Terms(bound.reconstruction + self.gamma * gap, bound.reconstruction, bound.kl, extra)
+
+
+class InfoVAE(Objective):
+    """loss = -log p(x|z) + (1 - alpha) KL(q(z|x) || p(z)) + (alpha + lambda - 1) MMD(q(z) || p(z)).
+
+    Zhao et al. 2019; alpha = 1 is their MMD-VAE. Nothing follows a schedule. MMD is the squared maximum mean
+    discrepancy E k(z, z') - 2 E k(z, y) + E k(y, y'), z and z' ~ q(z), y and y' ~ p(z), with a Gaussian kernel
+    k(a, b) = exp(-|a - b|^2 / (2 s^2)) (Gretton et al. 2012). The first mean is over all pairs of different examples in
+    the global batch (so that the estimate has no bias, and may be negative); the others are exact, for under
+    p(z) = N(0, I), y in D dimensions, E k(z, y) = (s^2 / (s^2 + 1))^(D/2) exp(-|z|^2 / (2 s^2 + 2)) and
+    E k(y, y') = (s^2 / (s^2 + 2))^(D/2). Each rank holds B x M x D numbers, B its share of the M examples.
+
+    p must be N(0, I); alpha + lambda_ may not be less than 1.
+
+    Args:
+        alpha: what the mutual information of x and z is worth: 0 as in the ELBO, 1: the KL does not count.
+        lambda_: what KL(q(z) || p(z)), for which the MMD stands in, is worth.
+        width: s, in units of sqrt(D), since |y - y'|^2 is 2 D on average.
+
+    Extra terms:
+        mmd: not weighted, no nats; its mean over a global batch is the estimate.
+    """
+
+    across_examples = True
+    extra = ("mmd",)
+
+    def __init__(
+        self,
+        *,
+        alpha: Annotated[float, Field(le=1, description="what mutual information of x and z is worth")] = 0.0,
+        lambda_: Annotated[float, Field(gt=0, description="what the divergence of q(z) from p(z) is worth")] = 1000.0,
+        width: Annotated[float, Field(gt=0, description="of the kernel, in units of sqrt(latent_dim)")] = 1.0,
+    ):
+        self.alpha, self.lambda_, self.width = alpha, lambda_, width
+        self.beta = Constant(value=1 - alpha)
+
+    def terms(self, output: VAEOutput, x: Tensor, now: Scheduled, peers: Peers) -> Terms:
+        """Return the terms for images x (B, C, H, W), each (B,) (all ranks: two collectives)."""
+        bound = negative_elbo(output, x)
+        mmd = self.mmd(_under_standard_normal(output, "InfoVAE").z, peers)
+        loss = bound.reconstruction + (1 - self.alpha) * bound.kl + (self.alpha + self.lambda_ - 1) * mmd
+        return Terms(loss, bound.reconstruction, bound.kl, {"mmd": mmd})
+
+    def mmd(self, z: Tensor, peers: Peers) -> Tensor:
+        """Return what each of our z (B, D) adds to the squared MMD from N(0, I), (B,) (all ranks)."""
+        dim = z.shape[-1]
+        s2 = self.width**2 * dim
+        others = (z[:, None] - peers.gather(z)).square().sum(-1).mul(-1 / (2 * s2)).exp()  # (B, M), and with itself: 1
+        between = (others.sum(1) - 1) / max(peers.count - 1, 1)
+        across = (s2 / (s2 + 1)) ** (dim / 2) * torch.exp(z.square().sum(-1) / (-2 * s2 - 2))
+        return between - 2 * across + (s2 / (s2 + 2)) ** (dim / 2)
+
+
+def _under_standard_normal(output: VAEOutput, objective: str) -> Latent:
+    """Return the one layer of a model whose prior is N(0, I); raises `InputError` for others."""
+    layer = only_layer(output, objective)
+    if not isinstance(layer.p, StandardGaussian):
+        raise InputError(f"objective.name = {objective!r}: needs model.prior=StandardNormal")
+    return layer
