@@ -24,5 +24,19 @@ def _layers_that_multiply_are_normal(config: Config) -> str | None:
     return f"model.posterior.name = {name!r}: a Ladder multiplies diagonal normals; use DiagonalNormal"
 
 
+# densities whose width is learned
+DENSITIES = ("ContinuousBernoulli", "NormalLearnedStd", "NormalPixelStd", "OptimalNormal")
+
+
+def _densities_are_of_grey_pixels(config: Config) -> str | None:
+    binarize, name = config.data.binarize, config.model.likelihood["name"]
+    if binarize == "none" or name not in DENSITIES:
+        return None
+    return (
+        f"model.likelihood = {name!r}: 0/1 pixels (data.binarize = {binarize!r}) have no density, it would grow as far "
+        "as it is let; take Bernoulli, or data.binarize=none"
+    )
+
+
 # each returns one line that names the key, its value and the way out, or None
-RULES: list[Rule] = [_layers_have_a_width, _layers_that_multiply_are_normal]
+RULES: list[Rule] = [_layers_have_a_width, _layers_that_multiply_are_normal, _densities_are_of_grey_pixels]
