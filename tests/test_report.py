@@ -207,6 +207,37 @@ def test_a_setting_that_failed_stands_where_its_own_protocol_does(tmp_path: Path
     assert result_tables(settings_of(tmp_path), {}) == []
 
 
+BINS = {"likelihood": "DiscretizedLogistic", "normalised": True, "measure": "probability of 256 grey values"}
+
+
+def test_likelihoods_share_a_table_if_their_numbers_have_one_measure(tmp_path: Path, archive: Path) -> None:
+    """Densities and probabilities do not; runs from before there were names for measures stand with those like them."""
+    density = {"likelihood": "Normal", "normalised": True}
+    own = {"likelihood": "OptimalNormal", "normalised": False, "measure": "not normalised"}
+    cases: dict[str, dict[str, Any]] = {
+        "Bernoulli": {},
+        "Categorical": BINS | {"likelihood": "Categorical"},
+        "DiscretizedLogistic": BINS,
+        "Normal": density,
+        "NormalLearnedStd": density | {"likelihood": "NormalLearnedStd", "measure": "density"},
+        "OptimalNormal": own,
+    }
+    for name, made in cases.items():
+        bits = {"bits_per_dim": 1.5 if made.get("measure") == BINS["measure"] else None}
+        write_run(tmp_path / name, archive, f"model.likelihood={name}", protocol=made, test=bits)
+    write_run(tmp_path / "new", archive, "run.seed=1", protocol={"measure": "not normalised"})
+    tables = result_tables(settings_of(tmp_path), {})
+    found = {table.title.removeprefix("data, test set, grey in [0, 1], "): table for table in tables}
+    assert len(tables) == 4
+    assert [row[2] for row in found["Bernoulli"].rows] == ["0, 1"]
+    assert "Grey pixels under OptimalNormal: not a normalised likelihood" in found["OptimalNormal"].protocol
+    assert "Log-densities" in found["Normal or NormalLearnedStd"].protocol
+    discrete = found["Categorical or DiscretizedLogistic"]
+    assert "any others of the same 8-bit pixels" in discrete.protocol
+    assert [dict(zip(discrete.head, row, strict=True))["bits per dimension"] for row in discrete.rows] == ["1.5000"] * 2
+    assert "bits per dimension" not in found["Bernoulli"].head
+
+
 @pytest.mark.parametrize(("value", "text"), [(1.234, "1.2 s"), (192, "3 min 12 s"), (7500, "2 h 05 min")])
 def test_durations(value: float, text: str) -> None:
     assert seconds(value) == text

@@ -16,6 +16,7 @@ from vae.data import randomness
 from vae.data.batches import to_unit_interval
 from vae.evaluation import LatentMeasures, evaluating, labels_for, visible
 from vae.figures.sweeps import ceiling, finite
+from vae.likelihoods import LIKELIHOODS, NOT_NORMALISED
 from vae.report.loading import Loader
 from vae.report.measures import measure
 from vae.report.pictures import one_of_each
@@ -30,8 +31,8 @@ Named = Mapping[str, Setting]  # by label
 def draw(settings: Sequence[Setting], loader: Loader) -> Drawn:
     """Draw what compares settings; losses are -ELBO at beta = 1 on the test set, nats per example.
 
-    Unfinished runs are in the curves only. Runs whose data or likelihood are not those of the first finished one are
-    left out, as their numbers cannot be compared. Captions say what has been left out.
+    Unfinished runs are in the curves only. Runs whose data, or the measure of whose likelihood, are not those of the
+    first finished one are left out, as their numbers cannot be compared. Captions say what has been left out.
 
     Args:
         settings: at least one, with labels of their own.
@@ -260,13 +261,20 @@ def _labels(settings: Sequence[Setting]) -> list[str]:
 
 
 def _comparable(run: Run, other: Run) -> bool:
-    a, b = ((r.config.data.name, r.config.data.binarize, r.config.model.likelihood["name"]) for r in (run, other))
+    a, b = ((r.config.data.name, r.config.data.binarize, *_measure(r)) for r in (run, other))
     if a != b:
         return False
     if run.config.data.binarize != "none":
         return True  # 0/1 pixels are drawn anew for each seed
     pixels = {dict(r.protocol or ()).get("pixels_crc32") for r in (run, other)} - {None}
     return len(pixels) < 2
+
+
+def _measure(run: Run) -> tuple[str, str]:
+    """Return what a run's numbers measure, finished or not, and the family if that is not a normalised likelihood."""
+    name = run.config.model.likelihood["name"]
+    measure = LIKELIHOODS[name].measure(binary=run.config.data.binarize != "none")
+    return measure, name if measure == NOT_NORMALISED else ""
 
 
 def _notes(
