@@ -42,6 +42,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     runs = {
         "plane": write_run(top / "plane", grey),
         "colour": write_run(top / "colour" / "run", colour, *normal, shape=(3, SIZE, SIZE)),
+        "continuous": write_run(top / "continuous", grey, "model.likelihood=ContinuousBernoulli"),
+        "pixel std": write_run(top / "pixel_std", grey, "model.likelihood=NormalPixelStd"),
         "sweep": top / ("sweep_" * 30),
         "unfinished": write_run(top / "unfinished", grey, finished=False),
     }
@@ -170,8 +172,10 @@ def luminance(color: str) -> float:
 
 # --- the decoder ------------------------------------------------------------------------------------------------------
 
+DECODED = [("plane", {}), ("colour", {}), ("continuous", {}), ("pixel std", {})]
 
-@pytest.mark.parametrize("opened", [("plane", {}), ("colour", {})], indirect=True, ids=str)
+
+@pytest.mark.parametrize("opened", DECODED, indirect=True, ids=str)
 def test_decoded_pixels_agree_with_pytorch(
     opened: Opened, folders: dict[str, Path], request: pytest.FixtureRequest
 ) -> None:
@@ -182,7 +186,7 @@ def test_decoded_pixels_agree_with_pytorch(
     assert np.abs(opened.decode(z) - expected).max() < 1 / 255
 
 
-@pytest.mark.parametrize("opened", [("plane", {}), ("colour", {})], indirect=True, ids=str)
+@pytest.mark.parametrize("opened", DECODED, indirect=True, ids=str)
 def test_the_canvas_shows_what_pytorch_decodes(
     opened: Opened, folders: dict[str, Path], request: pytest.FixtureRequest
 ) -> None:

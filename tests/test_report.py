@@ -464,10 +464,26 @@ def decode(packed: dict[str, Any], z: np.ndarray) -> np.ndarray:
         if index:
             x = x / (1 + np.exp(-x))
         x = x @ (weight * unpack(layer["scale"], "<f4")[:, None]).T + unpack(layer["bias"], "<f4")
-    return 1 / (1 + np.exp(-x)) if packed["mean"] == "sigmoid" else x.clip(0, 1)
+    means = {
+        "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+        "clamp": lambda x: x.clip(0, 1),
+        "continuousBernoulli": lambda x: 1 / (1 - np.exp(-x)) - 1 / x,
+    }
+    return means[packed["mean"]](x)
 
 
-@pytest.mark.parametrize("overrides", [[], ["model.latent_dim=5", "model.depth=3", "model.likelihood=Normal"]])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["model.latent_dim=5", "model.depth=3", "model.likelihood=Normal"],
+        ["model.likelihood=ContinuousBernoulli"],
+        ["model.likelihood=NormalLearnedStd"],
+        ["model.likelihood=NormalPixelStd"],
+        ["model.likelihood=OptimalNormal"],
+    ],
+    ids=str,
+)
 def test_packed_weights_decode_as_the_model_does(tmp_path: Path, archive: Path, overrides: list[str]) -> None:
     run = write_run(tmp_path / "run", archive, *overrides)
     opened = Loader().open(run)
@@ -537,6 +553,7 @@ def test_what_the_page_cannot_run_is_said() -> None:
     model = VAE()
     model.likelihood = Fancy((1, 28, 28))
     assert "Fancy" in str(explorer.obstacle(model))
+    assert "the mean of a DiscretizedLogistic" in str(explorer.obstacle(VAE(likelihood="DiscretizedLogistic")))
 
 
 def test_a_run_that_cannot_be_explored_has_a_sentence(
