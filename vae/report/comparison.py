@@ -16,11 +16,11 @@ from vae.data import randomness
 from vae.data.batches import to_unit_interval
 from vae.evaluation import LatentMeasures, evaluating, labels_for, visible
 from vae.figures.sweeps import ceiling, finite
-from vae.likelihoods import LIKELIHOODS, NOT_NORMALISED
 from vae.report.loading import Loader
 from vae.report.measures import measure
 from vae.report.pictures import one_of_each
 from vae.report.runs import Run, Setting, short, word
+from vae.report.table import evaluated
 
 COLUMNS = 10  # images of each setting
 
@@ -261,20 +261,12 @@ def _labels(settings: Sequence[Setting]) -> list[str]:
 
 
 def _comparable(run: Run, other: Run) -> bool:
-    a, b = ((r.config.data.name, r.config.data.binarize, *_measure(r)) for r in (run, other))
-    if a != b:
+    if evaluated(run) != evaluated(other):
         return False
     if run.config.data.binarize != "none":
         return True  # 0/1 pixels are drawn anew for each seed
     pixels = {dict(r.protocol or ()).get("pixels_crc32") for r in (run, other)} - {None}
     return len(pixels) < 2
-
-
-def _measure(run: Run) -> tuple[str, str]:
-    """Return what a run's numbers measure, finished or not, and the family if that is not a normalised likelihood."""
-    name = run.config.model.likelihood["name"]
-    measure = LIKELIHOODS[name].measure(binary=run.config.data.binarize != "none")
-    return measure, name if measure == NOT_NORMALISED else ""
 
 
 def _notes(

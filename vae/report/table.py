@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vae.report.runs import NOT_NORMALISED, Run, Setting, Spread
+from vae.likelihoods import LIKELIHOODS, NOT_NORMALISED
+from vae.report.runs import Run, Setting, Spread
 
 MISSING = "–"
 DRAWN = "0/1, one fixed draw"  # a protocol's pixels
@@ -57,12 +58,12 @@ def result_tables(settings: Sequence[Setting], active: Mapping[Path, int], *, al
     tables: dict[tuple[Any, ...], list[tuple[Setting, int]]] = {}
     homes: dict[tuple[Any, ...], tuple[Any, ...]] = {}  # of runs evaluated alike: the first table
     for run in (run for setting in settings for run in setting.finished):
-        homes.setdefault(_evaluated(run), comparable(run))
+        homes.setdefault(evaluated(run), comparable(run))
     for setting in settings:
         parts: dict[tuple[Any, ...], list[Run]] = {}
         for run in setting.finished:
             parts.setdefault(comparable(run), []).append(run)
-        home = homes.get(_evaluated(setting.runs[0]))
+        home = homes.get(evaluated(setting.runs[0]))
         if not parts and home and any(run.failure for run in setting.runs):
             parts[home] = []
         unfinished = len(setting.runs) - len(setting.finished)
@@ -82,6 +83,16 @@ def comparable(run: Run) -> tuple[tuple[str, Any], ...]:
     free = {"pixels_crc32": protocol.get("pixels") == DRAWN}
     free["likelihood"] = protocol.get("measure", NOT_NORMALISED) != NOT_NORMALISED
     return tuple((key, value) for key, value in protocol.items() if not free.get(key))
+
+
+def evaluated(run: Run) -> tuple[str, ...]:
+    """Return what follows from a run's settings, finished or not, of what its numbers must have in common with others'.
+
+    That is its data, how they are binarised, the measure, and the likelihood if that is not a normalised one.
+    """
+    data, name = run.config.data, run.config.model.likelihood["name"]
+    measure = LIKELIHOODS[name].measure(binary=data.binarize != "none")
+    return data.name, data.binarize, measure, name if measure == NOT_NORMALISED else ""
 
 
 def protocol_title(protocol: Mapping[str, Any], likelihoods: Iterable[str]) -> str:
@@ -182,11 +193,6 @@ def _table(
         ]
     likelihoods = dict.fromkeys(run.config.model.likelihood["name"] for setting, _ in settings for run in setting.runs)
     return Table(protocol_title(protocol, likelihoods), protocol_words(protocol), head, tuple(rows), best)
-
-
-def _evaluated(run: Run) -> tuple[Any, ...]:
-    """Return the settings of a run, finished or not, that its protocol follows from."""
-    return run.config.data.name, run.config.data.binarize, run.config.model.likelihood["name"]
 
 
 def _mean(spread: Spread | None) -> float:
