@@ -316,6 +316,10 @@ def other_likelihood(folder: Path) -> None:
     make_run(folder / "normal", [-900.0], model__latent_dim=4, model__likelihood="Normal")
 
 
+def likelihood_of_its_own(folder: Path) -> None:
+    make_run(folder / "optimal", [-900.0], model__latent_dim=4, model__likelihood="OptimalNormal")
+
+
 def no_model(folder: Path) -> None:
     shutil.rmtree(make_run(folder / "gone", [120.0], model__latent_dim=4) / "model")
 
@@ -333,6 +337,7 @@ def unstarted(folder: Path) -> None:
         (far_off, "test_loss", "outside the picture: latent_dim = 16 (1e+06 nats)."),
         (other_pixels, "test_loss", "1 run on other data or with another likelihood."),
         (other_likelihood, "samples_by_setting", "1 run on other data or with another likelihood."),
+        (likelihood_of_its_own, "rate_distortion", "1 run on other data or with another likelihood."),
         (no_model, "latent_use_by_setting", "Nothing to show of: latent_dim = 4."),
         (unstarted, "loss_curves_by_setting", "Nothing to show of: latent_dim = 4."),
     ],

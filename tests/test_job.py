@@ -1,6 +1,7 @@
 """The whole job, from the command line to the files it leaves, on real MNIST; one process, two and three."""
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -255,8 +256,13 @@ def test_every_setting_trains(job: Job, small: Path, settings: list[str]) -> Non
     assert done.code == 0, done.err
     train = [row for row in rows(Path("r")) if row["split"] == "train"]
     assert train[-1]["reconstruction"] < train[0]["reconstruction"]
-    summary = json.loads(Path("r/summary.json").read_text())
-    assert summary["test"]["protocol"]["normalised"] is _normalised(settings)
+    test = json.loads(Path("r/summary.json").read_text())["test"]
+    assert test["protocol"]["normalised"] is _normalised(settings)
+    if any("binarize" in setting for setting in settings):
+        assert test["protocol"]["measure"] == "probability of 0/1 pixels"
+        assert test["bits_per_dim"] == pytest.approx(test["loss"] / 784 / math.log(2))
+    else:
+        assert test["bits_per_dim"] is None
 
 
 def _normalised(settings: list[str]) -> bool:

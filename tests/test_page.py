@@ -44,6 +44,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     runs = {
         "plane": write_run(top / "plane", grey),
         "colour": write_run(top / "colour" / "run", colour, *normal, shape=(3, SIZE, SIZE)),
+        "continuous": write_run(top / "continuous", grey, "model.likelihood=ContinuousBernoulli"),
+        "pixel std": write_run(top / "pixel_std", grey, "model.likelihood=NormalPixelStd"),
         "sweep": top / ("sweep_" * 30),
         "unfinished": write_run(top / "unfinished", grey, finished=False),
     }
@@ -172,8 +174,10 @@ def luminance(color: str) -> float:
 
 # --- the decoder ------------------------------------------------------------------------------------------------------
 
+DECODED = [("plane", {}), ("colour", {}), ("continuous", {}), ("pixel std", {})]
 
-@pytest.mark.parametrize("opened", [("plane", {}), ("colour", {})], indirect=True, ids=str)
+
+@pytest.mark.parametrize("opened", DECODED, indirect=True, ids=str)
 def test_decoded_pixels_agree_with_pytorch(
     opened: Opened, folders: dict[str, Path], request: pytest.FixtureRequest
 ) -> None:
@@ -206,7 +210,7 @@ def test_each_activation_agrees_with_pytorch(opened: Opened, folders: dict[str, 
         assert np.abs(one - other).max() > 2 / 255  # a wrong one would be seen
 
 
-@pytest.mark.parametrize("opened", [("plane", {}), ("colour", {})], indirect=True, ids=str)
+@pytest.mark.parametrize("opened", DECODED, indirect=True, ids=str)
 def test_the_canvas_shows_what_pytorch_decodes(
     opened: Opened, folders: dict[str, Path], request: pytest.FixtureRequest
 ) -> None:

@@ -14,7 +14,7 @@ from vae.data import randomness
 from vae.data.batches import share, to_unit_interval
 from vae.data.sources import DataSet, Split, class_names
 from vae.distributions import kl, kl_by_group, marginals
-from vae.likelihoods import Likelihood
+from vae.likelihoods import Likelihood, bits_per_dim
 from vae.model import VAE
 from vae.objectives import negative_elbo
 
@@ -32,6 +32,8 @@ class Evaluation:
         kl: KL(q(z|x) || p(z)).
         reconstruction_mean_z: -log p(x|z) at z = E[z|x]: lower than `reconstruction`, and not part of any bound.
         examples: how many.
+        bits_per_dim: `loss` in bits for each number of an image, where p(x|z) has a probability for each value that
+            these have; else None.
     """
 
     loss: float
@@ -39,6 +41,7 @@ class Evaluation:
     kl: float
     reconstruction_mean_z: float
     examples: int
+    bits_per_dim: float | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,10 @@ def evaluate(accelerator: Accelerator, model: VAE, part: Split, *, seed: int, sp
             sums += values.double().sum(1)
     totals = accelerator.reduce(sums, "sum")
     assert isinstance(totals, Tensor)
-    return Evaluation(*(totals / count).tolist(), examples=count)
+    means = (totals / count).tolist()
+    discrete = part.levels is not None and part.levels == model.likelihood.levels
+    bits = bits_per_dim(means[0], model.image_shape) if discrete else None
+    return Evaluation(*means, examples=count, bits_per_dim=bits)
 
 
 def labels_for(model: VAE, part: Split, rows: slice | Tensor) -> Tensor | None:
@@ -210,13 +216,16 @@ def protocol(data: DataSet, binarize: str, likelihood: Likelihood, *, seed: int,
     """
     part = data.val if split == "val" else data.test
     assert part is not None
+    binary = part.levels == 2
+    pixels = "0/1" if binary else "grey in [0, 1]"
     return {
         "data": data.name,
         "pixels_crc32": part.fingerprint,
         "split": split,
-        "pixels": "grey in [0, 1]" if binarize == "none" else "0/1, one fixed draw",
+        "pixels": pixels if binarize == "none" else "0/1, one fixed draw",
         "likelihood": type(likelihood).__name__,
-        "normalised": likelihood.normalises(binary=binarize != "none"),
+        "normalised": likelihood.normalises(binary=binary),
+        "measure": likelihood.measure(binary=binary),
         "bound": "-ELBO at beta = 1, one z ~ q(z|x) for each example",
         "seed": seed,
     }

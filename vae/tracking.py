@@ -170,13 +170,17 @@ class Tracker:
         if not self.enabled:
             return
         row = {"loss": result.loss, "reconstruction": result.reconstruction, "kl": result.kl}
+        bits = {} if result.bits_per_dim is None else {"bits_per_dim": result.bits_per_dim}
         self._write_row(
             split, step, epoch, row, beta=beta, lr=lr,
-            reconstruction_mean_z=result.reconstruction_mean_z, examples=result.examples,
+            reconstruction_mean_z=result.reconstruction_mean_z, examples=result.examples, **bits,
         )  # fmt: skip
         self._write_scalars(split.capitalize(), row, step)
         self.board.add("scalar", f"Loss/{split.capitalize()}/BCE_at_mean_z", result.reconstruction_mean_z, step)
         loss = f"loss {result.loss:.2f} (reconstruction {result.reconstruction:.2f} + KL {result.kl:.2f} nats)"
+        for name, value in bits.items():
+            self.board.add("scalar", f"Loss/{split.capitalize()}/{name}", value, step)
+            loss += f", {value:.4f} bits per dimension"
         self.say(f"epoch {epoch:6.2f}  {split} {loss}")
 
     def log_images(self, images: dict[str, Tensor], step: int) -> None:

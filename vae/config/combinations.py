@@ -99,6 +99,20 @@ def _looks_at_one_stochastic_layer(config: Config) -> str | None:
     return f"{setting}: for one stochastic layer, not model.hierarchy.name = {hierarchy!r}; take Flat"
 
 
+# densities whose width is learned
+DENSITIES = ("ContinuousBernoulli", "NormalLearnedStd", "NormalPixelStd", "OptimalNormal")
+
+
+def _densities_are_of_grey_pixels(config: Config) -> str | None:
+    binarize, name = config.data.binarize, config.model.likelihood["name"]
+    if binarize == "none" or name not in DENSITIES:
+        return None
+    return (
+        f"model.likelihood = {name!r}: 0/1 pixels (data.binarize = {binarize!r}) have no density, it would grow as far "
+        "as it is let; take Bernoulli, or data.binarize=none"
+    )
+
+
 # each returns one line that names the key, its value and the way out, or None
 RULES: list[Rule] = [
     _layers_have_a_width,
@@ -109,4 +123,5 @@ RULES: list[Rule] = [
     _compares_with_a_standard_normal,
     _divergence_has_a_weight,
     _looks_at_one_stochastic_layer,
+    _densities_are_of_grey_pixels,
 ]

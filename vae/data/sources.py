@@ -40,6 +40,15 @@ class Split:
         """The CRC-32 of the pixels."""
         return f"{zlib.crc32(np.ascontiguousarray(self.images.numpy()).data):08x}"
 
+    @cached_property
+    def levels(self) -> int | None:
+        """Values that pixels may have: 2 (0 and 1), 256 (8 bits, also if divided by 255), None: any in [0, 1]."""
+        scaled = self.images if self.images.dtype == torch.uint8 else 255 * self.images
+        if bool(((scaled == 0) | (scaled == 255)).all()):
+            return 2
+        is_whole = scaled.dtype == torch.uint8 or bool(((scaled - scaled.round()).abs() < 1e-3).all())
+        return 256 if is_whole else None
+
     def __getitem__(self, index: Tensor) -> "Split":
         return Split(self.images[index], None if self.labels is None else self.labels[index])
 

@@ -20,6 +20,7 @@ from vae.report.loading import Loader
 from vae.report.measures import measure
 from vae.report.pictures import one_of_each
 from vae.report.runs import Run, Setting, short, word
+from vae.report.table import evaluated
 
 COLUMNS = 10  # images of each setting
 
@@ -30,8 +31,8 @@ Named = Mapping[str, Setting]  # by label
 def draw(settings: Sequence[Setting], loader: Loader) -> Drawn:
     """Draw what compares settings; losses are -ELBO at beta = 1 on the test set, nats per example.
 
-    Unfinished runs are in the curves only. Runs whose data or likelihood are not those of the first finished one are
-    left out, as their numbers cannot be compared. Captions say what has been left out.
+    Unfinished runs are in the curves only. Runs whose data, or the measure of whose likelihood, are not those of the
+    first finished one are left out, as their numbers cannot be compared. Captions say what has been left out.
 
     Args:
         settings: at least one, with labels of their own.
@@ -260,8 +261,7 @@ def _labels(settings: Sequence[Setting]) -> list[str]:
 
 
 def _comparable(run: Run, other: Run) -> bool:
-    a, b = ((r.config.data.name, r.config.data.binarize, r.config.model.likelihood["name"]) for r in (run, other))
-    if a != b:
+    if evaluated(run) != evaluated(other):
         return False
     if run.config.data.binarize != "none":
         return True  # 0/1 pixels are drawn anew for each seed

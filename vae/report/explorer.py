@@ -20,14 +20,16 @@ from vae.data.sources import Split, class_names
 from vae.evaluation import LatentMeasures, evaluating, posterior_means, visible
 from vae.figures.latents import NAMED_CLASSES, class_colors
 from vae.figures.style import TRAIN
-from vae.likelihoods import Bernoulli, Normal
+from vae.likelihoods import Bernoulli, ContinuousBernoulli, Normal, NormalLearnedStd, NormalPixelStd, OptimalNormal
 from vae.model import VAE
 from vae.networks import MLPDecoder
 from vae.priors import StandardNormal
 from vae.report.loading import Opened
 
-# how the mean of p(x|z) follows from the decoder's numbers; explorer.js holds functions of these names
-MEANS = {Bernoulli: "sigmoid", Normal: "clamp"}
+# how the mean of p(x|z) follows, pixel by pixel, from the first C H W of the decoder's numbers; explorer.js holds
+# functions of these names
+NORMALS = (Normal, NormalLearnedStd, NormalPixelStd, OptimalNormal)
+MEANS = {Bernoulli: "sigmoid", ContinuousBernoulli: "continuousBernoulli", **dict.fromkeys(NORMALS, "clamp")}
 SLIDERS = 12  # at most, for the most active dimensions
 EXAMPLES = 30  # test images to start from
 STARTS = 64  # draws of the prior to start from
@@ -84,11 +86,11 @@ def pack(opened: Opened, measures: LatentMeasures) -> dict[str, Any]:
     by_activity = np.argsort(-variance, kind="stable").tolist()
     count = min(SLIDERS, max(measures.active, 2))
     return {
-        "shape": list(model.likelihood.output_shape),
+        "shape": list(model.image_shape),
         "shown": 3 if model.image_shape[0] == 3 else 1,
         "activation": model.decoder.activation,  # explorer.js holds functions of these names
         "mean": MEANS[type(model.likelihood)],
-        "layers": [_pack_layer(layer) for layer in model.decoder.modules() if isinstance(layer, nn.Linear)],
+        "layers": _pack_layers(model),
         "latent_dim": model.latent_dim,
         "active": measures.active,
         "variances": variance.round(4).tolist(),
@@ -100,16 +102,23 @@ def pack(opened: Opened, measures: LatentMeasures) -> dict[str, Any]:
     }
 
 
-def _pack_layer(layer: nn.Linear) -> dict[str, Any]:
-    weight = layer.weight.detach().double().cpu().numpy()
+def _pack_layers(model: VAE) -> list[dict[str, Any]]:
+    """Return the linear layers of the decoder, the last one as far as the mean needs it."""
+    layers = [layer for layer in model.decoder.modules() if isinstance(layer, nn.Linear)]
+    outputs = [layer.out_features for layer in layers[:-1]] + [math.prod(model.image_shape)]
+    return [_pack_layer(layer, count) for layer, count in zip(layers, outputs, strict=True)]
+
+
+def _pack_layer(layer: nn.Linear, outputs: int) -> dict[str, Any]:
+    weight = layer.weight[:outputs].detach().double().cpu().numpy()
     scale = np.abs(weight).max(axis=1, keepdims=True) / 32767
     scale[scale == 0] = 1.0
     return {
         "inputs": layer.in_features,
-        "outputs": layer.out_features,
+        "outputs": outputs,
         "weight": _base64(np.rint(weight / scale), "<i2"),
         "scale": _base64(scale, "<f4"),
-        "bias": _base64(layer.bias.detach().cpu(), "<f4"),
+        "bias": _base64(layer.bias[:outputs].detach().cpu(), "<f4"),
     }
 
 

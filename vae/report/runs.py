@@ -14,6 +14,7 @@ from vae.config.schema import NOT_A_SETTING
 from vae.files import CONFIG, HINT, METRICS, SUMMARY, failure_of, must_hold_a_run, read_metrics, read_summary
 
 NOT_COMPARED = {"seed"}  # of a protocol: the seed of the evaluation noise varies with the run's
+NOT_NORMALISED = "not normalised"  # vae.likelihoods has it too, and imports torch
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ class Run:
         """What its test numbers must have in common with others' to be compared with them; None: not finished."""
         if self.summary is None:
             return None
-        return tuple((key, value) for key, value in self.summary["test"]["protocol"].items() if key not in NOT_COMPARED)
+        protocol = _with_measure(self.summary["test"]["protocol"])
+        return tuple((key, value) for key, value in sorted(protocol.items()) if key not in NOT_COMPARED)
 
     def of_split(self, split: str) -> list[Mapping[str, Any]]:
         """Return its records of `train`, `test` or `val`, oldest first."""
@@ -150,6 +152,14 @@ def _checked(summary: Any, path: Path) -> dict[str, Any] | None:
     if not isinstance(test, dict) or not isinstance(test.get("protocol"), dict):
         raise InputError(f"{path}: not a run's summary: test.protocol is missing; delete it and repeat the run's end")
     return summary
+
+
+def _with_measure(protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a protocol that names its measure, as those did not that are from when there were two likelihoods."""
+    if "measure" in protocol or "likelihood" not in protocol:
+        return dict(protocol)
+    measure = "probability of 0/1 pixels" if protocol["likelihood"] == "Bernoulli" else "density"
+    return {**protocol, "measure": measure if protocol.get("normalised", True) else NOT_NORMALISED}
 
 
 def compare(runs: Iterable[Run]) -> list[Setting]:

@@ -1,14 +1,16 @@
 """Settings -> tables of results, one for each protocol; the same cells as HTML and as Markdown."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from vae.likelihoods import LIKELIHOODS, NOT_NORMALISED
 from vae.report.runs import Run, Setting, Spread
 
 MISSING = "–"
+DRAWN = "0/1, one fixed draw"  # a protocol's pixels
 HEAD = (
     "setting", "parameters", "seeds", "test loss", "reconstruction", "KL", "active dimensions", "images/s", "wall time",
 )  # fmt: skip
@@ -56,12 +58,12 @@ def result_tables(settings: Sequence[Setting], active: Mapping[Path, int], *, al
     tables: dict[tuple[Any, ...], list[tuple[Setting, int]]] = {}
     homes: dict[tuple[Any, ...], tuple[Any, ...]] = {}  # of runs evaluated alike: the first table
     for run in (run for setting in settings for run in setting.finished):
-        homes.setdefault(_evaluated(run), comparable(run))
+        homes.setdefault(evaluated(run), comparable(run))
     for setting in settings:
         parts: dict[tuple[Any, ...], list[Run]] = {}
         for run in setting.finished:
             parts.setdefault(comparable(run), []).append(run)
-        home = homes.get(_evaluated(setting.runs[0]))
+        home = homes.get(evaluated(setting.runs[0]))
         if not parts and home and any(run.failure for run in setting.runs):
             parts[home] = []
         unfinished = len(setting.runs) - len(setting.finished)
@@ -73,33 +75,55 @@ def result_tables(settings: Sequence[Setting], active: Mapping[Path, int], *, al
 def comparable(run: Run) -> tuple[tuple[str, Any], ...]:
     """Return what a finished run's numbers must have in common with others' to stand in one table with them.
 
-    That is its protocol, but for the fingerprint of pixels that were drawn 0 or 1: each seed has its own draw.
+    That is its protocol, but for the fingerprint of pixels that were drawn 0 or 1 (each seed has its own draw), and for
+    the family of a normalised likelihood: what its numbers measure decides.
     """
-    protocol = run.protocol
-    assert protocol is not None
-    drawn = ("pixels", "0/1, one fixed draw") in protocol
-    return tuple((key, value) for key, value in protocol if not (drawn and key == "pixels_crc32"))
+    assert run.protocol is not None
+    protocol = dict(run.protocol)
+    free = {"pixels_crc32": protocol.get("pixels") == DRAWN}
+    free["likelihood"] = protocol.get("measure", NOT_NORMALISED) != NOT_NORMALISED
+    return tuple((key, value) for key, value in protocol.items() if not free.get(key))
 
 
-def protocol_title(protocol: Mapping[str, Any]) -> str:
-    """Return a protocol in a few words, e.g. `MNIST, test set, grey in [0, 1], Bernoulli`."""
+def evaluated(run: Run) -> tuple[str, ...]:
+    """Return what follows from a run's settings, finished or not, of what its numbers must have in common with others'.
+
+    That is its data, how they are binarised, the measure, and the likelihood if that is not a normalised one.
+    """
+    data, name = run.config.data, run.config.model.likelihood["name"]
+    measure = LIKELIHOODS[name].measure(binary=data.binarize != "none")
+    return data.name, data.binarize, measure, name if measure == NOT_NORMALISED else ""
+
+
+def protocol_title(protocol: Mapping[str, Any], likelihoods: Iterable[str]) -> str:
+    """Return a protocol in a few words, e.g. `MNIST, test set, grey in [0, 1], Bernoulli`.
+
+    Args:
+        protocol: what the numbers have in common.
+        likelihoods: the families that they are of.
+    """
     words = [protocol.get("data"), f"{protocol.get('split', '?')} set", protocol.get("pixels")]
-    return ", ".join(str(word) for word in [*words, protocol.get("likelihood")] if word)
+    return ", ".join(str(word) for word in [*words, " or ".join(likelihoods)] if word)
 
 
 def protocol_words(protocol: Mapping[str, Any]) -> str:
     """Return what numbers of a protocol mean and what they may be compared with, in sentences."""
-    if not protocol.get("normalised", True):
-        meaning = "Grey pixels under a Bernoulli: not a normalised likelihood, not to be compared with NLL tables"
-    elif protocol.get("likelihood") == "Bernoulli":
+    measure, pixels = str(protocol.get("measure")), str(protocol.get("pixels"))
+    if measure == NOT_NORMALISED:
+        kind = "Grey" if pixels.startswith("grey") else "0/1"
         meaning = (
-            "Pixels binarised by one fixed draw for each seed, under a Bernoulli: a normalised likelihood, to be "
-            "compared only with numbers for pixels binarised in the same way"
+            f"{kind} pixels under {protocol.get('likelihood')}: not a normalised likelihood, not to be compared with "
+            "NLL tables or with other families"
         )
+    elif measure == "probability of 0/1 pixels":
+        kind = "Pixels binarised by one fixed draw for each seed" if pixels == DRAWN else "0/1 pixels"
+        meaning = f"{kind}: log-probabilities, to be compared only with numbers for pixels binarised in the same way"
+    elif measure.startswith("probability"):
+        meaning = "Log-probabilities of 256 grey values, to be compared with any others of the same 8-bit pixels"
     else:
         meaning = (
-            f"{str(protocol.get('pixels', 'pixels')).capitalize()} under a {protocol.get('likelihood')} density: "
-            "to be compared only with numbers of the same density and scale, and below zero where it exceeds 1"
+            "Log-densities of pixels in [0, 1], to be compared only with densities of the same pixels on the same "
+            "scale; a loss is below zero where they exceed 1"
         )
     return f"{meaning}. The loss is {protocol.get('bound', '-ELBO')}; lower is better."
 
@@ -158,13 +182,17 @@ def _table(
     losses = [setting.spread("test", "loss") for setting, _ in settings]
     known = [index for index, loss in enumerate(losses) if loss is not None]
     best = min(known, key=lambda index: _mean(losses[index])) if len(known) > 1 else None
-    rows = tuple(_row(setting, begun, active, alone) for setting, begun in settings)
-    return Table(protocol_title(protocol), protocol_words(protocol), HEAD, rows, best)
-
-
-def _evaluated(run: Run) -> tuple[Any, ...]:
-    """Return the settings of a run, finished or not, that its protocol follows from."""
-    return run.config.data.name, run.config.data.binarize, run.config.model.likelihood["name"]
+    rows = [_row(setting, begun, active, alone) for setting, begun in settings]
+    head, bits = HEAD, [setting.spread("test", "bits_per_dim") for setting, _ in settings]
+    if any(bits):
+        place = HEAD.index("KL") + 1
+        head = (*HEAD[:place], "bits per dimension", *HEAD[place:])
+        rows = [
+            (*row[:place], number(spread, "{:.4f}".format), *row[place:])
+            for row, spread in zip(rows, bits, strict=True)
+        ]
+    likelihoods = dict.fromkeys(run.config.model.likelihood["name"] for setting, _ in settings for run in setting.runs)
+    return Table(protocol_title(protocol, likelihoods), protocol_words(protocol), head, tuple(rows), best)
 
 
 def _mean(spread: Spread | None) -> float:

@@ -12,7 +12,16 @@
   const two = (value) => (Math.round(100 * value) / 100 + 0).toFixed(2); // never -0.00
   const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
   const sigmoid = (number) => 1 / (1 + Math.exp(-number));
-  const MEANS = { sigmoid, clamp: (number) => clamp(number, 0, 1) };
+  const MEANS = {
+    sigmoid,
+    clamp: (number) => clamp(number, 0, 1),
+    // next to 0 the first terms of the series, elsewhere the mean of the larger half, mirrored
+    continuousBernoulli: (number) => {
+      const size = Math.abs(number);
+      const mean = size < 1e-2 ? 0.5 + size / 12 - size ** 3 / 720 : -1 / Math.expm1(-size) - 1 / size;
+      return number > 0 ? mean : 1 - mean;
+    },
+  };
   const ACTIVATIONS = {
     silu: (x) => x * sigmoid(x),
     relu: (x) => Math.max(x, 0),
