@@ -3,16 +3,17 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Any, cast
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
 from vae.distributions import kl, kl_by_group
 from vae.networks import Sizes, mlp
+from vae.networks.options import ACTIVATIONS, Activation, Initialization
 from vae.posteriors import DiagonalNormal, Posterior
 from vae.priors import Given, Prior
 
@@ -137,8 +138,12 @@ class _Stacked(Hierarchy):
         latent_dims: Sequence[int],
         hidden_dims: Sequence[int],
         depth: int,
+        activation: str,
+        initialization: str,
     ):
         super().__init__()
+        self.network = partial(mlp, activation=activation, initialization=initialization)
+        self.activation = ACTIVATIONS[activation]()
         self.dims = [sizes.latent_dim, *latent_dims]
         widths = [*hidden_dims, *[hidden_dims[-1]] * len(latent_dims)][: len(latent_dims)]
         self.hidden = [[width] * depth for width in widths]
@@ -149,7 +154,7 @@ class _Stacked(Hierarchy):
         self.conditionals = nn.ModuleList([DiagonalNormal(dim) for dim in self.dims[:-1]])
         self.down = nn.ModuleList(
             [
-                mlp([above, *hidden, 2 * below])
+                self.network([above, *hidden, 2 * below])
                 for below, above, hidden in zip(self.dims, self.dims[1:], self.hidden, strict=False)
             ]
         )
@@ -183,6 +188,7 @@ class BottomUp(_Stacked):
         latent_dims: of z_2, z_3, ...
         hidden_dims: of the networks between z_l and z_{l+1}, both ways.
         depth: hidden layers in each of them.
+        activation, initialization: see `vae.networks.options`.
     """
 
     def __init__(
@@ -193,13 +199,15 @@ class BottomUp(_Stacked):
         latent_dims: LatentDims = [50],  # noqa: B006 (read only)
         hidden_dims: HiddenDims = [100],  # noqa: B006
         depth: Depth = 2,
+        activation: Activation = "silu",
+        initialization: Initialization = "torch",
     ):
-        super().__init__(sizes, posterior, latent_dims, hidden_dims, depth)
+        super().__init__(sizes, posterior, latent_dims, hidden_dims, depth, activation, initialization)
         families = [cast(Posterior, family) for family in self.families]
         self.features = families[0].features
         self.up = nn.ModuleList(
             [
-                mlp([below, *hidden, family.features])
+                self.network([below, *hidden, family.features])
                 for below, hidden, family in zip(self.dims, self.hidden, families[1:], strict=False)
             ]
         )
@@ -228,6 +236,7 @@ class Ladder(_Stacked):
         latent_dims: of z_2, z_3, ...
         hidden_dims: of the networks between two layers, both ways.
         depth: hidden layers in each of them.
+        activation, initialization: see `vae.networks.options`.
     """
 
     def __init__(
@@ -238,15 +247,17 @@ class Ladder(_Stacked):
         latent_dims: LatentDims = [50],  # noqa: B006 (read only)
         hidden_dims: HiddenDims = [100],  # noqa: B006
         depth: Depth = 2,
+        activation: Activation = "silu",
+        initialization: Initialization = "torch",
     ):
-        super().__init__(sizes, posterior, latent_dims, hidden_dims, depth)
+        super().__init__(sizes, posterior, latent_dims, hidden_dims, depth, activation, initialization)
         features = [cast(Posterior, family).features for family in self.families]
         carried = [hidden[0] if hidden else hidden_dims[-1] for hidden in self.hidden]
         self.splits = [[one, further] for one, further in zip(features, [*carried, 0], strict=True)]
         self.features = sum(self.splits[0])
         self.up = nn.ModuleList(
             [
-                mlp([further, *hidden, sum(above)])
+                self.network([further, *hidden, sum(above)])
                 for further, hidden, above in zip(carried, self.hidden, self.splits[1:], strict=True)
             ]
         )
@@ -258,7 +269,7 @@ class Ladder(_Stacked):
             own, further = numbers.split(split, -1)
             found.append(own)
             if layer < len(self.up):
-                numbers = self.up[layer](F.silu(further))
+                numbers = self.up[layer](self.activation(further))
         noises, top = self.split(noise), len(self.dims) - 1
         family = cast(Posterior, self.families[top])
         q = family(found[top])

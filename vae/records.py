@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import torch.nn.functional as F
 from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue] (generated)
 from torch import Tensor
 from torch.utils.tensorboard.writer import FileWriter, SummaryWriter
@@ -126,7 +127,9 @@ class Board:
         index.unlink(missing_ok=True)
         for old in folder.glob(f"*/{EMBEDDING}"):  # perhaps half written
             shutil.rmtree(old.parent)
-        self.writer.add_embedding(points, metadata=names, label_img=sprites, global_step=step, tag=EMBEDDING)
+        side, (height, width) = max(sprites.shape[-2:]), sprites.shape[-2:]
+        square = F.pad(sprites, (0, side - width, 0, side - height))  # the projector takes no others
+        self.writer.add_embedding(points, metadata=names, label_img=square, global_step=step, tag=EMBEDDING)
 
     def flush(self) -> None:
         """Write everything out; raises OSError if that fails."""
