@@ -19,9 +19,12 @@ PIECES = {
     "model.decoder": ("MLPDecoder",),
     "model.posterior": ("DiagonalNormal", "FullNormal"),
     "model.prior": ("StandardNormal",),
-    "model.likelihood": ("Bernoulli", "Normal"),
+    "model.likelihood": (
+        "Bernoulli", "ContinuousBernoulli", "Normal", "NormalPixelStd", "OptimalNormal", "Categorical",
+        "DiscretizedLogistic", "DiscretizedLogisticMixture",
+    ),
     "objective": ("ELBO",),
-}
+}  # fmt: skip
 DEFAULT_LIMIT = 8
 
 Flat = Mapping[str, Any]
