@@ -28,11 +28,16 @@ class BetaTCVAE(Objective):
     loss has the KL in closed form, and the estimated terms only with what their weights differ from 1.
 
     log q(z) and log q(z_d) at each z are estimated from the M examples of the global batch, out of N for training:
-    `weighted` by log 1/(N M) sum_j q(z|x_j) (eq. 3, minibatch weighted sampling); `stratified` by
-    log [1/N q(z|x_i) + (N-1)/N mean_{j != i} q(z|x_j)], x_i being the one that z was drawn from, which before the
-    logarithm has the right mean (appendix C.2, minibatch stratified sampling, where one of the others, whichever,
-    weighs less than the rest: this is the mean over all choices). Both are biased for M < N: the terms of runs with
-    different batch sizes cannot be compared. Each rank holds B x M x D numbers, B its share of M.
+
+    - `weighted` by log 1/(N M) sum_j q(z|x_j) (eq. 3, minibatch weighted sampling). The factor 1/N moves MI by log N,
+      TC by (D - 1) log N and DW by -D log N: so much of what is reported, and of the loss, is constant.
+    - `stratified` by log [1/N q(z|x_i) + (N-1)/N mean_{j != i} q(z|x_j)], x_i being the one that z was drawn from;
+      before the logarithm it has the right mean (their appendix, minibatch stratified sampling, where one of the
+      others, whichever, weighs less than the rest: this is the mean over all choices). For M far below N, TC falls
+      below 0 where q(z|x) is narrow, and training looks for that: take a batch that is a good part of the data.
+
+    Both are biased for M < N: the terms of runs with different batch sizes cannot be compared. Each rank holds
+    B x M x D numbers, B its share of M.
 
     q must have independent dimensions, and p be N(0, I).
 
@@ -103,7 +108,8 @@ class CapacityVAE(Objective):
 
     Args:
         capacity: C as a schedule, nats, or a number for a constant one.
-        gamma: weight of the distance, large enough to hold the KL there.
+        gamma: weight of the distance, large enough to hold the KL there. A larger one leaves the reconstruction less of
+            a gradient that is clipped.
 
     Extra terms:
         capacity: C.
@@ -117,7 +123,7 @@ class CapacityVAE(Objective):
         self,
         *,
         capacity: Annotated[Any, ScheduleSpec, Field(description="KL to be held, nats, a schedule or a number")] = RISE,
-        gamma: Annotated[float, Field(gt=0, description="weight of the distance of the KL from it")] = 100.0,
+        gamma: Annotated[float, Field(gt=0, description="weight of the distance of the KL from it")] = 10.0,
     ):
         self.capacity: Schedule = ScheduleSpec.build(capacity)
         self.schedules = {"capacity": self.capacity}
@@ -161,7 +167,7 @@ class InfoVAE(Objective):
         self,
         *,
         alpha: Annotated[float, Field(le=1, description="what mutual information of x and z is worth")] = 0.0,
-        lambda_: Annotated[float, Field(gt=0, description="what the divergence of q(z) from p(z) is worth")] = 1000.0,
+        lambda_: Annotated[float, Field(gt=0, description="what the divergence of q(z) from p(z) is worth")] = 100.0,
         width: Annotated[float, Field(gt=0, description="of the kernel, in units of sqrt(latent_dim)")] = 1.0,
     ):
         self.alpha, self.lambda_, self.width = alpha, lambda_, width
