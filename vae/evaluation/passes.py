@@ -1,6 +1,7 @@
 """One pass of a model over a part of the data: in which mode, in which pieces, with which labels."""
 
 import contextlib
+import math
 from collections.abc import Iterator
 
 import torch
@@ -43,3 +44,9 @@ def chunks(part: slice) -> Iterator[slice]:
     """Yield slices of a slice that are small enough for one forward pass."""
     for start in range(part.start, part.stop, CHUNK):
         yield slice(start, min(start + CHUNK, part.stop))
+
+
+def mean_and_error(values: Tensor) -> tuple[float, float | None]:
+    """Return the mean of numbers (N,) and its standard error, the sample's standard deviation by the root of N."""
+    error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else None
+    return values.mean().item(), error
