@@ -32,6 +32,7 @@ from vae.evaluation.budget import largest_tensor
 from vae.evaluation.command import Means, compare_runs, evaluate_runs
 from vae.evaluation.evaluator import Request, bits_per_dim
 from vae.evaluation.importance import Estimates, estimate
+from vae.evaluation.kept import log_likelihoods
 from vae.evaluation.latents import Tally
 from vae.evaluation.progress import Progress
 from vae.evaluation.weights import WeightSums, log_weights
@@ -276,10 +277,7 @@ def test_a_collapse_is_said_once_and_again_when_it_changes() -> None:
     assert CollapseWatch(0.0, 0.0).remark(LatentMeasures((0.0,), None, 0.0, 1), 1.0, 1.0) is None
 
 
-def test_a_run_whose_posterior_collapses_says_so_everywhere(
-    job: Callable[..., Outcome], small: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("vae.report.draw_figures", lambda *_, **__: [])
+def test_a_run_whose_posterior_collapses_says_so_everywhere(job: Callable[..., Outcome], small: Path) -> None:
     settings = [f"data.name={small}", "run.dir=r", "model.hidden_dim=16", "model.latent_dim=3", "train.batch_size=250"]
     done = job(*settings, "objective={name: ELBO, beta: 50, pixels: mean}", "train.epochs=3", "train.log_every=4")
     assert done.code == 0, done.err
@@ -396,6 +394,8 @@ def test_evaluations_stand_side_by_side_and_none_is_made_twice(finished: Path) -
     found = kept(finished)
     assert len(found) == 6
     assert len({json.dumps(each["results"]) for each in found}) == 6
+    assert log_likelihoods(finished, 0).keys() == {4, 9}
+    assert log_likelihoods(finished, 5) == {9: found[-1]["results"]["log_likelihood"]}
     assert found[0]["protocol"]["pixels_crc32"] != found[-1]["protocol"]["pixels_crc32"]
     assert any("evaluated already" in line for line in command(finished))
     assert kept(finished) == found

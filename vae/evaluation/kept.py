@@ -83,6 +83,28 @@ def keep(folder: Path, new: Kept) -> None:
         write_text(folder / EVALUATION, text + "\n")
 
 
+def log_likelihoods(folder: Path, draw: int) -> dict[int, float]:
+    """Return log p(x) of the test set by K, nats, as far as it has been estimated with the weights that there are now.
+
+    Args:
+        folder: of a finished run.
+        draw: the seed of 0/1 pixels, where pixels are drawn: the run's own.
+
+    Raises:
+        InputError: evaluation.json is damaged.
+    """
+    evaluations = read(folder)
+    if not evaluations:
+        return {}
+    now = checkpoint_of(folder)
+    chosen = [
+        each
+        for each in evaluations
+        if each.checkpoint == now and each.protocol["split"] == "test" and each.protocol["draw"] in (None, draw)
+    ]
+    return {each.protocol["samples"]: each.results["log_likelihood"] for each in chosen}
+
+
 def must_be_writable(folder: Path) -> None:
     """Raise `InputError` now rather than after hours of work, if a folder cannot take or does not hold evaluations."""
     with _alone(folder):
