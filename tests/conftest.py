@@ -146,9 +146,20 @@ def small(tmp_path_factory: pytest.TempPathFactory, mnist: sources.DataSet) -> P
 
 
 def rows(folder: Path, *, timeless: bool = False) -> list[dict[str, Any]]:
-    """Return the lines of a run's metrics.jsonl; `timeless` leaves out what depends on the clock."""
+    """Return the lines of a run's metrics.jsonl.
+
+    `timeless` is for comparisons: without what depends on the clock, each number of a list under a key of its own.
+    """
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if not (timeless and k == "images_per_second")} for row in lines]
+    if not timeless:
+        return lines
+    return [_flat({key: value for key, value in row.items() if key != "images_per_second"}) for row in lines]
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    lists = {key: value for key, value in row.items() if isinstance(value, list)}
+    each = {f"{key}.{place}": number for key, values in lists.items() for place, number in enumerate(values)}
+    return {key: value for key, value in row.items() if key not in lists} | each
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -18,7 +18,7 @@ from vae.components import InputError, build
 from vae.config import load
 from vae.data.sources import DataSet, Split
 from vae.distributions import at_least_float32
-from vae.evaluation import Evaluation, evaluate, protocol
+from vae.evaluation import Evaluation, LatentMeasures, evaluate, protocol
 from vae.likelihoods import LIKELIHOODS, Likelihood, bits_per_dim
 from vae.model import VAE
 from vae.pixels import ContinuousBernoulli, DiscretizedLogistic
@@ -467,12 +467,13 @@ def test_bits_per_dimension_are_those_of_probabilities(name: str, pixels: Tensor
 def test_bits_per_dimension_stand_beside_nats(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], bits: float | None
 ) -> None:
-    found = Evaluation(30.0, 20.0, 10.0, 19.0, examples=16, bits_per_dim=bits)
+    latents = LatentMeasures(variance=(1.0, 0.0), kl=(9.0, 1.0), total_kl=10.0, examples=16)
+    found = Evaluation(30.0, 20.0, 10.0, 19.0, examples=16, latents=latents, bits_per_dim=bits)
     with Tracker(launch.make_accelerator("cpu", "no", {}), tmp_path, step=0, total_steps=3) as tracker:
         for split in ("test", "val"):
-            tracker.log_evaluation(split, found, step=3, epoch=1.0, beta=1.0, lr=1e-3)
+            tracker.log_evaluation(split, found, step=3, epoch=1.0, beta=1.0, lr=1e-3, collapsed=False)
     said = ", 1.2500 bits per dimension" if bits else ""
-    ending = f" loss 30.00 (reconstruction 20.00 + KL 10.00 nats){said}\n"
+    ending = f" loss 30.00 (reconstruction 20.00 + KL 10.00 nats){said}, 1 of 2 active\n"
     assert capsys.readouterr().out.count(ending) == 2
     assert [row.get("bits_per_dim") for row in rows(tmp_path)] == [bits, bits]
     curves = {tag: values for tag, values in scalars(tmp_path).items() if "bits" in tag}

@@ -135,6 +135,20 @@ def test_keys_and_values_as_words() -> None:
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
+def test_a_table_shows_log_p_of_the_largest_k_that_all_its_runs_have(sweep: Path) -> None:
+    runs = [run.folder for setting in settings_of(sweep) for run in setting.finished]
+    weighted = {folder: {10: -99.0 - place, 5000: -98.0 - place} for place, folder in enumerate(runs)}
+    (table,) = result_tables(settings_of(sweep), {}, weighted)
+    assert [dict(zip(table.head, row, strict=True))["log p(x)"] for row in table.rows] == ["-98.50 ± 0.71", "-100.00"]
+    assert "K = 5,000 draws" in table.protocol
+    weighted[runs[0]] = {10: -99.0, 50: -98.5}
+    (table,) = result_tables(settings_of(sweep), {}, weighted)
+    assert "K = 10 draws" in table.protocol
+    del weighted[runs[0]]
+    (table,) = result_tables(settings_of(sweep), {}, weighted)
+    assert "log p(x)" not in table.head
+
+
 def test_table_holds_means_deviations_and_marks_the_lowest_loss(sweep: Path) -> None:
     (table,) = result_tables(settings_of(sweep), {sweep / "latent_dim=2,seed=0": 2, sweep / "latent_dim=2,seed=1": 1})
     small, large = (dict(zip(table.head, row, strict=True)) for row in table.rows)

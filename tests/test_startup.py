@@ -29,6 +29,7 @@ def without(modules: tuple[str, ...], program: str, *args: str, env: dict[str, s
         (VAE, ["--help"], ["components", "doctor", "report"]),
         (VAE, ["report", "--help"], ["RUN"]),
         (VAE, ["doctor", "--help"], ["key=value"]),
+        (VAE, ["evaluate", "--help"], ["--samples", "--compare"]),
         (VAE, ["components", "--help"], ["settings"]),
     ],
 )

@@ -8,14 +8,15 @@ import os
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vae import slurm
+from vae import slurm, startup
 from vae.cli import Parser, add_configuration, speaks
 from vae.components import InputError
 from vae.config import Config, describe_components, load
-from vae.signals import StopRequest
+from vae.signals import Stopped, StopRequest
 from vae.sweep import Sweep
 from vae.sweep import load as load_sweep
 from vae.uses.command import COMMANDS as USES
@@ -91,6 +92,62 @@ def _report_findings(config: Config, config_file: str | None) -> bool:
         context.accelerator.wait_for_everyone()  # a launcher may end all processes when one has an exit code
     launch.leave()
     return any(finding.level == "failure" for finding in findings)
+
+
+def add_evaluate(parser: argparse.ArgumentParser) -> None:
+    """Estimate log p(x) of finished runs, and what stands beside it; alone or under any launcher."""
+    parser.add_argument("paths", metavar="RUN", nargs="+", type=Path, help="finished runs, or folders of them")
+    parser.add_argument("--samples", type=_at_least(1), metavar="K", help="draws for each image (default: 1000)")
+    parser.add_argument("--split", choices=["test", "val", "train"], help="of the data (default: test)")
+    parser.add_argument("--seed", type=_at_least(0), metavar="S", help="of the noise (default: 0)")
+    drawn = "the seed of 0/1 pixels, for runs with data.binarize (default: each run's own)"
+    parser.add_argument("--draw", type=_at_least(0), metavar="S", help=drawn)
+    parser.add_argument("--batch", type=_at_least(1), metavar="N", help="draws at once (default: as memory allows)")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument("--again", action="store_true", help="also what has been evaluated already")
+    parser.add_argument("--compare", action="store_true", help="evaluate nothing: a table of what has been evaluated")
+    parser.set_defaults(action=run_evaluate)
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number from {least}")
+        return int(text)
+
+    return number
+
+
+def run_evaluate(args: argparse.Namespace) -> int:
+    """Print what is found, on the main process; returns the exit code, the same on all."""
+    given = {name: getattr(args, name) for name in ("samples", "split", "seed", "draw")}
+    wanted = {name: value for name, value in given.items() if value is not None}
+    stop = StopRequest()
+    if not args.compare:
+        try:
+            startup.begin(os.environ, stop)  # before torch is imported
+        except ValueError as error:
+            raise InputError(str(error)) from None
+    from vae import launch  # imports torch
+    from vae.evaluation import command
+
+    if args.compare:
+        lines = command.compare_runs(args.paths, wanted)
+    else:
+        means = command.Means(os.environ, stop, args.device, args.batch, args.again)
+        lines = command.evaluate_runs(args.paths, command.Request(**wanted), means)
+    try:
+        for line in lines:
+            if os.environ.get("RANK", "0") == "0":
+                print(line, flush=True)
+        code = 0
+    except (InputError, Stopped) as error:  # on all ranks alike
+        _report_end(error)
+        code = error.exit_code if isinstance(error, Stopped) else 2
+    except launch.RendezvousError as error:
+        launch.abandon(f"python -m vae: {error}")
+    launch.leave()
+    return code
 
 
 def add_components(parser: argparse.ArgumentParser) -> None:
@@ -172,6 +229,7 @@ def _run_members(sweep: Sweep, **how: Any) -> int:
 COMMANDS = {
     "components": add_components,
     "doctor": add_doctor,
+    "evaluate": add_evaluate,
     "report": add_report,
     "sweep": add_sweep,
     **USES,
@@ -189,13 +247,19 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def _report_end(error: Exception) -> None:
+    """Say what ended a command, once on each machine."""
+    if speaks(os.environ):
+        print(f"python -m vae: {error}", file=sys.stderr)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     try:
         args = parse(sys.argv[1:] if argv is None else argv)
         return args.action(args)
     except InputError as error:
-        print(f"python -m vae: {error}", file=sys.stderr)
+        _report_end(error)
         return 2
     except KeyboardInterrupt:
         return 130

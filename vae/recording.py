@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,15 @@ from vae.config import Config, TrainConfig
 from vae.data.batches import count_steps
 from vae.data.sources import DataSet
 from vae.engine import Engine, NonFiniteError
-from vae.evaluation import Evaluation, LatentMeasures, embedding, evaluate, measure_latents, pictures
+from vae.evaluation import (
+    CollapseWatch,
+    Evaluation,
+    LatentMeasures,
+    embedding,
+    evaluate,
+    measure_latents,
+    pictures,
+)
 from vae.files import MODEL, SUMMARY, write_text
 from vae.measures import kept
 from vae.model import VAE
@@ -39,6 +47,7 @@ class Recorder:
         state: how far the run is; what is found out is noted there.
         tracker: where it is written.
         watch: of the run.
+        collapse: looks whether the latent dimensions are used.
     """
 
     accelerator: Accelerator
@@ -49,6 +58,10 @@ class Recorder:
     state: RunState
     tracker: Tracker
     watch: Stopwatch
+    collapse: CollapseWatch = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.collapse = CollapseWatch(self.config.train.min_active, self.engine.objective.beta.ends_at)
 
     def report_training(self) -> None:
         """Record the means since the last time (all ranks); raises `NonFiniteError`."""
@@ -69,19 +82,33 @@ class Recorder:
         if not math.isfinite(test.loss):
             raise NonFiniteError(self.state.step, "test loss")
         self.state.note_test(test)
-        self.tracker.log_evaluation("test", test, **now)
+        self._log("test", test, now)
+        self._watch_collapse(test, now["epoch"])
         images = pictures(self.vae, self.data.test, self.config.run.seed)
         self.tracker.log_images(images, self.state.step)
         if self.data.val is None:
             return False
         val = self._evaluate("val")
-        self.tracker.log_evaluation("val", val, **now)
+        self._log("val", val, now)
         return self.state.note_best(val.loss, test.loss, now["epoch"])
 
     def _evaluate(self, split: str) -> Evaluation:
         part = self.data.val if split == "val" else self.data.test
         assert part is not None
         return evaluate(self.accelerator, self.vae, part, seed=self.config.run.seed, split=split)
+
+    def _log(self, split: str, result: Evaluation, now: dict[str, Any]) -> None:
+        collapsed = self.collapse.collapsed(result.latents, now["epoch"])
+        self.tracker.log_evaluation(split, result, collapsed=collapsed, **now)
+
+    def _watch_collapse(self, test: Evaluation, epoch: float) -> None:
+        """Warn of a posterior collapse, or that it is over; every rank finds the same, the main process says it."""
+        if not self.collapse.collapsed(test.latents, epoch):
+            self.state.collapsed_since = None
+        elif self.state.collapsed_since is None:
+            self.state.collapsed_since = epoch
+        if remark := self.collapse.remark(test.latents, epoch, self.state.collapsed_since or epoch):
+            self.tracker.remark(remark, self.state.step)
 
     def _now(self) -> dict[str, Any]:
         """Return what stands beside every number: step, epochs, and the beta and learning rate of the last update."""

@@ -8,7 +8,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ class RunState:
         skipped: updates left out because they were not finite.
         test: the latest evaluation on the test set, and the step it was made at.
         best: the best checkpoint so far, chosen on the validation set: its name, step, epoch and both losses there.
+        collapsed_since: the epoch at which the posterior was first found collapsed; None: it is not.
     """
 
     step: int = 0
@@ -54,10 +55,11 @@ class RunState:
     test: dict[str, Any] | None = None
     test_step: int = 0
     best: dict[str, Any] | None = None
+    collapsed_since: float | None = None
 
     def note_test(self, result: Evaluation) -> None:
         """Remember the evaluation of this step."""
-        self.test, self.test_step = asdict(result), self.step
+        self.test, self.test_step = result.numbers(), self.step
 
     def note_best(self, val_loss: float, test_loss: float, epoch: float) -> bool:
         """Remember this step if its validation loss is the lowest so far; returns whether it is."""

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
-from torch.utils.tensorboard.summary import hparams
+from torch.utils.tensorboard.summary import histogram, hparams, text
 from torch.utils.tensorboard.writer import SummaryWriter
 from tqdm import tqdm
 
@@ -21,7 +22,7 @@ from vae.components import InputError
 from vae.config import Config, flatten
 from vae.config.schema import NOT_A_SETTING
 from vae.engine import Interval
-from vae.evaluation import Evaluation
+from vae.evaluation import Evaluation, LatentMeasures
 from vae.files import METRICS
 from vae.launch import on_main
 from vae.records import Board, Journal, cut
@@ -164,9 +165,9 @@ class Tracker:
         self.bar.set_postfix(shown | {"img/s": f"{images_per_second:,.0f}"}, refresh=False)
 
     def log_evaluation(
-        self, split: str, result: Evaluation, *, step: int, epoch: float, beta: float, lr: float
+        self, split: str, result: Evaluation, *, step: int, epoch: float, beta: float, lr: float, collapsed: bool
     ) -> None:
-        """Record an evaluation; `split` is `test` or `val`."""
+        """Record an evaluation; `split` is `test` or `val`, `collapsed` whether too few dimensions are active."""
         if not self.enabled:
             return
         row = {"loss": result.loss, "reconstruction": result.reconstruction, "kl": result.kl}
@@ -174,14 +175,23 @@ class Tracker:
         self._write_row(
             split, step, epoch, row, beta=beta, lr=lr,
             reconstruction_mean_z=result.reconstruction_mean_z, examples=result.examples, **bits,
+            active_units=result.latents.active, kl_by_dimension=result.latents.kl, collapsed=collapsed,
         )  # fmt: skip
         self._write_scalars(split.capitalize(), row, step)
         self.board.add("scalar", f"Loss/{split.capitalize()}/BCE_at_mean_z", result.reconstruction_mean_z, step)
+        self._add_latents("Latents" if split == "test" else f"Latents/{split.capitalize()}", result.latents, step)
         loss = f"loss {result.loss:.2f} (reconstruction {result.reconstruction:.2f} + KL {result.kl:.2f} nats)"
         for name, value in bits.items():
             self.board.add("scalar", f"Loss/{split.capitalize()}/{name}", value, step)
             loss += f", {value:.4f} bits per dimension"
-        self.say(f"epoch {epoch:6.2f}  {split} {loss}")
+        active = f"{result.latents.active} of {len(result.latents.variance)} active"
+        self.say(f"epoch {epoch:6.2f}  {split} {loss}, {active}")
+
+    def remark(self, sentence: str, step: int) -> None:
+        """Say something that deserves notice, above the progress bar and among TensorBoard's texts."""
+        if self.enabled:
+            self.warn(sentence)
+            self.board.add("summary", "", text("Latents/Collapse", sentence), step)
 
     def log_images(self, images: dict[str, Tensor], step: int) -> None:
         """Record images (N, C, H, W) in [0, 1] under `Test/<name>`."""
@@ -237,7 +247,13 @@ class Tracker:
             self.journal.flush()
             self.board.flush()
 
-    def _write_row(self, split: str, step: int, epoch: float, row: dict[str, float], **more: float) -> None:
+    def _add_latents(self, name: str, latents: LatentMeasures, step: int) -> None:
+        self.board.add("scalar", f"{name}/ActiveUnits", latents.active, step)
+        finite = np.array([nats for nats in latents.kl or () if math.isfinite(nats)])
+        if finite.size:  # one picture for any number of dimensions
+            self.board.add("summary", "", histogram(f"{name}/KL", finite, "auto"), step)
+
+    def _write_row(self, split: str, step: int, epoch: float, row: dict[str, float], **more: Any) -> None:
         self.journal.append({"split": split, "step": step, "epoch": epoch, **row, **more})
 
     def _write_scalars(self, name: str, row: dict[str, float], step: int) -> None:

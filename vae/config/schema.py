@@ -133,6 +133,13 @@ class TrainConfig(Section):
         default=1, ge=0, description="epochs between two evaluations on the test set; 0: only at the end"
     )
     checkpoint_every: int = Field(default=0, ge=0, description="steps between two checkpoints; 0: each epoch")
+    min_active: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="share of the latent dimensions that should be active once beta has settled; fewer are warned of "
+        "as posterior collapse; 0: never",
+    )
     exact: int = Field(
         default=0,
         ge=0,
@@ -171,7 +178,7 @@ class Config(Section):
 HARMLESS = {
     "run.name", "run.dir", "run.figures", "data.root", "train.epochs", "train.max_steps", "train.engine",
     "train.device", "train.threads", "train.log_every", "train.eval_every", "train.checkpoint_every",
-    "train.on_nonfinite", "train.timeout", "train.profile",
+    "train.min_active", "train.on_nonfinite", "train.timeout", "train.profile",
 }  # fmt: skip
 # Of these, keys in which runs may differ and be of one setting still; how long a run trains belongs to its setting.
 NOT_A_SETTING = HARMLESS - {"train.epochs", "train.max_steps"}

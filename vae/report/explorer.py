@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from vae.data import randomness
 from vae.data.batches import to_unit_interval
 from vae.data.sources import Split, class_names
-from vae.evaluation import LatentMeasures, evaluating, posterior_means, visible
+from vae.evaluation import ACTIVE, LatentMeasures, evaluating, posterior_means, visible
 from vae.figures.latents import NAMED_CLASSES, class_colors
 from vae.figures.style import TRAIN
 from vae.likelihoods import Bernoulli, ContinuousBernoulli, Normal, NormalLearnedStd, NormalPixelStd, OptimalNormal
@@ -80,11 +80,12 @@ def pack(opened: Opened, measures: LatentMeasures) -> dict[str, Any]:
         weights = next(model.parameters())
         noise = randomness.normal(STARTS, model.draw_dim, opened.config.run.seed, "explorer/starts")
         starts = model.draw(noise.to(weights))
-    variance = np.array(measures.variance)
+    variance = np.array(measures.variance)[: model.latent_dim]  # of several layers, the one that is decoded
+    active = int((variance > ACTIVE).sum())
     chosen = _some_of_each(test, EXAMPLES)
     names = class_names(opened.data.name)
     by_activity = np.argsort(-variance, kind="stable").tolist()
-    count = min(SLIDERS, max(measures.active, 2))
+    count = min(SLIDERS, max(active, 2))
     return {
         "shape": list(model.image_shape),
         "shown": 3 if model.image_shape[0] == 3 else 1,
@@ -92,7 +93,7 @@ def pack(opened: Opened, measures: LatentMeasures) -> dict[str, Any]:
         "mean": MEANS[type(model.likelihood)],
         "layers": _pack_layers(model),
         "latent_dim": model.latent_dim,
-        "active": measures.active,
+        "active": active,
         "variances": variance.round(4).tolist(),
         "sliders": by_activity[:count] if model.latent_dim > 2 else list(range(model.latent_dim)),
         "limit": _limit(means, means[chosen]),

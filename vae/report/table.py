@@ -45,7 +45,16 @@ class Table:
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def result_tables(settings: Sequence[Setting], active: Mapping[Path, int], *, alone: str = "all runs") -> list[Table]:
+Weighted = Mapping[Path, Mapping[int, float]]  # run folder -> K -> log p(x), nats
+
+
+def result_tables(
+    settings: Sequence[Setting],
+    active: Mapping[Path, int],
+    weighted: Weighted | None = None,
+    *,
+    alone: str = "all runs",
+) -> list[Table]:
     """Return the results of finished runs, one table for each protocol.
 
     A setting whose runs have failed without one that is finished has a row too, in the table of settings like it.
@@ -53,6 +62,8 @@ def result_tables(settings: Sequence[Setting], active: Mapping[Path, int], *, al
     Args:
         settings: what is compared, in the order of the rows.
         active: the number of active latent dimensions by run folder, where it is known.
+        weighted: importance-weighted estimates of log p(x), where runs have been evaluated; a table shows those of the
+            largest K that all its runs have in common.
         alone: what a setting is called that has no other to differ from.
     """
     tables: dict[tuple[Any, ...], list[tuple[Setting, int]]] = {}
@@ -69,7 +80,7 @@ def result_tables(settings: Sequence[Setting], active: Mapping[Path, int], *, al
         unfinished = len(setting.runs) - len(setting.finished)
         for key, runs in parts.items():
             tables.setdefault(key, []).append((replace(setting, runs=tuple(runs)), len(runs) + unfinished))
-    return [_table(dict(key), members, active, alone) for key, members in tables.items()]
+    return [_table(dict(key), members, active, weighted or {}, alone) for key, members in tables.items()]
 
 
 def comparable(run: Run) -> tuple[tuple[str, Any], ...]:
@@ -177,22 +188,40 @@ def escape_markdown(text: str) -> str:
 
 
 def _table(
-    protocol: Mapping[str, Any], settings: Sequence[tuple[Setting, int]], active: Mapping[Path, int], alone: str
+    protocol: Mapping[str, Any],
+    settings: Sequence[tuple[Setting, int]],
+    active: Mapping[Path, int],
+    weighted: Weighted,
+    alone: str,
 ) -> Table:
     losses = [setting.spread("test", "loss") for setting, _ in settings]
     known = [index for index, loss in enumerate(losses) if loss is not None]
     best = min(known, key=lambda index: _mean(losses[index])) if len(known) > 1 else None
     rows = [_row(setting, begun, active, alone) for setting, begun in settings]
-    head, bits = HEAD, [setting.spread("test", "bits_per_dim") for setting, _ in settings]
+    words, head, place = protocol_words(protocol), HEAD, HEAD.index("KL") + 1
+    bits = [setting.spread("test", "bits_per_dim") for setting, _ in settings]
     if any(bits):
-        place = HEAD.index("KL") + 1
-        head = (*HEAD[:place], "bits per dimension", *HEAD[place:])
+        head = _inserted(head, place, "bits per dimension")
+        rows = [_inserted(row, place, number(spread, "{:.4f}".format)) for row, spread in zip(rows, bits, strict=True)]
+    if samples := _in_common([run for setting, _ in settings for run in setting.runs], weighted):
+        head = _inserted(head, place, "log p(x)")
         rows = [
-            (*row[:place], number(spread, "{:.4f}".format), *row[place:])
-            for row, spread in zip(rows, bits, strict=True)
+            _inserted(row, place, number(Spread.of([weighted[run.folder][samples] for run in setting.runs])))
+            for row, (setting, _) in zip(rows, settings, strict=True)
         ]
+        words += f" log p(x) is the importance-weighted estimate with K = {samples:,} draws; higher is better."
     likelihoods = dict.fromkeys(run.config.model.likelihood["name"] for setting, _ in settings for run in setting.runs)
-    return Table(protocol_title(protocol, likelihoods), protocol_words(protocol), head, tuple(rows), best)
+    return Table(protocol_title(protocol, likelihoods), words, head, tuple(rows), best)
+
+
+def _in_common(runs: Sequence[Run], weighted: Weighted) -> int | None:
+    """Return the largest K that all runs have been evaluated with, if there is one."""
+    known = [set(weighted.get(run.folder, {})) for run in runs]
+    return max(set.intersection(*known), default=None) if known else None
+
+
+def _inserted(cells: Sequence[str], place: int, cell: str) -> tuple[str, ...]:
+    return (*cells[:place], cell, *cells[place:])
 
 
 def _mean(spread: Spread | None) -> float:
@@ -221,4 +250,5 @@ def _active(setting: Setting, active: Mapping[Path, int]) -> str:
         return MISSING
     alike = spread.deviation == 0 or math.isnan(spread.deviation)
     text = whole(spread.mean) if alike else number(spread, "{:.2g}".format)
-    return f"{text} of {setting.runs[0].config.model.latent_dim}"
+    model = setting.runs[0].config.model
+    return f"{text} of {model.latent_dim + sum(model.hierarchy.get('latent_dims', []))}"

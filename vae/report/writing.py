@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vae.components import InputError
 from vae.config import to_yaml
+from vae.evaluation.kept import log_likelihoods
 from vae.files import CONFIG, RUNS, write_text
 from vae.report import comparison
 from vae.report.explorer import obstacle, pack, packed_bytes
@@ -82,7 +83,7 @@ def write_report(paths: Sequence[Path], output: Path | None = None) -> list[Path
     page = Page(
         title=_title(report),
         summary=_summary(report),
-        tables=result_tables(report.settings, active, alone=_title(report)),
+        tables=result_tables(report.settings, active, _weighted(report), alone=_title(report)),
         unfinished=[_unfinished(report, run) for run in report.runs if run.summary is None],
         groups=groups + _run_groups(report, latent_only=bool(compared)),
         explorers=explorers,
@@ -200,6 +201,10 @@ def _commands(report: Report, folder: Path, output: Path | None) -> list[tuple[s
 
 def _complete(run: Run) -> bool:
     return has_weights(run.folder)
+
+
+def _weighted(report: Report) -> dict[Path, dict[int, float]]:
+    return {run.folder: log_likelihoods(run.folder, run.seed) for run in report.finished if _complete(run)}
 
 
 def _draw(report: Report, run: Run) -> list[Path]:

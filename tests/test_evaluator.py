@@ -1,0 +1,503 @@
+"""The evaluator, against closed forms, a grid and other process counts; what each evaluation says of latents."""
+
+import json
+import math
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.distributions import MultivariateNormal, Normal, kl_divergence
+
+from tests.conftest import ROOT, Outcome, environment, events, rows, scalars
+from tests.folders import write_data, write_run
+from vae import __main__ as cli
+from vae import checkpoint, launch
+from vae.components import InputError
+from vae.data import randomness
+from vae.data.sources import Split
+from vae.evaluation import CollapseWatch, LatentMeasures, evaluate, measure_latents
+from vae.evaluation.aggregate import aggregate
+from vae.evaluation.budget import largest_tensor
+from vae.evaluation.command import Means, compare_runs, evaluate_runs
+from vae.evaluation.evaluator import Request
+from vae.evaluation.importance import Estimates, estimate
+from vae.evaluation.kept import log_likelihoods
+from vae.evaluation.latents import Tally
+from vae.evaluation.progress import Progress
+from vae.evaluation.weights import WeightSums, log_weights
+from vae.model import VAE, VAEOutput
+from vae.objectives import negative_elbo
+from vae.signals import Stopped, StopRequest
+
+PIXELS, D, STD = 5, 2, 0.7
+
+
+@pytest.fixture(scope="module")
+def accelerator() -> Iterator[Accelerator]:
+    yield launch.make_accelerator("cpu", "no", {})
+    launch.leave()
+
+
+def estimates(accelerator: Accelerator, model: VAE, x: Tensor, samples: int, **more: Any) -> Estimates:
+    progress = Progress(accelerator, StopRequest())
+    return estimate(accelerator, model, Split(x), samples=samples, seed=3, split="test", progress=progress, **more)
+
+
+def images(count: int, pixels: int = PIXELS) -> Tensor:
+    return torch.from_numpy(randomness.generator(7, "test").random((count, 1, 1, pixels)))
+
+
+# --- a model whose likelihood is known --------------------------------------------------------------------------------
+
+
+def linear_gaussian(*, shift: float = 0.0, wider: float = 1.0) -> tuple[VAE, MultivariateNormal]:
+    """x = W z + b + STD e: the model with its exact posterior, or one that is shifted and wider; and p(x).
+
+    Tipping & Bishop 1999 (probabilistic PCA): p(x) = N(b, W W^T + STD^2 I), p(z|x) = N(M^-1 W^T (x - b), STD^2 M^-1),
+    M = W^T W + STD^2 I.
+    """
+    generator = randomness.generator(1, "linear")
+    w, b = torch.from_numpy(generator.normal(size=(PIXELS, D))), torch.from_numpy(generator.normal(size=PIXELS))
+    m = w.T @ w + STD**2 * torch.eye(D, dtype=torch.float64)
+    to_mean, triangle = torch.linalg.solve(m, w.T), wider * torch.linalg.cholesky(STD**2 * torch.linalg.inv(m))
+    full: dict[str, Any] = {"name": "FullNormal", "scale": "exp", "eps": 0.0}
+    model = VAE((1, 1, PIXELS), D, posterior=full, likelihood={"name": "Normal", "std": STD}).double()
+    decoder, encoder = nn.Linear(D, PIXELS), nn.Linear(PIXELS, model.posterior.features)
+    rows, columns = torch.tril_indices(D, D)
+    numbers = torch.where(rows == columns, 2 * triangle.diagonal().log()[rows], triangle[rows, columns])
+    with torch.no_grad():
+        decoder.weight.data, decoder.bias.data = w, b
+        encoder.weight.data = torch.cat([to_mean, torch.zeros(len(numbers), PIXELS)]).double()
+        encoder.bias.data = torch.cat([shift - to_mean @ b, numbers])
+    model.decoder = nn.Sequential(decoder, nn.Unflatten(1, (1, 1, PIXELS)))
+    model.encoder = nn.Sequential(nn.Flatten(), encoder)
+    return model, MultivariateNormal(b, w @ w.T + STD**2 * torch.eye(PIXELS, dtype=torch.float64))
+
+
+def test_with_the_exact_posterior_every_draw_says_the_same(accelerator: Accelerator) -> None:
+    model, p_x = linear_gaussian()
+    x = images(6)
+    found, exact = estimates(accelerator, model, x, 50), p_x.log_prob(x.flatten(1))
+    assert (found.log_likelihood - exact).abs().max() < 1e-10
+    assert (found.elbo - exact).abs().max() < 1e-10
+    assert (found.effective_sample_size - 50).abs().max() < 1e-8
+
+
+def test_with_another_posterior_the_estimate_is_the_closed_form_within_its_error(accelerator: Accelerator) -> None:
+    model, p_x = linear_gaussian(shift=0.4, wider=1.5)
+    x, samples = images(40), 4000
+    found, exact = estimates(accelerator, model, x, samples), p_x.log_prob(x.flatten(1))
+    error = (1 / found.effective_sample_size - 1 / samples).sqrt()  # of log p(x), by the delta method
+    assert ((found.log_likelihood - exact).abs() < 4 * error).all()
+    assert (found.log_likelihood - exact).mean().abs() < 3 * error.square().sum().sqrt() / len(x)
+    assert error.max() < 0.05, "too rough to tell"
+    assert found.effective_sample_size.max() < 0.8 * samples, "q is another one"
+    assert (found.elbo < exact - 0.1).all()
+    q = model.encode(x)
+    exact_elbo = exact - kl_divergence(q, linear_gaussian()[0].encode(x))
+    assert (found.elbo - exact_elbo).mean().abs() < 0.02  # 160,000 draws of log w
+
+
+def test_a_nonlinear_model_of_one_dimension_against_a_grid(accelerator: Accelerator) -> None:
+    torch.manual_seed(0)
+    model = VAE((1, 4, 4), 1, hidden_dim=8).double()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(2)
+        x = (images(5, 16).view(5, 1, 4, 4) > 0.5).double()
+        z = torch.linspace(-12, 12, 20_001, dtype=torch.float64)[:, None]
+        prior = Normal(0.0, 1.0).log_prob(z[:, 0])
+        exact = torch.stack([model.decode(z).log_prob(image) + prior for image in x]).logsumexp(1) + math.log(
+            24 / 20_000
+        )
+    found = estimates(accelerator, model, x, 3000)
+    error = (1 / found.effective_sample_size - 1 / 3000).sqrt()
+    assert ((found.log_likelihood - exact).abs() < 4 * error).all()
+    assert error.max() < 0.05
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 60, 100_000])
+def test_chunks_of_any_size_give_the_same_numbers(accelerator: Accelerator, at_once: int) -> None:
+    """The same as one pass over all draws, their noise drawn here."""
+    model, x = linear_gaussian(shift=0.4, wider=1.5)[0], images(5)
+    streams = [randomness.generator(3, "importance/test", block=i) for i in range(5)]
+    noise = np.stack([stream.standard_normal((20, D), dtype=np.float32) for stream in streams])
+    with torch.no_grad():
+        log_w, log_p_x = log_weights(model(x, torch.from_numpy(noise).double()), x)
+    found = estimates(accelerator, model, x, 20, at_once=at_once)
+    weights = log_w.exp()
+    expected = {
+        "log_likelihood": weights.mean(0).log(),
+        "elbo": log_w.mean(0),
+        "reconstruction": -log_p_x.mean(0),
+        "effective_sample_size": weights.sum(0) ** 2 / (weights**2).sum(0),
+        "squared_error": (model.reconstruct(x) - x).square().mean((1, 2, 3)),
+    }
+    for name, values in expected.items():
+        torch.testing.assert_close(getattr(found, name), values, rtol=1e-12, atol=1e-12, msg=name)
+
+
+def test_one_draw_is_the_negative_elbo_with_an_estimated_kl_and_more_draws_begin_with_it(
+    accelerator: Accelerator,
+) -> None:
+    model, x = linear_gaussian(shift=0.4)[0], images(3)
+    one, two = (estimates(accelerator, model, x, samples) for samples in (1, 2))
+    streams = [randomness.generator(3, "importance/test", block=i) for i in range(3)]
+    noise = torch.from_numpy(np.stack([stream.standard_normal((2, D), dtype=np.float32) for stream in streams]))
+    first, second = (-_loss(model, x, noise[:, k].double()) for k in (0, 1))
+    torch.testing.assert_close(one.log_likelihood, first, rtol=1e-12, atol=0)
+    torch.testing.assert_close(two.elbo, (first + second) / 2, rtol=1e-12, atol=0)
+
+
+def _loss(model: VAE, x: Tensor, noise: Tensor) -> Tensor:
+    with torch.no_grad():
+        output = model(x, noise)
+    estimated = VAEOutput(tuple(replace(layer, estimated=True) for layer in output.latents), output.p_x)
+    return negative_elbo(estimated, x).loss
+
+
+def test_sums_of_weights_far_out_of_range() -> None:
+    log_w = [[-2000.0, 3000.0], [-2000.0, 3000.0 + math.log(3)], [-2000.0 + math.log(2), 0.0]]
+    log_w = torch.tensor(log_w, dtype=torch.float64)
+    sums = WeightSums(2, torch.device("cpu"))
+    sums.add(log_w[:1], log_w[:1])
+    sums.add(log_w[1:], log_w[1:])
+    assert sums.log_likelihood.tolist() == pytest.approx([-2000 + math.log(4 / 3), 3000 + math.log(4 / 3)], abs=1e-9)
+    assert sums.effective_sample_size.tolist() == pytest.approx([16 / 6, 16 / 10], rel=1e-9)
+
+
+def test_several_layers_labels_and_a_posterior_without_other_z(accelerator: Accelerator) -> None:
+    """What the closed forms above do not reach runs, each draw being that of a forward pass."""
+    layers: dict[str, Any] = {"name": "BottomUp", "latent_dims": [2], "hidden_dims": [4], "depth": 1}
+    model = VAE((1, 1, 16), 3, hidden_dim=8, hierarchy=layers, condition=True, classes=4).double()
+    part = Split(images(5, 16), torch.arange(5) % 4)
+    progress = Progress(accelerator, StopRequest())
+    how: dict[str, Any] = {"seed": 3, "split": "test"}
+    found = estimate(accelerator, model, part, samples=1, progress=progress, **how)
+    streams = [randomness.generator(3, "importance/test", block=i) for i in range(5)]
+    noise = torch.from_numpy(np.stack([stream.standard_normal(5, dtype=np.float32) for stream in streams])).double()
+    with torch.no_grad():
+        output = model(part.images, noise, part.labels)
+    expected = output.p_x.log_prob(part.images) - sum(layer.log_ratio() for layer in output.latents)
+    torch.testing.assert_close(found.log_likelihood, expected, rtol=1e-12, atol=0)
+    assert aggregate(accelerator, model, part, progress=progress, **how) is None
+    measures = evaluate(accelerator, model, part, **how).latents
+    assert (len(measures.variance), measures.kl) == (5, None)
+
+
+# --- the aggregate posterior ------------------------------------------------------------------------------------------
+
+
+def one_dimensional(slope: float, std: float) -> VAE:
+    """q(z|x) = N(slope x, std^2) for a single pixel."""
+    model = VAE((1, 1, 1), 1, posterior={"name": "DiagonalNormal", "scale": "exp", "eps": 0.0}).double()
+    encoder = nn.Linear(1, 2).double()
+    with torch.no_grad():
+        encoder.weight.copy_(torch.tensor([[slope], [0.0]]))
+        encoder.bias.copy_(torch.tensor([0.0, 2 * math.log(std)]))
+    model.encoder = nn.Sequential(nn.Flatten(), encoder)
+    return model
+
+
+def test_the_kl_falls_into_information_and_marginal_kl_as_in_closed_form(accelerator: Accelerator) -> None:
+    """x the quantiles of N(0, 1), so that q(z) is N(0, slope^2 + std^2) as nearly as 3,000 components allow."""
+    slope, std, count = 1.1, 0.4, 3000
+    x = Normal(0.0, 1.0).icdf((torch.arange(count).double() + 0.5) / count).view(count, 1, 1, 1)
+    progress = Progress(accelerator, StopRequest())
+    model = one_dimensional(slope, std)
+    found = aggregate(accelerator, model, Split(x), seed=0, split="test", progress=progress)
+    assert found is not None
+    assert (found.draws, found.limit) == (count, math.log(count))
+    assert found.marginal_kl is not None
+    information = 0.5 * math.log(1 + slope**2 / std**2)
+    marginal = kl_divergence(Normal(0.0, math.hypot(slope, std)), Normal(0.0, 1.0)).item()
+    assert abs(found.mutual_information - information) < 3 * (found.mutual_information_error or 0) < 0.06
+    assert abs(found.marginal_kl - marginal) < 3 * (found.marginal_kl_error or 0) < 0.06
+    assert found.mutual_information + found.marginal_kl == pytest.approx(
+        measure_latents(model, Split(x), seed=0).total_kl, abs=0.08
+    )
+
+
+def test_images_that_z_tells_apart_share_log_n(accelerator: Accelerator) -> None:
+    x = torch.arange(8).double().view(8, 1, 1, 1)
+    progress = Progress(accelerator, StopRequest())
+    found = aggregate(accelerator, one_dimensional(1.0, 1e-3), Split(x), seed=0, split="test", progress=progress)
+    assert found is not None
+    assert found.mutual_information == pytest.approx(math.log(8), rel=1e-12)
+
+
+# --- latent measures of each evaluation -------------------------------------------------------------------------------
+
+
+def test_tallies_of_parts_make_that_of_the_whole_however_far_from_zero(accelerator: Accelerator) -> None:
+    """Sums of squares would lose all digits of a variance of 1e-6 around 1e6."""
+    model, x = one_dimensional(1e-3, 0.5), images(31, 1)
+    with torch.no_grad():
+        model.encoder.get_parameter("1.bias")[0] = 1e6
+        parts = [
+            model(x[part], torch.zeros(len(x[part]), 1).double()) for part in (slice(0, 1), slice(1, 17), slice(17, 31))
+        ]
+    tally = Tally.merged([Tally.of(out.latents, negative_elbo(out, x[:1]).kl[None]) for out in parts])
+    exact = np.var(1e-3 * x.flatten().numpy())
+    assert tally.measures(0.0).variance == pytest.approx([exact], rel=1e-3)  # of means that are rounded to 1e-10
+    assert tally.unpacked(tally.packed()).measures(1.0) == tally.measures(1.0)
+    found = evaluate(accelerator, model, Split(x), seed=0, split="test")
+    assert found.latents == measure_latents(model, Split(x), seed=0)
+    assert found.numbers()["active_units"] == 0
+
+
+def test_a_collapse_is_said_once_and_again_when_it_changes() -> None:
+    watch = CollapseWatch(0.1, settled=10.0)
+
+    def remark(active: int, epoch: float, since: float = 11.0) -> str | None:
+        return watch.remark(LatentMeasures((1.0,) * active + (0.0,) * (32 - active), None, 0.0, 1), epoch, since)
+
+    assert remark(0, 10.0) is None, "beta still rises"
+    first = remark(3, 11.0)
+    assert first is not None
+    assert first.startswith(
+        "posterior collapse: 3 of 32 latent dimensions are active, fewer than train.min_active = 0.1"
+    )
+    assert "since epoch 11.00; try" in first
+    assert remark(3, 12.0) is None
+    assert "2 of 32" in (remark(2, 13.0) or "")
+    assert remark(4, 14.0) == "no posterior collapse any more: 4 of 32 latent dimensions are active"
+    assert remark(19, 15.0) is None
+    assert CollapseWatch(0.0, 0.0).remark(LatentMeasures((0.0,), None, 0.0, 1), 1.0, 1.0) is None
+
+
+def test_a_run_whose_posterior_collapses_says_so_everywhere(job: Callable[..., Outcome], small: Path) -> None:
+    settings = [f"data.name={small}", "run.dir=r", "model.hidden_dim=16", "model.latent_dim=3", "train.batch_size=250"]
+    done = job(*settings, "objective={name: ELBO, beta: 50, pixels: mean}", "train.epochs=3", "train.log_every=4")
+    assert done.code == 0, done.err
+    assert done.err.count("posterior collapse: 0 of 3 latent dimensions are active") == 1
+    assert "since epoch 1.00" in done.err
+    assert done.out.count("nats), 0 of 3 active") == 3
+    tested = [row for row in rows(Path("r")) if row["split"] == "test"]
+    assert [(row["active_units"], row["collapsed"]) for row in tested] == [(0, True)] * 3
+    assert all(sum(row["kl_by_dimension"]) == pytest.approx(row["kl"], rel=1e-5) for row in tested)
+    assert scalars(Path("r"))["Latents/ActiveUnits"] == [(4, 0.0), (8, 0.0), (12, 0.0)]
+    log = events(Path("r"))
+    assert "Latents/KL" in log.Tags()["histograms"]
+    (text,) = log.Tensors("Latents/Collapse/text_summary")
+    assert b"0 of 3" in text.tensor_proto.string_val[0]
+    again = job(*settings, "objective={name: ELBO, beta: 50, pixels: mean}", "train.epochs=4", "train.min_active=0.5")
+    assert again.err.count("posterior collapse") == 1, "once a start"
+    assert "train.min_active = 0.5 of them, since epoch 1.00" in again.err
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def finished(tmp_path: Path, archive: Path) -> Path:
+    """A run in float64 that holds out 7 of its images."""
+    return in_float64(tmp_path / "run", archive)
+
+
+def in_float64(folder: Path, archive: Path, *overrides: str) -> Path:
+    write_run(folder, archive, "train.precision=fp64", "data.val_size=7", "data.binarize=static", *overrides)
+    checkpoint.save_model(folder / "model", VAE.from_pretrained(folder / "model").double())
+    return folder
+
+
+def command(*paths: Path, stop: StopRequest | None = None, again: bool = False, **request: Any) -> list[str]:
+    means = Means({}, stop or StopRequest(), "cpu", again=again)
+    try:
+        return list(evaluate_runs(paths, replace(Request(samples=9), **request), means))
+    finally:
+        launch.leave()
+
+
+def kept(folder: Path) -> list[dict[str, Any]]:
+    return json.loads((folder / "evaluation.json").read_text())["evaluations"]
+
+
+def flat(values: Any, key: str = "") -> dict[str, Any]:
+    if isinstance(values, dict):
+        return {name: value for k, each in values.items() for name, value in flat(each, f"{key}.{k}").items()}
+    if isinstance(values, list):
+        return flat(dict(enumerate(values)), key)
+    return {key: values}
+
+
+def on_ranks(processes: int, *words: str) -> list[Outcome]:
+    """Run a command in so many processes, which are told about each other as `srun` or a launcher would do it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    variables = environment() | place | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "WORLD_SIZE": str(processes)}
+    variables["LOCAL_WORLD_SIZE"] = variables["WORLD_SIZE"]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    started = [
+        subprocess.Popen([sys.executable, *words], env=variables | {"RANK": rank, "LOCAL_RANK": rank}, **pipes)
+        for rank in map(str, range(processes))
+    ]
+    printed = [process.communicate() for process in started]
+    return [Outcome(process.returncode, *texts) for process, texts in zip(started, printed, strict=True)]
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_several_processes_find_what_one_finds(finished: Path, processes: int) -> None:
+    """On 7 images."""
+    command(finished, split="val")
+    (alone,) = kept(finished)
+    ranks = on_ranks(processes, "-m", "vae", "evaluate", str(finished), "--samples=9", "--split=val", "--again")
+    assert [rank.code for rank in ranks] == [0] * processes, ranks
+    assert [rank.out.count("log p(x)") for rank in ranks] == [1] + [0] * (processes - 1), "the main process speaks"
+    (together,) = kept(finished)
+    assert together["made"]["world_size"] == processes
+    assert (together["protocol"], together["checkpoint"]) == (alone["protocol"], alone["checkpoint"])
+    assert flat(together["results"]) == pytest.approx(flat(alone["results"]), rel=1e-12)
+
+
+def test_an_evaluation_says_how_it_was_made_and_is_that_of_the_functions(finished: Path) -> None:
+    lines = command(finished)
+    (found,) = kept(finished)
+    assert found["protocol"] | {"pixels_crc32": ""} == {
+        "data": "data", "pixels_crc32": "", "split": "test", "pixels": "0/1, one fixed draw", "likelihood": "Bernoulli",
+        "normalised": True, "measure": "probability of 0/1 pixels", "seed": 0, "samples": 9, "examples": 70, "draw": 0,
+        "given": None,
+        "bound": found["protocol"]["bound"],
+    }  # fmt: skip
+    digest = subprocess.run(["sha256sum", finished / "model/model.safetensors"], capture_output=True, text=True)
+    assert found["checkpoint"]["sha256"] == digest.stdout.split()[0]
+    assert "torch" in found["made"]["versions"]
+    results = found["results"]
+    assert results["kl"] == pytest.approx(sum(results["kl_by_dimension"]), rel=1e-9)
+    assert results["bits_per_dim"] == pytest.approx(-results["log_likelihood"] / 64 / math.log(2))
+    assert results["elbo"] < results["log_likelihood"]
+    assert 1 <= results["effective_sample_size"]["min"] <= results["effective_sample_size"]["mean"] <= 9
+    assert any(f"{results['log_likelihood']:.3f} ± {results['log_likelihood_error']:.3f}" in line for line in lines)
+
+
+def test_evaluations_stand_side_by_side_and_none_is_made_twice(finished: Path) -> None:
+    command(finished)
+    requests: list[dict[str, Any]] = [{"samples": 4}, {"seed": 1}, {"split": "val"}, {"split": "train"}, {"draw": 5}]
+    for request in requests:
+        command(finished, **request)
+    found = kept(finished)
+    assert len(found) == 6
+    assert len({json.dumps(each["results"]) for each in found}) == 6
+    assert log_likelihoods(finished, 0).keys() == {4, 9}
+    assert log_likelihoods(finished, 5) == {9: found[-1]["results"]["log_likelihood"]}
+    assert found[0]["protocol"]["pixels_crc32"] != found[-1]["protocol"]["pixels_crc32"]
+    assert any("evaluated already" in line for line in command(finished))
+    assert kept(finished) == found
+    command(finished, again=True)
+    assert [each["results"] for each in kept(finished)] == [each["results"] for each in [*found[1:], found[0]]]
+    assert kept(finished)[-1]["made"] != found[0]["made"]
+    model = VAE.from_pretrained(finished / "model").double()
+    with torch.no_grad():
+        next(model.parameters()).mul_(1.1)
+    checkpoint.save_model(finished / "model", model)
+    command(finished)
+    assert len(kept(finished)) == 7, "of other weights"
+
+
+def test_runs_of_one_protocol_make_a_table_best_first_and_others_are_refused_before_anything_is_done(
+    tmp_path: Path, archive: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = (in_float64(tmp_path / f"{dim}", archive, f"model.latent_dim={dim}") for dim in (2, 3))
+    table = command(first, second)[-3:]
+    found = {folder: kept(folder)[0]["results"] for folder in (first, second)}
+    best = max(found, key=lambda folder: found[folder]["log_likelihood"])
+    assert table[0].split()[0] == "run"
+    assert table[1].startswith(str(best))
+    assert f"{found[best]['log_likelihood']:.2f}" in table[1]
+
+    assert cli.main(["evaluate", "--compare", str(first), str(second)]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == table
+    other = in_float64(tmp_path / "other", archive, "run.seed=1")
+    with pytest.raises(InputError, match=r"not one protocol: pixels_crc32 = .*; draw = 0 or 1; give"):
+        command(first, other)
+    assert not (other / "evaluation.json").exists()
+    command(first, other, draw=0)
+    command(second, samples=5)
+    assert cli.main(["evaluate", "--compare", str(first), str(other)]) == 0
+    assert cli.main(["evaluate", "--compare", str(second), str(other), "--samples=9"]) == 0
+    (second / "evaluation.json").unlink()
+    command(second, samples=5)
+    capsys.readouterr()
+    assert cli.main(["evaluate", "--compare", str(first), str(second)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "not one protocol: samples = 9 or 5; give" in line
+    assert cli.main(["evaluate", "--compare", str(first), "--samples=77"]) == 2
+    assert "keeps no evaluation of its weights with samples = 77" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["--samples=0"], "--samples: '0': must be a whole number from 1"),
+        (["--split=all"], "invalid choice"),
+        (["--compare", "nowhere"], "nowhere: neither a run nor a folder of runs"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_line(
+    words: list[str], problem: str, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["evaluate", str(finished), *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert problem in line
+
+
+def test_what_cannot_be_evaluated_is_refused(finished: Path, archive: Path, tmp_path: Path) -> None:
+    without = in_float64(tmp_path / "without", archive, "data.val_size=0")
+    with pytest.raises(InputError, match="has held out nothing"):
+        command(without, split="val")
+    with pytest.raises(InputError, match="not finished"):
+        command(write_run(tmp_path / "begun", archive, finished=False))
+    (finished / "evaluation.json").write_text('{"format": 1, "evaluations": [{}]}')
+    with pytest.raises(InputError, match="not a list of evaluations"):
+        command(finished)
+    with pytest.raises(InputError, match="not a list of evaluations"):
+        list(compare_runs([finished], {}))
+    shutil.rmtree(finished / "model")
+
+
+def test_a_stopped_evaluation_leaves_nothing_and_what_was_complete_stays(finished: Path) -> None:
+    command(finished)
+    before = (finished / "evaluation.json").read_text()
+    request = StopRequest()
+    request.note(signal.SIGINT)
+    with pytest.raises(Stopped):
+        command(finished, samples=8, stop=request)
+    assert (finished / "evaluation.json").read_text() == before
+    assert not list(finished.glob(".partial*"))
+
+
+def test_control_c_ends_the_command_at_once_and_cleanly(finished: Path) -> None:
+    words = [sys.executable, "-m", "vae", "evaluate", str(finished), "--samples=100000000", "--device=cpu"]
+    variables = environment() | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(words, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert "K = 100,000,000" in process.stdout.readline()
+        assert "evaluating" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, problem = process.communicate()
+    assert process.returncode == 130
+    assert problem.splitlines()[-1].startswith("python -m vae: SIGINT: stopped before the evaluation was complete")
+    assert not (finished / "evaluation.json").exists()
+
+
+def test_memory_is_measured_by_the_largest_tensor_that_is_made() -> None:
+    weights = torch.zeros(1000, 10)
+    assert largest_tensor(lambda: (torch.zeros(2, 10) @ weights.T).exp()) == 2 * 1000 * 4
+    assert largest_tensor(lambda: weights.expand(50, 1000, 10).sum()) == 4, "views are not made"

@@ -1,0 +1,25 @@
+"""Numbers on held-out data, each stamped with its protocol, and what of them can be looked at."""
+
+from vae.evaluation.collapse import CollapseWatch
+from vae.evaluation.heldout import Evaluation, evaluate, measure_latents
+from vae.evaluation.latents import ACTIVE, LatentMeasures
+from vae.evaluation.passes import chunks, evaluating, labels_for
+from vae.evaluation.protocols import protocol
+from vae.evaluation.views import embedding, pictures, posterior_means, visible
+
+__all__ = [
+    "ACTIVE",
+    "CollapseWatch",
+    "Evaluation",
+    "LatentMeasures",
+    "chunks",
+    "embedding",
+    "evaluate",
+    "evaluating",
+    "labels_for",
+    "measure_latents",
+    "pictures",
+    "posterior_means",
+    "protocol",
+    "visible",
+]

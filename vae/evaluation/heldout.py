@@ -1,0 +1,105 @@
+"""What a run is evaluated by: exact means over held-out data at any world size."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from vae.data import randomness
+from vae.data.batches import share
+from vae.data.sources import Split
+from vae.evaluation.latents import LatentMeasures, Tally, total_kl
+from vae.evaluation.passes import chunks, evaluating, images_of, labels_for
+from vae.likelihoods import bits_per_dim
+from vae.model import VAE
+from vae.objectives import negative_elbo
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Means over the examples, nats per example.
+
+    Attributes:
+        loss: -ELBO at beta = 1, one z ~ q(z|x) for each example: reconstruction + kl.
+        reconstruction: -log p(x|z), z ~ q(z|x).
+        kl: KL(q(z|x) || p(z)).
+        reconstruction_mean_z: -log p(x|z) at z = E[z|x]: lower than `reconstruction`, and not part of any bound.
+        examples: how many.
+        latents: what the latent dimensions are used for.
+        bits_per_dim: `loss` in bits for each number of an image, where p(x|z) has a probability for each value that
+            these have; else None.
+    """
+
+    loss: float
+    reconstruction: float
+    kl: float
+    reconstruction_mean_z: float
+    examples: int
+    latents: LatentMeasures
+    bits_per_dim: float | None
+
+    def numbers(self) -> dict[str, Any]:
+        """Return the numbers by name, as a summary and records have them."""
+        names = ("loss", "reconstruction", "kl", "reconstruction_mean_z", "examples", "bits_per_dim")
+        return {name: getattr(self, name) for name in names} | {"active_units": self.latents.active}
+
+
+def evaluate(accelerator: Accelerator, model: VAE, part: Split, *, seed: int, split: str) -> Evaluation:
+    """Return the means over all images of a part of the data, each rank doing its share (all ranks).
+
+    Args:
+        accelerator: precision and reduction.
+        model: the unwrapped model.
+        part: N images, the same on every rank.
+        seed, split: the noise of example i is a function of these and i alone.
+    """
+    mine = share(len(part), accelerator.process_index, accelerator.num_processes)
+    noise = randomness.normal(len(part), model.noise_dim, seed, f"evaluate/{split}")
+
+    def parts() -> Iterator[Tally]:
+        for rows in list(chunks(mine)) or [slice(0, 1)]:  # a rank without an example: a stand-in
+            x, labels = images_of(model, part, rows), labels_for(model, part, rows)
+            with accelerator.autocast():
+                output = model(x, noise[rows].to(x), labels)
+                at_mean = model.decode(output.latents[0].q.mean, labels)
+            terms = negative_elbo(output, x)
+            values = torch.stack([terms.loss, terms.reconstruction, terms.kl, -at_mean.log_prob(x)])
+            yield Tally.of(output.latents, values)
+
+    with evaluating(model):
+        own = Tally.merged(list(parts()))
+    gathered = accelerator.gather(own.packed()[None] * (mine.stop > mine.start))  # a stand-in does not count
+    assert isinstance(gathered, Tensor)
+    tally = Tally.merged([own.unpacked(row) for row in gathered])
+    loss, reconstruction, divergence, at_mean_z = (tally.sums / tally.count).tolist()
+    bits = bits_per_dim(loss, model.image_shape) if has_probabilities(model, part) else None
+    return Evaluation(loss, reconstruction, divergence, at_mean_z, len(part), tally.measures(divergence), bits)
+
+
+def has_probabilities(model: VAE, part: Split) -> bool:
+    """Whether p(x|z) has a probability for each value that the pixels have, not a density."""
+    return part.levels is not None and part.levels == model.likelihood.levels
+
+
+def measure_latents(model: VAE, part: Split, *, seed: int) -> LatentMeasures:
+    """Return the measures of a model on a part of the data: those of `evaluate`, without what comes after z.
+
+    Args:
+        model: the unwrapped model, on any device.
+        part: N images.
+        seed: of the noise that `evaluate` draws z with; used by a KL that is estimated, not by one in closed form.
+    """
+    noise = randomness.normal(len(part), model.noise_dim, seed, "evaluate/test")
+
+    def parts() -> Iterator[Tally]:
+        for rows in chunks(slice(0, len(part))):
+            x = images_of(model, part, rows)
+            latents = model.infer(x, noise[rows].to(x), labels_for(model, part, rows))
+            yield Tally.of(latents, total_kl(latents)[None])
+
+    with evaluating(model):
+        tally = Tally.merged(list(parts()))
+    return tally.measures((tally.sums / tally.count).item())

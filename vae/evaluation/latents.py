@@ -1,0 +1,112 @@
+"""What latent dimensions are used for: KL and activity of each, from sums that ranks and chunks can merge exactly."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from vae.distributions import marginals
+from vae.hierarchy import Latent
+
+ACTIVE = 0.01  # variance of E[z_d|x] above which dimension d is active (Burda et al. 2016, section 5)
+
+
+@dataclass(frozen=True)
+class LatentMeasures:
+    """Means and variances over a test set, dimension by dimension.
+
+    Attributes:
+        variance: Var_x(E[z_d|x]) of each dimension d, over the examples (divided by their number).
+        kl: mean of KL(q(z_d|x) || p(z_d)) for each dimension, nats. A diagonal posterior's sum to `total_kl`; those of
+            a full-covariance one are its marginals', see `shared_kl`. None: there is no closed form.
+        total_kl: mean of KL(q(z|x) || p(z)), nats: the `kl` of summary.json.
+        examples: how many.
+    """
+
+    variance: tuple[float, ...]
+    kl: tuple[float, ...] | None
+    total_kl: float
+    examples: int
+
+    @property
+    def active(self) -> int:
+        """Dimensions whose posterior mean varies over the data by more than 0.01 (Burda et al. 2016, section 5)."""
+        return sum(variance > ACTIVE for variance in self.variance)
+
+    @property
+    def shared_kl(self) -> float | None:
+        """What no dimension has alone: `total_kl` less the sum of `kl`, nats.
+
+        Under a factorised prior it is the total correlation of q(z|x), 0 for a diagonal posterior.
+        """
+        return None if self.kl is None else self.total_kl - math.fsum(self.kl)
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What is kept of any number of examples: two tallies of different examples make that of all of them.
+
+    Attributes:
+        count: examples, (), float64 like the rest.
+        sums: of numbers that each example has, (S,).
+        kl: sums of the KL of each group of dimensions, (G,).
+        mean: of E[z|x], (D,).
+        squares: sum of the squared deviations of E[z|x] from `mean`, (D,).
+    """
+
+    count: Tensor
+    sums: Tensor
+    kl: Tensor
+    mean: Tensor
+    squares: Tensor
+
+    @classmethod
+    def of(cls, latents: Sequence[Latent], numbers: Tensor) -> "Tally":
+        """Return the tally of B examples.
+
+        Args:
+            latents: each stochastic layer, of one draw for each example; their dimensions stand side by side. Of a
+                layer whose q depends on another layer's z, E[z|x] is taken at the z that was drawn there.
+            numbers: of each example, (S, B).
+        """
+        groups = [replace(layer, q=marginals(layer.q)).kl_by_group() for layer in latents]
+        means = torch.cat([layer.q.mean for layer in latents], -1).double()
+        mean = means.mean(0)
+        squares = (means - mean).square().sum(0)
+        count = mean.new_full((), len(means))
+        return cls(count, numbers.double().sum(1), torch.cat(groups, -1).double().sum(0), mean, squares)
+
+    @classmethod
+    def merged(cls, parts: "Sequence[Tally]") -> "Tally":
+        """Return the tally of all examples (Chan, Golub & LeVeque 1983): no difference of large sums."""
+        count, sums, kl_sums, means, squares = (
+            torch.stack([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__
+        )
+        total = count.sum()
+        mean = (count[:, None] * means).sum(0) / total
+        around = squares + count[:, None] * (means - mean).square()
+        return cls(total, sums.sum(0), kl_sums.sum(0), mean, around.sum(0))
+
+    def packed(self) -> Tensor:
+        """Return all of it, (1 + S + G + D + D,)."""
+        return torch.cat([self.count[None], self.sums, self.kl, self.mean, self.squares])
+
+    def unpacked(self, packed: Tensor) -> "Tally":
+        """Return a packed tally of these sizes."""
+        sizes = [1, len(self.sums), len(self.kl), len(self.mean), len(self.squares)]
+        count, *others = packed.split(sizes)
+        return Tally(count[0], *others)
+
+    def measures(self, total_kl: float) -> LatentMeasures:
+        """Return the latent measures; `total_kl` is the mean KL, nats."""
+        variance, kl_of_each = self.squares / self.count, self.kl / self.count
+        known = len(kl_of_each) == len(variance)
+        each = tuple(kl_of_each.tolist()) if known else None
+        return LatentMeasures(tuple(variance.tolist()), each, total_kl, int(self.count))
+
+
+def total_kl(latents: Sequence[Latent]) -> Tensor:
+    """Return KL(q(z|x) || p(z)), (B,), nats, summed over stochastic layers."""
+    return sum((layer.kl() for layer in latents), start=latents[0].z.new_zeros(()))

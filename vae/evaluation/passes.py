@@ -1,0 +1,52 @@
+"""One pass of a model over a part of the data: in which mode, in which pieces, with which labels."""
+
+import contextlib
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from vae.data.batches import to_unit_interval
+from vae.data.sources import Split
+from vae.model import VAE
+
+CHUNK = 1000  # examples in one forward pass
+
+
+@contextlib.contextmanager
+def evaluating(model: VAE) -> Iterator[None]:
+    """Put the model in evaluation mode, without gradients, and back as it was."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def images_of(model: VAE, part: Split, rows: slice | Tensor) -> Tensor:
+    """Return some images (B, C, H, W) in [0, 1], in the model's precision and where it is."""
+    weights = next(model.parameters())
+    return to_unit_interval(part.images[rows].to(weights.device), weights.dtype)
+
+
+def labels_for(model: VAE, part: Split, rows: slice | Tensor) -> Tensor | None:
+    """Return the labels of some images, where the model is, if it needs them."""
+    if not model.needs_labels:
+        return None
+    assert part.labels is not None
+    return part.labels[rows].to(next(model.parameters()).device)
+
+
+def chunks(part: slice) -> Iterator[slice]:
+    """Yield slices of a slice that are small enough for one forward pass."""
+    for start in range(part.start, part.stop, CHUNK):
+        yield slice(start, min(start + CHUNK, part.stop))
+
+
+def mean_and_error(values: Tensor) -> tuple[float, float | None]:
+    """Return the mean of numbers (N,) and its standard error, the sample's standard deviation by the root of N."""
+    error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else None
+    return values.mean().item(), error

@@ -1,0 +1,38 @@
+"""How a number was made: two numbers may be compared only if this agrees."""
+
+from typing import Any
+
+from vae.data.sources import DataSet, Split
+from vae.likelihoods import Likelihood
+
+
+def part_of(data: DataSet, split: str) -> Split:
+    """Return the part of the data called `train`, `val` (which must be there) or `test`."""
+    part = {"train": data.train, "val": data.val, "test": data.test}[split]
+    assert part is not None
+    return part
+
+
+def protocol(data: DataSet, binarize: str, likelihood: Likelihood, *, seed: int, split: str) -> dict[str, Any]:
+    """Return how a number was made: two numbers may be compared only if this agrees.
+
+    Args:
+        data: the data set, as it was evaluated.
+        binarize: `none`, `dynamic` or `static`; when not `none` one fixed draw of the evaluated split is used.
+        likelihood: the family of p(x|z).
+        seed, split: of the evaluation noise, and what was evaluated.
+    """
+    part = part_of(data, split)
+    binary = part.levels == 2
+    pixels = "0/1" if binary else "grey in [0, 1]"
+    return {
+        "data": data.name,
+        "pixels_crc32": part.fingerprint,
+        "split": split,
+        "pixels": pixels if binarize == "none" else "0/1, one fixed draw",
+        "likelihood": type(likelihood).__name__,
+        "normalised": likelihood.normalises(binary=binary),
+        "measure": likelihood.measure(binary=binary),
+        "bound": "-ELBO at beta = 1, one z ~ q(z|x) for each example",
+        "seed": seed,
+    }

@@ -1,0 +1,62 @@
+"""What can be looked at: originals, reconstructions, samples, and codes for TensorBoard's projector."""
+
+import torch
+from torch import Tensor
+
+from vae.data import randomness
+from vae.data.batches import to_unit_interval
+from vae.data.sources import DataSet, Split, class_names
+from vae.evaluation.passes import chunks, evaluating, images_of, labels_for
+from vae.model import VAE
+
+
+def pictures(model: VAE, part: Split, seed: int, count: int = 64) -> dict[str, Tensor]:
+    """Return `Originals`, `Reconstructions` (z = E[z|x]) and `Samples`, each (count, 1 or 3, H, W) in [0, 1].
+
+    Args:
+        model: the unwrapped model.
+        part: of the data; the first `count` images are shown.
+        seed: of the samples' noise, the same at every call so that epochs can be compared.
+        count: how many pictures of each kind.
+    """
+    weights = next(model.parameters())
+    originals = images_of(model, part, slice(0, count))
+    labels = labels_for(model, part, slice(0, count))
+    noise = randomness.normal(count, model.draw_dim, seed, "samples").to(weights)
+    with evaluating(model):
+        return {
+            "Originals": visible(originals),
+            "Reconstructions": visible(model.reconstruct(originals, labels)),
+            "Samples": visible(model.sample(noise=noise)),
+        }
+
+
+def posterior_means(model: VAE, part: Split) -> Tensor:
+    """Return E[z|x] (N, D), where the model is, for the images of a part of the data; in evaluation mode."""
+    parts = chunks(slice(0, len(part)))
+    return torch.cat([model.code(images_of(model, part, rows), labels_for(model, part, rows)) for rows in parts])
+
+
+def embedding(model: VAE, data: DataSet, count: int = 2000) -> tuple[Tensor, Tensor, list[str] | None]:
+    """Return E[z|x] (N, D) of the first test images, these images in [0, 1], and their classes.
+
+    Args:
+        model: the unwrapped model.
+        data: N is the size of its test set, or `count` if that is smaller.
+        count: how many, at most.
+
+    Returns:
+        Means (N, D), images (N, 1 or 3, H, W), and N names, where the data have labels.
+    """
+    part = data.test[torch.arange(min(count, len(data.test)))]
+    with evaluating(model):
+        means = posterior_means(model, part)
+    x = to_unit_interval(part.images, means.dtype)
+    known = dict(enumerate(class_names(data.name) or ()))
+    names = None if part.labels is None else [known.get(label, str(label)) for label in part.labels.tolist()]
+    return means, visible(x), names
+
+
+def visible(images: Tensor) -> Tensor:
+    """Return images (N, C, H, W) as a screen can show them: in [0, 1], and of C other than 1 or 3 the first channel."""
+    return (images if images.shape[1] in (1, 3) else images[:, :1]).clamp(0, 1)

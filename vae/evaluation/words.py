@@ -1,0 +1,82 @@
+"""Evaluations as text: one in full, several of one protocol as a table."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from vae.evaluation.kept import Kept, Protocol
+
+HEAD = ("run", "log p(x)", "ELBO", "KL", "I(x;z)", "KL(q(z)||p(z))", "active", "ESS", "bits/dim")
+MISSING = "-"
+
+
+def title(protocol: Protocol) -> str:
+    """Return how numbers were made, in a line: `MNIST, test set, 0/1, one fixed draw (seed 0), Bernoulli; ...`."""
+    drawn = "" if protocol["draw"] is None else f" (seed {protocol['draw']})"
+    given = "" if protocol["given"] is None else f", given the {protocol['given']}"
+    words = f"{protocol['data']}, {protocol['split']} set, {protocol['pixels']}{drawn}, {protocol['likelihood']}{given}"
+    words += "" if protocol["normalised"] else ", not a normalised likelihood: not to be compared with tables"
+    return f"{words}; {protocol['examples']:,} images, K = {protocol['samples']:,}, seed {protocol['seed']}"
+
+
+def in_full(kept: Kept) -> Iterator[str]:
+    """Yield one evaluation, a line for each of its results; nats per image."""
+    found, size = kept.results, kept.results["effective_sample_size"]
+    bits = "" if found["bits_per_dim"] is None else f"; {found['bits_per_dim']:.4f} bits per dimension"
+    draws = _number(found["log_likelihood_draw_error"], "{:.3f}")
+    yield _line("log p(x)", f"{_with_error(found, 'log_likelihood', 3)} (of it {draws} from the draws){bits}")
+    yield _line("ELBO", _with_error(found, "elbo", 3))
+    at_mean = f"{found['reconstruction_mean_z']:.3f} at z = E[z|x], where a pixel's squared error is"
+    yield _line("reconstruction", f"{found['reconstruction']:.3f}; {at_mean} {found['squared_error_mean_z']:.5f}")
+    yield _line("KL", f"{found['kl']:.3f}{_parts(found['aggregate'])}")
+    yield _line("active units", f"{found['active_units']} of {found['latent_dimensions']}")
+    low = ", ".join(f"{float(share):.0%} {value:.1f}" for share, value in size["quantiles"].items())
+    words = f"mean {size['mean']:.1f} of {kept.protocol['samples']:,}; least {size['min']:.1f}; quantiles {low}"
+    yield _line("effective sample size", words)
+
+
+def table(evaluations: Mapping[Path, Kept]) -> Iterator[str]:
+    """Yield the lines of a table of evaluations that have one protocol, best first."""
+    order = sorted(evaluations.items(), key=lambda item: -item[1].results["log_likelihood"])
+    rows = [HEAD, *(_row(folder, kept) for folder, kept in order)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
+    for row in rows:
+        first, *numbers = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        yield "  ".join([row[0].ljust(len(first)), *numbers])
+
+
+def _row(folder: Path, kept: Kept) -> tuple[str, ...]:
+    found, whole = kept.results, kept.results["aggregate"] or {}
+    return (
+        str(folder),
+        _with_error(found, "log_likelihood", 2),
+        _with_error(found, "elbo", 2),
+        f"{found['kl']:.2f}",
+        _number(whole.get("mutual_information")),
+        _number(whole.get("marginal_kl")),
+        f"{found['active_units']} of {found['latent_dimensions']}",
+        f"{found['effective_sample_size']['mean']:.1f}",
+        _number(found["bits_per_dim"], "{:.4f}"),
+    )
+
+
+def _parts(whole: Mapping[str, Any] | None) -> str:
+    if whole is None:
+        return ""
+    information = f"I(x;z) {_with_error(whole, 'mutual_information', 3)} (at most {whole['limit']:.2f})"
+    if whole["marginal_kl"] is None:
+        return f"; {information}"
+    return f" ≈ {information} + KL(q(z)||p(z)) {_with_error(whole, 'marginal_kl', 3)}"
+
+
+def _with_error(found: Mapping[str, Any], name: str, digits: int) -> str:
+    error = found[f"{name}_error"]
+    return f"{found[name]:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
+
+
+def _number(value: float | None, write: str = "{:.2f}") -> str:
+    return MISSING if value is None else write.format(value)
+
+
+def _line(name: str, value: str) -> str:
+    return f"  {name:<22} {value}"
