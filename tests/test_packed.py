@@ -59,9 +59,10 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 def batches_of(config: Config) -> TrainingBatches:
     dtype, seed = assemble.DTYPES[config.train.precision], config.run.seed
     binarize, latent_dim = config.data.binarize, config.model.latent_dim
+    samples = assemble.build_objective(config).samples
     return TrainingBatches(
-        IMAGES, batch_size=20, noise_dim=latent_dim, seed=seed, binarize=binarize, dtype=dtype
-    )  # fmt: skip
+        IMAGES, batch_size=20, noise_dim=latent_dim, samples=samples, seed=seed, binarize=binarize, dtype=dtype
+    )
 
 
 def build(*settings: str, members: Sequence[list[str]] = MEMBERS) -> tuple[list[Engine], list[Stepwise], Pack]:

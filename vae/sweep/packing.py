@@ -23,7 +23,7 @@ PIECES = {
         "Bernoulli", "ContinuousBernoulli", "Normal", "NormalPixelStd", "OptimalNormal", "Categorical",
         "DiscretizedLogistic", "DiscretizedLogisticMixture",
     ),
-    "objective": ("ELBO",),
+    "objective": ("ELBO", "IWAE"),
 }  # fmt: skip
 DEFAULT_LIMIT = 8
 
