@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import vae.checkpoint
-import vae.evaluation
+import vae.evaluation.passes
 import vae.figures
 from vae.engine.stepwise import Stepwise
 
 POINTS: dict[str, tuple[Any, str]] = {
     "step": (Stepwise, "step"),
-    "evaluation": (vae.evaluation, "to_unit_interval"),  # once for each chunk
+    "evaluation": (vae.evaluation.passes, "to_unit_interval"),  # once for each chunk
     "checkpoint": (vae.checkpoint, "sync"),  # each file of a checkpoint, its folder, after the rename the folder above
     "figures": (vae.figures, "samples"),
 }

@@ -24,7 +24,10 @@ def in_full(kept: Kept) -> Iterator[str]:
     found, size = kept.results, kept.results["effective_sample_size"]
     bits = "" if found["bits_per_dim"] is None else f"; {found['bits_per_dim']:.4f} bits per dimension"
     draws = _number(found["log_likelihood_draw_error"], "{:.3f}")
-    yield _line("log p(x)", f"{_with_error(found, 'log_likelihood', 3)} (of it {draws} from the draws){bits}")
+    yield _line(
+        "log p(x)" if kept.protocol["given"] is None else "log p(x|y)",
+        f"{_with_error(found, 'log_likelihood', 3)} (of it {draws} from the draws){bits}",
+    )
     yield _line("ELBO", _with_error(found, "elbo", 3))
     at_mean = f"{found['reconstruction_mean_z']:.3f} at z = E[z|x], where a pixel's squared error is"
     yield _line("reconstruction", f"{found['reconstruction']:.3f}; {at_mean} {found['squared_error_mean_z']:.5f}")
