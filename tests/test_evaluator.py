@@ -29,7 +29,7 @@ from vae.data.sources import Split
 from vae.evaluation import CollapseWatch, LatentMeasures, evaluate, measure_latents
 from vae.evaluation.aggregate import aggregate
 from vae.evaluation.budget import largest_tensor
-from vae.evaluation.command import Means, compare_runs, evaluate_runs
+from vae.evaluation.command import Means, compare_runs, evaluate_runs, must_agree
 from vae.evaluation.evaluator import Request
 from vae.evaluation.importance import Estimates, estimate
 from vae.evaluation.kept import log_likelihoods
@@ -372,9 +372,8 @@ def test_an_evaluation_says_how_it_was_made_and_is_that_of_the_functions(finishe
     (found,) = kept(finished)
     assert found["protocol"] | {"pixels_crc32": ""} == {
         "data": "data", "pixels_crc32": "", "split": "test", "pixels": "0/1, one fixed draw", "likelihood": "Bernoulli",
-        "normalised": True, "measure": "probability of 0/1 pixels", "seed": 0, "samples": 9, "examples": 70, "draw": 0,
-        "given": None,
-        "bound": found["protocol"]["bound"],
+        "normalised": True, "measure": "probability of 0/1 pixels", "seed": 0, "samples": 9, "examples": 70,
+        "draw": 0, "given": None, "bound": found["protocol"]["bound"],
     }  # fmt: skip
     digest = subprocess.run(["sha256sum", finished / "model/model.safetensors"], capture_output=True, text=True)
     assert found["checkpoint"]["sha256"] == digest.stdout.split()[0]
@@ -501,3 +500,14 @@ def test_memory_is_measured_by_the_largest_tensor_that_is_made() -> None:
     weights = torch.zeros(1000, 10)
     assert largest_tensor(lambda: (torch.zeros(2, 10) @ weights.T).exp()) == 2 * 1000 * 4
     assert largest_tensor(lambda: weights.expand(50, 1000, 10).sum()) == 4, "views are not made"
+
+
+def test_likelihoods_of_one_measure_are_compared_and_those_that_are_not_normalised_with_their_own_family_only() -> None:
+    grey = {"likelihood": "Categorical", "measure": "probability of 256 grey values", "samples": 5}
+    must_agree({Path("a"): grey, Path("b"): grey | {"likelihood": "DiscretizedLogistic"}})
+    loose = grey | {"measure": "not normalised", "likelihood": "Bernoulli"}
+    must_agree({Path("a"): loose, Path("b"): loose})
+    with pytest.raises(InputError, match='likelihood = "Bernoulli" or "ContinuousBernoulli"; give'):
+        must_agree({Path("a"): loose, Path("b"): loose | {"likelihood": "ContinuousBernoulli"}})
+    with pytest.raises(InputError, match="measure = "):
+        must_agree({Path("a"): grey, Path("b"): loose})

@@ -238,7 +238,7 @@ def alone(
         (tmp_path / place).mkdir(exist_ok=True)
         monkeypatch.chdir(tmp_path / place)
         member = load_sweep(file, settings).member(index)
-        done = job(*member.arguments)
+        done = job(*member.arguments, "run.figures=true")
         assert done.code == 0, done.err
         return tmp_path / place / member.folder
 

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 MIB = 2**20
-ON_CPU = 64 * MIB  # what one pass may take there
+ON_CPU = 128 * MIB  # what one pass may take there
 ON_CUDA = 4096 * MIB  # there, if a quarter of what is free is not less
 ALIVE = 8  # tensors of the largest one's size that may be alive at once
 

@@ -60,7 +60,7 @@ def evaluate_runs(paths: Sequence[Path], request: Request, means: Means) -> Iter
     launch.set_threads(0, means.environment)
     for subject in subjects:
         launch.on_main(accelerator, partial(kept.must_be_writable, subject.folder))
-    yield title(subjects[0].protocol)
+    yield title([subject.protocol for subject in subjects])
     found: dict[Path, Kept] = {}
     for subject in subjects:
         known = None if means.again else launch.on_main(accelerator, partial(_known, subject))
@@ -86,17 +86,18 @@ def compare_runs(paths: Sequence[Path], wanted: Protocol) -> Iterator[str]:
     """
     found = {folder: _kept_by(folder, wanted) for folder in find(paths)}
     first, *others = found.values()
-    common = [one for one in first if all(any(one.protocol == each.protocol for each in other) for other in others)]
-    if not common:
+    wanted_by_all = [one for one in first if all(_alike(one, other) for other in others)]
+    if not wanted_by_all:
         must_agree({folder: evaluations[-1].protocol for folder, evaluations in found.items()})
-    for one in common:
-        yield title(one.protocol)
-        yield from table({folder: _of_protocol(each, one.protocol) for folder, each in found.items()})
+    for one in wanted_by_all:
+        alike = {folder: kept_here for folder, each in found.items() if (kept_here := _alike(one, each))}
+        yield title([each.protocol for each in alike.values()])
+        yield from table(alike)
 
 
 def must_agree(protocols: Mapping[Path, Protocol]) -> None:
     """Raise `InputError` unless there is only one protocol: numbers of different ones are not compared."""
-    if different := kept.differing(list(protocols.values())):
+    if different := kept.differing([kept.comparable(protocol) for protocol in protocols.values()]):
         hint = "give what belongs together, or see --draw, --samples, --split, --seed"
         raise InputError(f"{', '.join(map(str, protocols))}: not one protocol: {'; '.join(different)}; {hint}")
 
@@ -129,5 +130,7 @@ def _kept_by(folder: Path, wanted: Protocol) -> list[Kept]:
     return found
 
 
-def _of_protocol(evaluations: Sequence[Kept], protocol: Protocol) -> Kept:
-    return next(one for one in evaluations if one.protocol == protocol)
+def _alike(one: Kept, evaluations: Sequence[Kept]) -> Kept | None:
+    """Return the evaluation that may be compared with `one`, if there is one."""
+    wanted = kept.comparable(one.protocol)
+    return next((other for other in evaluations if kept.comparable(other.protocol) == wanted), None)

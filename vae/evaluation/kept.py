@@ -13,6 +13,7 @@ from filelock import FileLock
 from vae.checkpoint import WEIGHTS
 from vae.components import InputError
 from vae.files import EVALUATION, MODEL, write_text
+from vae.likelihoods import NOT_NORMALISED
 
 FORMAT = 1
 LOCK = ".evaluation.lock"
@@ -121,8 +122,17 @@ def _alone(folder: Path) -> Iterator[None]:
         raise InputError(f"{folder}: cannot be written: {error.strerror}; copy the run to where it can be") from None
 
 
+def comparable(protocol: Protocol) -> dict[str, Any]:
+    """Return what evaluations must have in common to be compared: all, but for the family of a normalised likelihood.
+
+    What its numbers measure, probabilities of what or which density, decides.
+    """
+    free = {"likelihood"} if protocol["measure"] != NOT_NORMALISED else set()
+    return {key: value for key, value in protocol.items() if key not in free}
+
+
 def differing(protocols: Sequence[Protocol]) -> list[str]:
-    """Return `key = one value, another` for each key in which protocols differ."""
+    """Return `key = one value or another` for each key in which protocols differ."""
     keys = dict.fromkeys(key for protocol in protocols for key in protocol)
     values = {key: list(dict.fromkeys(json.dumps(each.get(key)) for each in protocols)) for key in keys}
     return [f"{key} = {' or '.join(found)}" for key, found in values.items() if len(found) > 1]

@@ -1,6 +1,6 @@
 """Evaluations as text: one in full, several of one protocol as a table."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,14 @@ HEAD = ("run", "log p(x)", "ELBO", "KL", "I(x;z)", "KL(q(z)||p(z))", "active", "
 MISSING = "-"
 
 
-def title(protocol: Protocol) -> str:
-    """Return how numbers were made, in a line: `MNIST, test set, 0/1, one fixed draw (seed 0), Bernoulli; ...`."""
-    drawn = "" if protocol["draw"] is None else f" (seed {protocol['draw']})"
-    given = "" if protocol["given"] is None else f", given the {protocol['given']}"
-    words = f"{protocol['data']}, {protocol['split']} set, {protocol['pixels']}{drawn}, {protocol['likelihood']}{given}"
-    words += "" if protocol["normalised"] else ", not a normalised likelihood: not to be compared with tables"
-    return f"{words}; {protocol['examples']:,} images, K = {protocol['samples']:,}, seed {protocol['seed']}"
+def title(protocols: Sequence[Protocol]) -> str:
+    """Return how numbers that may be compared were made, in a line."""
+    how = protocols[0]
+    drawn = "" if how["draw"] is None else f" (seed {how['draw']})"
+    given = "" if how["given"] is None else f", given the {how['given']}"
+    families = " or ".join(dict.fromkeys(each["likelihood"] for each in protocols))
+    words = f"{how['data']}, {how['split']} set, {how['pixels']}{drawn}, {families}{given} ({how['measure']})"
+    return f"{words}; {how['examples']:,} images, K = {how['samples']:,}, seed {how['seed']}"
 
 
 def in_full(kept: Kept) -> Iterator[str]:
