@@ -8,6 +8,7 @@ import pytest
 import torch
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex
+from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle, StepPatch
@@ -22,6 +23,7 @@ from vae.figures.latents import CLASS_ORDER
 from vae.figures.style import PALETTE
 from vae.files import read_metrics
 from vae.model import VAE
+from vae.priors import PRIORS
 from vae.report import draw_figures, report
 
 CURVES = {"loss_curves.png", "gradient_norm.png"}
@@ -64,6 +66,20 @@ CURVES_OF_3 = {
 CURVES_OF_12 = {f"{LONG}, depth = {n}": [(EPOCHS, 100 + n + 60 / EPOCHS)] for n in range(12)}
 AGAINST = {64.0: [190.0, 191.0], 65.0: [185.0, 188.0], 1024.0: [150.0, 151.0]}
 
+
+def other_prior(*, known: bool = True) -> figures.ShownPrior:
+    """N((1, 0), diag(4, 1/4)), with or without its density."""
+    std = np.array([2.0, 0.5])
+
+    def marginals(places: np.ndarray) -> np.ndarray:
+        return np.exp(-0.5 * ((places[:, None] - [1, 0]) / std) ** 2) / (std * math.sqrt(2 * math.pi))
+
+    def density(points: np.ndarray) -> np.ndarray:
+        return np.exp(-0.5 * (((points - [1, 0]) / std) ** 2).sum(1))
+
+    return figures.ShownPrior(marginals, normal(20_000).numpy() * std + [1, 0], density if known else None)
+
+
 DRAWN = {
     "reconstructions": lambda: figures.reconstructions(images(10), images(10)),
     "reconstructions, wrapped": lambda: figures.reconstructions(images(15), images(15)),
@@ -85,11 +101,15 @@ DRAWN = {
     "latent_scatter, 100 classes": lambda: figures.latent_scatter(normal(300), torch.arange(300) % 100),
     "latent_histogram": lambda: figures.latent_histogram(normal(300)),
     "latent_histogram, one point": lambda: figures.latent_histogram(torch.zeros(1, 2)),
+    "latent_histogram, another prior": lambda: figures.latent_histogram(normal(300), prior=other_prior()),
+    "latent_histogram, no density": lambda: figures.latent_histogram(normal(300), prior=other_prior(known=False)),
     "latent_marginals": lambda: figures.latent_marginals(normal(300)),
+    "latent_marginals, another prior": lambda: figures.latent_marginals(normal(300), prior=other_prior()),
     "latent_marginals, 1 dimension": lambda: figures.latent_marginals(normal(300, 1)),
     "latent_marginals, 5 dimensions": lambda: figures.latent_marginals(normal(300, 5)),
     "latent_marginals, 32 dimensions": lambda: figures.latent_marginals(normal(300, 32)),
     "latent_plane": lambda: figures.latent_plane(images(25), torch.linspace(-3, 3, 5)),
+    "latent_plane, another prior": lambda: figures.latent_plane(images(25), torch.linspace(-7, 7, 5), standard=False),
     "latent_use": lambda: figures.latent_use(DIMENSIONS, DIMENSIONS / 3),
     "latent_use, variance alone": lambda: figures.latent_use(None, DIMENSIONS),
     "latent_use, 1 dimension": lambda: figures.latent_use(DIMENSIONS[:1], DIMENSIONS[:1]),
@@ -306,6 +326,33 @@ def test_circles_hold_the_prior_mass_they_name():
         assert (radii < radius.mean()).mean() == pytest.approx(named, abs=0.005)
 
 
+def test_lines_of_another_prior_are_ellipses_that_hold_the_mass_they_name():
+    """Of a normal whose axes are not alike, which lines of equal density are known for."""
+    axes = figures.latent_histogram(5 * normal(1000), prior=other_prior()).axes[0]
+    outlines = [item for item in axes.collections if isinstance(item, ContourSet)]
+    named = [float(str(line.get_label()).split("%")[0].split()[-1]) / 100 for line in axes.lines]
+    assert named == [0.5, 0.95]
+    for mass, outline in zip(named, outlines, strict=True):
+        (path,) = outline.get_paths()
+        radii = np.hypot(*((np.asarray(path.vertices) - [1, 0]) / [2.0, 0.5]).T)
+        assert radii == pytest.approx(np.full(len(radii), math.sqrt(-2 * math.log(1 - mass))), rel=0.03)
+
+
+def test_a_prior_without_a_known_density_has_no_lines():
+    figure = figures.latent_histogram(normal(100), prior=other_prior(known=False))
+    assert not figure.axes[0].lines
+    assert not figure.legends
+
+
+def test_the_density_of_another_prior_is_drawn_dimension_by_dimension():
+    prior = other_prior()
+    for dim, axes in enumerate(figures.latent_marginals(5 * normal(5000), prior=prior).axes):
+        z, density = points(axes.lines[0])
+        assert density == pytest.approx(prior.marginals(z)[:, dim])
+        assert np.trapezoid(density, z) == pytest.approx(1, abs=1e-3)
+        assert axes.lines[0].get_label() == "the prior"
+
+
 def test_marginals_and_prior_are_densities():
     for axes in figures.latent_marginals(normal(5000, 3)).axes:
         (cells,) = (patch for patch in axes.patches if isinstance(patch, StepPatch))
@@ -337,7 +384,7 @@ def test_dimensions_are_ranked_by_their_kl_and_active_ones_marked():
 def make_run(tmp_path_factory):
     """A finished run on 70 small random images, made without training."""
 
-    def make(latent_dim: int = 2, channels: int = 1):
+    def make(latent_dim: int = 2, channels: int = 1, *settings: str):
         folder = tmp_path_factory.mktemp("run")
         archive = folder / "data.npz"
         pixels = images(80, channels, size=8).numpy()
@@ -346,10 +393,10 @@ def make_run(tmp_path_factory):
         )
         model = {"model.latent_dim": latent_dim, "model.hidden_dim": 8}
         overrides = [f"{key}={value}" for key, value in model.items()]
-        config = load(overrides=[f"data.name={archive}", *overrides])
+        config = load(overrides=[f"data.name={archive}", *overrides, *settings])
         (folder / "config.yaml").write_text(to_yaml(config))
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*TRAIN, *TEST]))
-        vae = VAE(image_shape=(channels, 8, 8), **config.model.model_dump())
+        vae = VAE(image_shape=(channels, 8, 8), classes=4, **config.model.model_dump())
         checkpoint.save_model(folder / "model", vae)
         return folder
 
@@ -373,6 +420,13 @@ def test_report_draws_all_pictures_and_the_command_draws_the_same_again(run, cap
     pages = [run / "report.html", run / "report.md"]
     assert capsys.readouterr().out.splitlines() == [str(path) for path in [*written, *pages]]
     assert {path: path.read_bytes() for path in written} == before
+
+
+@pytest.mark.parametrize("prior", [name for name in PRIORS if name != "StandardNormal"])
+def test_pictures_are_drawn_of_models_with_any_prior(prior, make_run):
+    by_class = {"samples_by_class.png"} if PRIORS[prior].needs_labels else set()
+    written = report(make_run(2, 1, f"model.prior={prior}"))
+    assert {path.name for path in written} == CURVES | PICTURES | PLANE_PICTURES | by_class
 
 
 def test_more_latent_dimensions_have_no_plane(make_run):

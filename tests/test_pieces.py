@@ -27,6 +27,7 @@ D = 3
 CLASSES = 4
 SIZES = Sizes(image_shape=(1, 6, 6), latent_dim=D, classes=CLASSES)
 SCALES = [{"scale": "softplus"}, {"scale": "exp"}]
+FLOWS = ("SplineFlow", "InverseAutoregressiveFlow")  # no moments, no KL in closed form: see test_posteriors.py
 
 
 def images(count: int, shape: tuple[int, int, int], dtype: torch.dtype = torch.float32) -> Tensor:
@@ -77,6 +78,7 @@ every_model_with_every_objective = pytest.mark.parametrize(
     ids=lambda value: value if isinstance(value, str) else "-".join(value.values()),
 )
 every_posterior = pytest.mark.parametrize("name", POSTERIORS)
+every_normal = pytest.mark.parametrize("name", [name for name in POSTERIORS if name not in FLOWS])
 every_scale = pytest.mark.parametrize("settings", SCALES, ids=lambda settings: settings["scale"])
 
 
@@ -124,7 +126,7 @@ def test_gradients_agree_with_finite_differences(pieces: dict[str, Any]) -> None
         assert torch.autograd.gradcheck(lambda _: ELBO(beta=0.7)(model(x, eps, labels(3)), x, 0.0).loss, weight)
 
 
-@every_posterior
+@every_normal
 @every_scale
 def test_noise_makes_samples_of_q(name: str, settings: dict[str, str]) -> None:
     posterior = build(POSTERIORS, {"name": name, **settings}, D)
@@ -141,17 +143,22 @@ def test_noise_makes_samples_of_q(name: str, settings: dict[str, str]) -> None:
 @every_posterior
 @every_scale
 @pytest.mark.parametrize("prior", PRIORS)
-def test_kl_against_a_hundred_thousand_samples(name: str, settings: dict[str, str], prior: str) -> None:
-    posterior = build(POSTERIORS, {"name": name, **settings}, D)
-    numbers = noise(1, posterior.features)
-    q, p = posterior(numbers.expand(100_000, -1)), build(PRIORS, prior, SIZES)(given(numbers, 1))
-    z = posterior.transform(q, noise(100_000))
-    samples = q.log_prob(z) - p.log_prob(z)
-    exact = kl(posterior(numbers), p, z[:1])
-    assert (samples.mean() - exact).abs() < 4 * samples.std() / len(samples) ** 0.5
+def test_kl_against_many_samples(name: str, settings: dict[str, str], prior: str) -> None:
+    """Where there is no rule, against the mean of as many estimates from other draws."""
+    posterior, count = build(POSTERIORS, {"name": name, **settings}, D), 20_000
+    draws = noise(2 * count).view(2, count, D)
+    with torch.no_grad():
+        numbers = noise(1, posterior.features)
+        q, p = posterior(numbers.expand(count, -1)), build(PRIORS, prior, SIZES)(given(numbers, 1))
+        z = posterior.transform(q, draws[0])
+        samples = q.log_prob(z) - p.log_prob(z)
+        one = posterior(numbers)
+        got = kl(one, p, posterior.transform(one, draws[1][:, None]))
+    assert got.shape == (1,)
+    assert (samples.mean() - got).abs() < 4 * samples.std() * (2 / count) ** 0.5
 
 
-@every_posterior
+@every_normal
 @every_scale
 def test_kl_against_the_closed_multivariate_formula(name: str, settings: dict[str, str]) -> None:
     posterior = build(POSTERIORS, {"name": name, **settings}, D)
@@ -191,8 +198,9 @@ def test_kl_without_a_rule_is_the_estimate_at_the_sample() -> None:
 @pytest.mark.parametrize("prior", PRIORS)
 def test_prior_noise_makes_samples_of_p(prior: str) -> None:
     family = build(PRIORS, prior, SIZES)
-    p = family(given(torch.zeros(()), 1))
-    z, other = family.transform(p, noise(50_000, family.noise_dim)), p.sample(torch.Size([50_000])).flatten(0, -2)
+    with torch.no_grad():
+        p = family(given(torch.zeros(()), 1))
+        z, other = family.transform(p, noise(50_000, family.noise_dim)), p.sample(torch.Size([50_000])).flatten(0, -2)
     error = 5 * (2 / 50_000) ** 0.5
     assert (z.mean(0) - other.mean(0)).abs().max() < error * other.std()
     assert (z.std(0) / other.std(0) - 1).abs().max() < error

@@ -9,7 +9,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
-from vae.distributions import at_least_float32
+from vae.distributions import Flowed, Map, at_least_float32, from_noise
+from vae.flows import Affine, AutoregressiveSteps, Bins, Bound, Layers, SplineCouplings, Width
 
 Q = TypeVar("Q", bound=Distribution)
 
@@ -20,6 +21,7 @@ ScaleName = Annotated[
     ),
 ]
 Epsilon = Annotated[float, Field(ge=0, description="added to the standard deviation, a lower bound")]
+Context = Annotated[int, Field(ge=0, description="numbers of the encoder's that the flow sees, besides loc and scale")]
 
 
 class PositiveScale(nn.Module):
@@ -76,7 +78,7 @@ class DiagonalNormal(Posterior[Independent]):
 
     def transform(self, q: Independent, noise: Tensor) -> Tensor:
         """Return z = loc + std * noise."""
-        return q.base_dist.loc + q.base_dist.scale * noise
+        return from_noise(q, noise)
 
 
 class FullNormal(Posterior[MultivariateNormal]):
@@ -104,8 +106,102 @@ class FullNormal(Posterior[MultivariateNormal]):
         return MultivariateNormal(loc, scale_tril=triangle, validate_args=False)
 
     def transform(self, q: MultivariateNormal, noise: Tensor) -> Tensor:
-        """Return z = loc + L noise, as a plain sum, which autocast leaves in float32."""
-        return q.loc + (q.scale_tril * noise[..., None, :]).sum(-1)
+        """Return z = loc + L noise."""
+        return from_noise(q, noise)
 
 
-POSTERIORS: dict[str, type[Posterior]] = {"DiagonalNormal": DiagonalNormal, "FullNormal": FullNormal}
+class _Flow(Posterior[Flowed]):
+    """A flow over the diagonal normal: loc, std and the flow's context h come from the encoder.
+
+    `mean` of q(z|x) is the image of noise 0: E[z|x] has no closed form.
+    """
+
+    def __init__(self, latent_dim: int, context: int, scale: str, eps: float):
+        super().__init__()
+        self.latent_dim = self.noise_dim = latent_dim
+        self.features = 2 * latent_dim + context
+        self.std, self.affine = PositiveScale(scale, eps), Affine()
+
+    @abstractmethod
+    def maps(self, normal: Map, context: Tensor) -> list[Map]:
+        """Return what makes z of noise: among it what makes the diagonal normal, and the flow, given h (B, context)."""
+
+    def forward(self, numbers: Tensor) -> Flowed:
+        """Return q(z|x) from numbers (B, 2D + context): loc, raw std, h."""
+        numbers, dim = at_least_float32(numbers), self.latent_dim
+        loc, raw, context = numbers.split([dim, dim, self.features - 2 * dim], -1)
+        return Flowed(self.maps((self.affine, torch.cat([loc, self.std(raw)], -1)), context), torch.zeros_like(loc))
+
+    def transform(self, q: Flowed, noise: Tensor) -> Tensor:
+        """Return the image of the noise."""
+        return from_noise(q, noise)
+
+
+class SplineFlow(_Flow):
+    """z = loc + std * f(noise; h), f neural spline couplings (Durkan et al. 2019): any density takes one pass.
+
+    The splines shape the noise before it is scaled, so that they are as fine as q(z|x) is narrow.
+
+    Args:
+        latent_dim: D >= 2.
+        scale, eps: of std, as for `DiagonalNormal`.
+        context: the numbers h.
+        layers, width, bins, bound: of f.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        *,
+        scale: ScaleName = "softplus",
+        eps: Epsilon = 1e-6,
+        context: Context = 32,
+        layers: Layers = 4,
+        width: Width = 64,
+        bins: Bins = 8,
+        bound: Bound = 5.0,
+    ):
+        super().__init__(latent_dim, context, scale, eps)
+        self.flow = SplineCouplings(latent_dim, context=context, layers=layers, width=width, bins=bins, bound=bound)
+
+    def maps(self, normal: Map, context: Tensor) -> list[Map]:
+        """Return the splines, then the diagonal normal."""
+        return [(self.flow, context), normal]
+
+
+class InverseAutoregressiveFlow(_Flow):
+    """z = f(loc + std * noise; h), f inverse autoregressive steps (Kingma et al. 2016).
+
+    z and its density take one pass; the density of a z that q(z|x) has not made takes D passes for each layer.
+
+    Args:
+        latent_dim: D >= 2.
+        scale, eps: of std, as for `DiagonalNormal`.
+        context: the numbers h.
+        layers, width: of f.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        *,
+        scale: ScaleName = "softplus",
+        eps: Epsilon = 1e-6,
+        context: Context = 32,
+        layers: Layers = 4,
+        width: Width = 64,
+    ):
+        super().__init__(latent_dim, context, scale, eps)
+        self.flow = AutoregressiveSteps(latent_dim, context=context, layers=layers, width=width)
+
+    def maps(self, normal: Map, context: Tensor) -> list[Map]:
+        """Return the diagonal normal, then the steps."""
+        return [normal, (self.flow, context)]
+
+
+POSTERIORS: dict[str, type[Posterior]] = {
+    "DiagonalNormal": DiagonalNormal,
+    "FullNormal": FullNormal,
+    "SplineFlow": SplineFlow,
+    "InverseAutoregressiveFlow": InverseAutoregressiveFlow,
+}

@@ -113,6 +113,43 @@ def _densities_are_of_grey_pixels(config: Config) -> str | None:
     )
 
 
+FLOW_POSTERIORS = ("SplineFlow", "InverseAutoregressiveFlow")
+
+
+def _flows_have_dimensions_to_couple(config: Config) -> str | None:
+    model = config.model
+    *_, top = (model.latent_dim, *model.hierarchy.get("latent_dims", ()))  # the prior is that of the highest layer
+    if model.posterior["name"] in FLOW_POSTERIORS and model.latent_dim == 1:
+        key, instead = f"model.posterior.name = {model.posterior['name']!r}", "DiagonalNormal"
+    elif model.prior["name"] == "Flow" and top == 1:
+        key, instead = "model.prior.name = 'Flow'", "GaussianMixture"
+    else:
+        return None
+    return f"{key}: moves latent dimensions by what others are, and there is one alone; take {instead}, or 2 dimensions"
+
+
+def _layers_share_no_flow(config: Config) -> str | None:
+    name, hierarchy = config.model.posterior["name"], config.model.hierarchy["name"]
+    if name not in FLOW_POSTERIORS or hierarchy == "Flat":
+        return None
+    return (
+        f"model.posterior.name = {name!r}: a flow has weights, and the layers of model.hierarchy.name = {hierarchy!r} "
+        "have posteriors without; take DiagonalNormal, or the hierarchy Flat"
+    )
+
+
+def _pseudo_inputs_can_be_encoded(config: Config) -> str | None:
+    model, key = config.model, "model.prior.name = 'VampPrior'"
+    if model.prior["name"] == "VampPrior" and model.condition:
+        return f"{key}: its pseudo-inputs have no labels for an encoder with model.condition; take GaussianMixture"
+    if model.prior["name"] == "VampPrior" and model.hierarchy["name"] != "Flat":
+        return (
+            f"{key}: mixes q(z|u) of the layer that is decoded, and in model.hierarchy.name = "
+            f"{model.hierarchy['name']!r} the prior is that of the highest one; take GaussianMixture"
+        )
+    return None
+
+
 # each returns one line that names the key, its value and the way out, or None
 RULES: list[Rule] = [
     _layers_have_a_width,
@@ -124,4 +161,7 @@ RULES: list[Rule] = [
     _divergence_has_a_weight,
     _looks_at_one_stochastic_layer,
     _densities_are_of_grey_pixels,
+    _flows_have_dimensions_to_couple,
+    _layers_share_no_flow,
+    _pseudo_inputs_can_be_encoded,
 ]

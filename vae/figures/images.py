@@ -85,12 +85,13 @@ def interpolation(images: Array) -> Figure:
     return _trim(figure, axes)
 
 
-def latent_plane(images: Array, z_values: Array) -> Figure:
+def latent_plane(images: Array, z_values: Array, *, standard: bool = True) -> Figure:
     """Draw the decoded latent plane, each image at its own place.
 
     Args:
         images: (n * n, C, H, W) in [0, 1], C = 1 or 3; image i * n + j is decoded at z = (z_values[j], z_values[i]).
-        z_values: (n,), ascending and evenly spaced, in standard deviations of the prior N(0, I).
+        z_values: (n,), ascending and evenly spaced.
+        standard: whether the prior is N(0, I), so that they are standard deviations of it.
     """
     z, pixels = numbers(z_values), _pixels(images)
     upwards = pixels.reshape(len(z), len(z), *pixels.shape[1:])[::-1].reshape(pixels.shape)
@@ -98,11 +99,12 @@ def latent_plane(images: Array, z_values: Array) -> Figure:
     edges = (z[0] - half, z[-1] + half)
     canvas = tile(upwards, columns=len(z), gap=0)
     figure, axes = _image_figure("Decoded latent plane", canvas, width=5.0, extent=(*edges, *edges))
-    axes.set_title(f"mean of p(x|z) on an even {len(z)} × {len(z)} grid of z; the prior is N(0, I)", **TEXT)
+    prior, unit = ("; the prior is N(0, I)", " (standard deviations of the prior)") if standard else ("", "")
+    axes.set_title(f"mean of p(x|z) on an even {len(z)} × {len(z)} grid of z{prior}", **TEXT)
     axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(7, integer=True))
-    axes.set_xlabel("$z_1$ (standard deviations of the prior)", **TEXT)
-    axes.set_ylabel("$z_2$ (standard deviations of the prior)", **TEXT)
+    axes.set_xlabel(f"$z_1${unit}", **TEXT)
+    axes.set_ylabel(f"$z_2${unit}", **TEXT)
     return _trim(figure, axes)
 
 

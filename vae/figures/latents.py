@@ -1,7 +1,8 @@
 """The aggregate posterior: scatter by class, 2-D histogram, marginals against the prior."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib import colormaps
@@ -26,6 +27,22 @@ from vae.figures.style import (
 
 CLASS_ORDER = (0, 1, 3, 2, 4, 9, 5, 7, 8, 6)  # digits that lie together (3 5 8, 4 7 9) get unlike colours
 NAMED_CLASSES = 60  # more classes than this are coloured, but not named
+MASSES = ((0.5, "-"), (0.95, "--"))  # of the prior, that lines in the plane hold
+
+
+@dataclass(frozen=True)
+class ShownPrior:
+    """A prior other than N(0, I), as pictures need it.
+
+    Attributes:
+        marginals: places (G,) -> the density of each dimension there, (G, D).
+        draws: of the prior, (S, D).
+        density: points (N, D) -> its density there, (N,), up to a factor; None: it is not known.
+    """
+
+    marginals: Callable[[np.ndarray], np.ndarray]
+    draws: np.ndarray
+    density: Callable[[np.ndarray], np.ndarray] | None
 
 
 def latent_scatter(
@@ -61,11 +78,15 @@ def latent_scatter(
     return figure
 
 
-def latent_histogram(z: Array, *, bins: int = 100) -> Figure:
-    """Draw the aggregate posterior as a 2-D histogram with a log colour scale, over circles of equal prior mass.
+def latent_histogram(z: Array, *, prior: ShownPrior | None = None, bins: int = 100) -> Figure:
+    """Draw the aggregate posterior as a 2-D histogram with a log colour scale, under lines that hold half the prior.
+
+    Lines are those of equal density (Hyndman 1996): no smaller region holds as much. A prior whose density is not known
+    has none.
 
     Args:
         z: one sample of q(z|x) for each image, (N, 2).
+        prior: None: N(0, I), whose lines are circles.
         bins: cells along each axis.
     """
     points = numbers(z)
@@ -80,21 +101,21 @@ def latent_histogram(z: Array, *, bins: int = 100) -> Figure:
     bar.ax.yaxis.set_major_formatter("{x:.0f}")
     bar.ax.yaxis.set_minor_locator(NullLocator())
     bar.ax.tick_params(labelsize=8, color="#999999", labelcolor=INK)
-    angle = np.linspace(0, 2 * math.pi, 200)
-    for mass, line in ((0.5, "-"), (0.95, "--")):
-        radius = math.sqrt(-2 * math.log(1 - mass))  # P(|z| < r) = 1 - exp(-r^2 / 2) in the plane
-        label = f"holds {mass:.0%} of N(0, I)"
-        axes.plot(radius * np.cos(angle), radius * np.sin(angle), line, color=PALETTE[2], linewidth=1.5, label=label)
+    if prior is None:
+        _draw_circles(axes)
+    elif prior.density is not None:
+        _draw_outlines(axes, prior.density, prior.draws, limit)
     axes.set_aspect("equal")
     legend_below(figure, axes.lines)
     return figure
 
 
-def latent_marginals(z: Array, *, max_dims: int = 8) -> Figure:
-    """Draw each dimension of the aggregate posterior against the density of N(0, 1).
+def latent_marginals(z: Array, *, prior: ShownPrior | None = None, max_dims: int = 8) -> Figure:
+    """Draw each dimension of the aggregate posterior against the density of the prior.
 
     Args:
         z: one sample of q(z|x) for each image, (N, D).
+        prior: None: N(0, I).
         max_dims: draw no more dimensions than this, the first ones.
     """
     points = numbers(z)
@@ -106,7 +127,9 @@ def latent_marginals(z: Array, *, max_dims: int = 8) -> Figure:
     )
     limit = max(3.5, float(np.quantile(np.abs(points[:, :shown]), 0.999)))
     grid = np.linspace(-limit, limit, 200)
-    density = np.exp(-(grid**2) / 2) / math.sqrt(2 * math.pi)
+    normal = np.exp(-(grid**2) / 2) / math.sqrt(2 * math.pi)
+    densities = np.tile(normal[:, None], total) if prior is None else prior.marginals(grid)
+    label = "the prior, N(0, 1)" if prior is None else "the prior"
     handles: list[Artist] = []
     for dim, axes in enumerate(panels[:shown]):
         axes.margins(x=0)
@@ -115,7 +138,7 @@ def latent_marginals(z: Array, *, max_dims: int = 8) -> Figure:
         cells = axes.stairs(
             values, edges, fill=True, color=TRAIN, alpha=0.6, label="one z ~ q(z|x) for each test image"
         )
-        handles = [cells, *axes.plot(grid, density, color=PALETTE[2], label="the prior, N(0, 1)")]
+        handles = [cells, *axes.plot(grid, densities[:, dim], color=PALETTE[2], label=label)]
     for axes in panels[shown:]:
         axes.set_visible(False)
     legend_below(figure, handles)
@@ -127,6 +150,27 @@ def class_colors(count: int) -> np.ndarray:
     if count > len(PALETTE):
         return colormaps["turbo"](np.linspace(0, 1, count))
     return to_rgba_array([PALETTE[place] for place in CLASS_ORDER[:count]])
+
+
+def _draw_circles(axes: Axes) -> None:
+    angle = np.linspace(0, 2 * math.pi, 200)
+    for mass, line in MASSES:
+        radius = math.sqrt(-2 * math.log(1 - mass))  # P(|z| < r) = 1 - exp(-r^2 / 2) in the plane
+        label = f"holds {mass:.0%} of N(0, I)"
+        axes.plot(radius * np.cos(angle), radius * np.sin(angle), line, color=PALETTE[2], linewidth=1.5, label=label)
+
+
+def _draw_outlines(axes: Axes, density: Callable[[np.ndarray], np.ndarray], draws: np.ndarray, limit: float) -> None:
+    """Draw where the density is as high as at least a share of the prior's draws have it."""
+    at_draws = density(draws)
+    ticks = np.linspace(-limit, limit, 200)
+    points = np.stack(np.meshgrid(ticks, ticks), -1)
+    values = density(points.reshape(-1, 2)).reshape(points.shape[:-1])
+    for mass, line in MASSES:
+        level = float(np.quantile(at_draws, 1 - mass))
+        axes.contour(ticks, ticks, values, levels=[level], colors=PALETTE[2], linewidths=1.5, linestyles=line)
+        label = f"holds {mass:.0%} of the prior"
+        axes.plot([], [], line, color=PALETTE[2], linewidth=1.5, label=label)  # contours have no place in a legend
 
 
 def _name_classes(axes: Axes, places: list[np.ndarray], names: list[str], colors: np.ndarray) -> None:

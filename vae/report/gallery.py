@@ -52,8 +52,8 @@ CAPTIONS = {  # file name of a run's picture -> its title, and what one sees; in
     ),
     "latent_histogram": (
         "Aggregate posterior",
-        "Where test images are encoded; the more evenly it fills the circles of the prior, the more do samples of the "
-        "prior look like data.",
+        "Where test images are encoded; the more evenly it fills the lines, which hold half and 95 % of the prior, the "
+        "more do samples of the prior look like data.",
     ),
     "latent_marginals": (
         "Marginals of the aggregate posterior",

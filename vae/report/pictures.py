@@ -21,8 +21,10 @@ from vae.files import CONFIG, FIGURES, METRICS, read_metrics, replacing
 from vae.model import VAE
 from vae.report.loading import Loader
 from vae.report.measures import measure
+from vae.report.prior import shown_prior
 
-PLANE = torch.linspace(-3, 3, 21)  # holds 99.7 % of each dimension of the prior N(0, I), and its centre
+PLANE = torch.linspace(-1, 1, 21)  # a plane has a centre
+HELD = 0.9973  # of each dimension of the prior, which is 3 standard deviations of N(0, I)
 
 CLASS_COLUMNS, MOST_CLASSES = 10, 26  # of samples by class
 
@@ -115,8 +117,11 @@ def _draw_images(model: VAE, data: DataSet, seed: int) -> dict[str, Figure]:
         ends = model.interpolate(originals[0], originals[1], labels=None if labels is None else labels[:2])
         drawn["interpolation"] = figures.interpolation(visible(ends))
     if model.latent_dim == 2 and not model.condition:
-        z = torch.cartesian_prod(PLANE, PLANE).flip(-1)  # z_1 runs fastest
-        drawn["latent_plane"] = figures.latent_plane(visible(model.decode(z.to(weights)).mean), PLANE)
+        prior = shown_prior(model, data.test, seed)
+        ticks = PLANE * (3 if prior is None else float(np.quantile(np.abs(prior.draws), HELD)))
+        z = torch.cartesian_prod(ticks, ticks).flip(-1)  # z_1 runs fastest
+        images = visible(model.decode(z.to(weights)).mean)
+        drawn["latent_plane"] = figures.latent_plane(images, ticks, standard=prior is None)
     if model.needs_labels:
         drawn["samples_by_class"] = _draw_classes(model, class_names(data.name), seed)
     return drawn
@@ -137,10 +142,11 @@ def _draw_classes(model: VAE, names: Sequence[str] | None, seed: int) -> Figure:
 
 def _draw_latents(model: VAE, data: DataSet, seed: int) -> dict[str, Figure]:
     means, z = _encode(model, data.test, seed)
-    drawn = {"latent_marginals": figures.latent_marginals(z)}
+    prior = shown_prior(model, data.test, seed)
+    drawn = {"latent_marginals": figures.latent_marginals(z, prior=prior)}
     if model.latent_dim == 2:
         drawn["latent_scatter"] = figures.latent_scatter(means, data.test.labels, class_names=class_names(data.name))
-        drawn["latent_histogram"] = figures.latent_histogram(z)
+        drawn["latent_histogram"] = figures.latent_histogram(z, prior=prior)
     return drawn
 
 
