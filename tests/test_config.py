@@ -17,7 +17,7 @@ from vae.posteriors import POSTERIORS
 from vae.priors import PRIORS
 from vae.schedules import SCHEDULES
 
-CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+CONFIGS = sorted([*(ROOT / "configs").glob("*.yaml"), *(ROOT / "configs/papers").glob("*.yaml")])
 TABLES = {
     "model.encoder": ENCODERS,
     "model.decoder": DECODERS,
@@ -34,7 +34,7 @@ def test_every_file_builds_and_says_how_to_run_it(path: Path) -> None:
     loaded = load(path)
     assert assemble.build_model(loaded, (1, 28, 28)).count_parameters() > 0
     assemble.build_objective(loaded)
-    assert path.read_text().startswith(f"# python train_ddp.py --config configs/{path.name}")
+    assert path.read_text().startswith(f"# python train_ddp.py --config {path.relative_to(ROOT)}")
     assert config.warnings(loaded, epochs=50) == []
 
 
