@@ -10,10 +10,11 @@ import torch
 import torch.distributions as td
 from torch import Tensor
 
-from vae.components import InputError, SpecError, build
+from vae.components import InputError, SpecError, Table, build
 from vae.config import load
 from vae.data import randomness
 from vae.distributions import StandardGaussian, kl
+from vae.hierarchy import HIERARCHIES
 from vae.likelihoods import LIKELIHOODS
 from vae.model import VAE
 from vae.networks import DECODERS, ENCODERS, Sizes
@@ -51,13 +52,20 @@ def build_model(pieces: dict[str, Any], shape: tuple[int, int, int] = (1, 6, 6),
     return VAE(image_shape=shape, **(settings | sizes | pieces))
 
 
-def combinations() -> list[dict[str, Any]]:
-    """Return all families with the default networks, and all networks with the default families."""
-    families = {"posterior": POSTERIORS, "prior": PRIORS, "likelihood": LIKELIHOODS}
-    networks = {"encoder": ENCODERS, "decoder": DECODERS}
-    found = []
-    for tables in (families, networks):
-        found += [dict(zip(tables, names, strict=True)) for names in itertools.product(*tables.values())]
+TABLES: dict[str, Table] = {
+    "posterior": POSTERIORS,
+    "prior": PRIORS,
+    "likelihood": LIKELIHOODS,
+    "hierarchy": HIERARCHIES,
+    "encoder": ENCODERS,
+    "decoder": DECODERS,
+}
+
+
+def combinations(*tables: str) -> list[dict[str, Any]]:
+    """Return all combinations of the pieces of some tables that a configuration may have."""
+    products = itertools.product(*(TABLES[table] for table in tables))
+    found = [dict(zip(tables, names, strict=True)) for names in products]
     return [pieces for pieces in found if not refused(pieces)]
 
 
@@ -71,24 +79,33 @@ def refused(pieces: dict[str, Any], objective: str = "ELBO") -> bool:
     return False
 
 
-every_model = pytest.mark.parametrize("pieces", combinations(), ids=lambda pieces: "-".join(pieces.values()))
-every_model_with_every_objective = pytest.mark.parametrize(
-    ("pieces", "objective"),
-    [(pieces, objective) for pieces in combinations() for objective in OBJECTIVES if not refused(pieces, objective)],
-    ids=lambda value: value if isinstance(value, str) else "-".join(value.values()),
+def named(pieces: dict[str, Any]) -> str:
+    return "-".join(pieces.values())
+
+
+# each piece with the defaults of the others
+every_piece = pytest.mark.parametrize("pieces", [one for table in TABLES for one in combinations(table)], ids=named)
+every_combination = pytest.mark.parametrize(
+    "pieces",
+    [
+        *combinations("posterior", "prior", "likelihood"),
+        *combinations("posterior", "prior", "hierarchy"),
+        *combinations("encoder", "decoder"),
+    ],
+    ids=named,
 )
 every_posterior = pytest.mark.parametrize("name", POSTERIORS)
 every_normal = pytest.mark.parametrize("name", [name for name in POSTERIORS if name not in FLOWS])
 every_scale = pytest.mark.parametrize("settings", SCALES, ids=lambda settings: settings["scale"])
 
 
-@every_model
+@every_piece
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("depth", [1, 3])
 def test_shapes(pieces: dict[str, Any], shape: tuple[int, int, int], depth: int) -> None:
     model = build_model(pieces, shape, depth=depth)
     x = images(5, shape)
-    out = model(x, noise(5), labels(5))
+    out = model(x, noise(5, model.noise_dim), labels(5))
     assert out.latents[0].z.shape == (5, D)
     assert out.p_x.mean.shape == x.shape
     assert negative_elbo(out, x).loss.shape == (5,)
@@ -97,17 +114,30 @@ def test_shapes(pieces: dict[str, Any], shape: tuple[int, int, int], depth: int)
     assert model.interpolate(x[0], x[1], steps=6, labels=labels(2)).shape == (6, *shape)
 
 
-@every_model_with_every_objective
-def test_every_weight_gets_a_gradient(pieces: dict[str, Any], objective: str) -> None:
-    model, loss = build_model(pieces), build(OBJECTIVES, objective)
-    x, eps = images(8, (1, 6, 6)), noise(8 * loss.samples, model.noise_dim).view(8, loss.samples, -1)
-    loss(model(x, eps if loss.samples > 1 else eps[:, 0], labels(8)), x, 1.0).loss.sum().backward()
-    for name, weight in model.named_parameters():
-        assert weight.grad is not None, name
-        assert weight.grad.abs().sum() > 0, name
+@every_combination
+def test_every_combination_has_a_finite_loss_a_gradient_for_each_weight_samples_and_a_file(
+    pieces: dict[str, Any], tmp_path: Path
+) -> None:
+    model, x = build_model(pieces), images(8, (1, 6, 6))
+    for objective in (name for name in OBJECTIVES if not refused(pieces, name)):
+        loss = build(OBJECTIVES, objective)
+        eps = noise(8 * loss.samples, model.noise_dim).view(8, loss.samples, -1)
+        terms = loss(model(x, eps if loss.samples > 1 else eps[:, 0], labels(8)), x, 1.0)
+        assert terms.loss.shape == (8,)
+        assert terms.loss.isfinite().all()
+        terms.loss.sum().backward()
+        for name, weight in model.named_parameters():
+            assert weight.grad is not None, (objective, name)
+            assert weight.grad.isfinite().all(), (objective, name)
+            assert weight.grad.abs().sum() > 0, (objective, name)
+        model.zero_grad()
+    samples = model.sample(noise=noise(4, model.draw_dim))
+    assert samples.shape == (4, 1, 6, 6)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(VAE.from_pretrained(tmp_path).sample(noise=noise(4, model.draw_dim)), samples)
 
 
-@every_model
+@every_piece
 def test_saved_and_loaded_models_are_equal(pieces: dict[str, Any], tmp_path: Path) -> None:
     model = build_model(pieces, (3, 8, 6), depth=3, center_input=True)
     model.save_pretrained(tmp_path)
@@ -117,7 +147,7 @@ def test_saved_and_loaded_models_are_equal(pieces: dict[str, Any], tmp_path: Pat
     assert all(torch.equal(loaded.state_dict()[key], value) for key, value in model.state_dict().items())
 
 
-@every_model
+@every_piece
 def test_gradients_agree_with_finite_differences(pieces: dict[str, Any]) -> None:
     model = build_model(pieces, (1, 3, 3), hidden_dim=4, depth=1).double()
     x, eps = images(3, (1, 3, 3), torch.float64), noise(3, model.noise_dim, torch.float64)
@@ -310,7 +340,7 @@ def test_without_noise_the_model_draws_its_own() -> None:
     assert torch.equal(model(x, noise(5)).latents[0].z, model(x, noise(5)).latents[0].z)
 
 
-@every_model
+@every_piece
 def test_several_draws_are_those_of_as_many_passes(pieces: dict[str, Any]) -> None:
     model = build_model(pieces, (3, 4, 4)).double()
     x, eps = images(5, (3, 4, 4), torch.float64), noise(20, model.noise_dim, torch.float64).view(5, 4, -1)

@@ -42,10 +42,9 @@ class Evaluation:
     bits_per_dim: float | None
 
     def numbers(self) -> dict[str, Any]:
-        """Return the numbers by name, as a summary and records have them; bits where there are any."""
-        names = ("loss", "reconstruction", "kl", "reconstruction_mean_z", "examples")
-        bits = {} if self.bits_per_dim is None else {"bits_per_dim": self.bits_per_dim}
-        return {name: getattr(self, name) for name in names} | {"active_units": self.latents.active} | bits
+        """Return the numbers by name, as a summary has them."""
+        names = ("loss", "reconstruction", "kl", "reconstruction_mean_z", "examples", "bits_per_dim")
+        return {name: getattr(self, name) for name in names} | {"active_units": self.latents.active}
 
 
 def evaluate(accelerator: Accelerator, model: VAE, part: Split, *, seed: int, split: str) -> Evaluation:
