@@ -109,6 +109,12 @@ def at_a_point(signal: str, point: str, count: int, rank: str, processes: int, *
     return outcome
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Small tensors gain nothing by a second thread: the laws take several times as long. Jobs set their own."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture
 def job(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Outcome]:
     """Run the job in this process, in an empty working directory: `job("train.epochs=1")`."""
