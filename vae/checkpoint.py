@@ -53,7 +53,7 @@ def save(folder: Path, step: int, model: VAE, state: dict[str, Any], keep: Itera
         torch.save(state, buffer)
         (partial / STATE).write_bytes(buffer.getbuffer())
         files = {
-            file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(partial.iterdir())
+            file.name: {"bytes": file.stat().st_size, "sha256": sha256_of(file)} for file in sorted(partial.iterdir())
         }
         (partial / MANIFEST).write_text(json.dumps({"step": step, "files": files}, indent=1) + "\n")
         _move_into_place(partial, final)
@@ -99,7 +99,7 @@ def find_problem(path: Path) -> str | None:
             return f"{name} is missing"
         if file.stat().st_size != size:
             return f"{name} has {file.stat().st_size} bytes, must have {size}"
-        if _sha256(file) != sha256:
+        if sha256_of(file) != sha256:
             return f"{name} is damaged (sha256 differs)"
     return None
 
@@ -190,6 +190,7 @@ def _prune(folder: Path, newest: int, keep: set[str]) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _sha256(file: Path) -> str:
+def sha256_of(file: Path) -> str:
+    """Return the SHA-256 of a file's contents, in hexadecimal."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,14 +1,13 @@
 """What a run's latent dimensions are used for: measured once, and kept in its folder."""
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vae.checkpoint import WEIGHTS
+from vae.checkpoint import WEIGHTS, sha256_of
 from vae.evaluation import LatentMeasures
 from vae.files import LATENTS, MODEL, write_text
 
@@ -22,8 +21,7 @@ def kept(folder: Path, measure: Callable[[], LatentMeasures]) -> LatentMeasures:
         folder: the run folder, which holds final weights; if it cannot be written, nothing is kept.
         measure: measures these weights, in float32 (float64 for such a run), also where training ran in half precision.
     """
-    with (folder / MODEL / WEIGHTS).open("rb") as stream:
-        key = {"format": FORMAT, "weights_sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
+    key = {"format": FORMAT, "weights_sha256": sha256_of(folder / MODEL / WEIGHTS)}
     measures = _read(folder / LATENTS, key)
     if measures is None:
         measures = measure()

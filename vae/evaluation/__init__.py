@@ -3,7 +3,7 @@
 from vae.evaluation.collapse import CollapseWatch
 from vae.evaluation.heldout import Evaluation, evaluate, measure_latents
 from vae.evaluation.latents import ACTIVE, LatentMeasures
-from vae.evaluation.passes import chunks, evaluating, labels_for
+from vae.evaluation.passes import chunks, evaluating, images_of, labels_for
 from vae.evaluation.protocols import protocol
 from vae.evaluation.views import embedding, pictures, posterior_means, visible
 
@@ -16,6 +16,7 @@ __all__ = [
     "embedding",
     "evaluate",
     "evaluating",
+    "images_of",
     "labels_for",
     "measure_latents",
     "pictures",

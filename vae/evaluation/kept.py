@@ -1,7 +1,6 @@
 """evaluation.json: a run's evaluations side by side, and which of them may be compared."""
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from vae.checkpoint import WEIGHTS
+from vae.checkpoint import WEIGHTS, sha256_of
 from vae.components import InputError
 from vae.files import EVALUATION, MODEL, write_text
 from vae.likelihoods import NOT_NORMALISED
@@ -47,8 +46,7 @@ PARTS = tuple(Kept.__dataclass_fields__)
 
 def checkpoint_of(folder: Path) -> dict[str, str]:
     """Return the name and the sha256 of the final weights of a run, which must be there."""
-    with (folder / MODEL / WEIGHTS).open("rb") as stream:
-        return {"file": f"{MODEL}/{WEIGHTS}", "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
+    return {"file": f"{MODEL}/{WEIGHTS}", "sha256": sha256_of(folder / MODEL / WEIGHTS)}
 
 
 def read(folder: Path) -> list[Kept]:

@@ -14,7 +14,7 @@ from vae import figures
 from vae.components import InputError
 from vae.data import randomness
 from vae.data.batches import to_unit_interval
-from vae.evaluation import LatentMeasures, evaluating, labels_for, visible
+from vae.evaluation import LatentMeasures, evaluating, images_of, labels_for, visible
 from vae.figures.sweeps import ceiling, finite
 from vae.report.loading import Loader
 from vae.report.measures import measure
@@ -151,13 +151,12 @@ def _draw_images(named: Named, loader: Loader) -> Drawn:
                 model = loader.open(run.folder).model
             except InputError:  # its model is gone: said as what is left out
                 continue
-            weights = next(model.parameters())
             with evaluating(model):
-                x = to_unit_interval(images, weights.dtype)
+                x = images_of(model, test, chosen)
                 reconstructed[label] = visible(model.reconstruct(x, labels_for(model, test, chosen)))
                 # a row for each dimension, so that models of fewer dimensions have the first ones
                 noise = randomness.normal(model.draw_dim, COLUMNS, 0, "comparison/samples").T
-                sampled[label] = visible(model.sample(noise=noise.to(weights)))
+                sampled[label] = visible(model.sample(noise=noise.to(x)))
     if not reconstructed:
         return {}
     silent = _notes(named, {}, [label for label in named if label not in reconstructed])

@@ -14,9 +14,8 @@ from vae import figures
 from vae.components import InputError
 from vae.config import load
 from vae.data import randomness
-from vae.data.batches import to_unit_interval
 from vae.data.sources import DataSet, Split, class_names
-from vae.evaluation import ACTIVE, LatentMeasures, chunks, evaluating, labels_for, pictures, visible
+from vae.evaluation import ACTIVE, LatentMeasures, chunks, evaluating, images_of, labels_for, pictures, visible
 from vae.files import CONFIG, FIGURES, METRICS, read_metrics, replacing
 from vae.model import VAE
 from vae.report.loading import Loader
@@ -105,9 +104,8 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], max_grad_norm: float | None) 
 
 
 def _draw_images(model: VAE, data: DataSet, seed: int) -> dict[str, Figure]:
-    weights = next(model.parameters())
     shown = one_of_each(data.test, count=10)
-    originals = to_unit_interval(data.test.images[shown].to(weights.device), weights.dtype)
+    originals = images_of(model, data.test, shown)
     labels = labels_for(model, data.test, shown)
     drawn = {
         "reconstructions": figures.reconstructions(visible(originals), visible(model.reconstruct(originals, labels))),
@@ -120,7 +118,7 @@ def _draw_images(model: VAE, data: DataSet, seed: int) -> dict[str, Figure]:
         prior = shown_prior(model, data.test, seed)
         ticks = PLANE * (3 if prior is None else float(np.quantile(np.abs(prior.draws), HELD)))
         z = torch.cartesian_prod(ticks, ticks).flip(-1)  # z_1 runs fastest
-        images = visible(model.decode(z.to(weights)).mean)
+        images = visible(model.decode(z.to(originals)).mean)
         drawn["latent_plane"] = figures.latent_plane(images, ticks, standard=prior is None)
     if model.needs_labels:
         drawn["samples_by_class"] = _draw_classes(model, class_names(data.name), seed)
@@ -157,12 +155,11 @@ def _draw_latent_use(measures: LatentMeasures) -> dict[str, Figure]:
 
 def _encode(model: VAE, part: Split, seed: int) -> tuple[Tensor, Tensor]:
     """Return E[z|x] and one z ~ q(z|x) of each image, (N, D) each, on the CPU."""
-    weights = next(model.parameters())
     noise = randomness.normal(len(part), model.noise_dim, seed, "figures/posterior")
     parts = []
     for rows in chunks(slice(0, len(part))):
-        x = to_unit_interval(part.images[rows].to(weights.device), weights.dtype)
-        layer = model.infer(x, noise[rows].to(weights), labels_for(model, part, rows))[0]
+        x = images_of(model, part, rows)
+        layer = model.infer(x, noise[rows].to(x), labels_for(model, part, rows))[0]
         parts.append(torch.stack([layer.q.mean, layer.z]).cpu())
     means, z = torch.cat(parts, dim=1)
     return means, z

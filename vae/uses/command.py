@@ -146,15 +146,15 @@ def run_sample(args: argparse.Namespace) -> int:
 def run_interpolate(args: argparse.Namespace) -> int:
     """Write interpolation.png; returns the exit code."""
     from vae import figures
-    from vae.evaluation import labels_for, visible
+    from vae.evaluation import images_of, labels_for, visible
     from vae.uses.generation import interpolate
 
     opened = _open(args.run)
     _, part = _images(args, opened)
     if len(part) < 2 * args.pairs:
         raise InputError(f"--pairs {args.pairs}: needs {2 * args.pairs} images, and there are {len(part)}")
-    x = _float(part.images[: 2 * args.pairs], opened)
-    labels = labels_for(opened.model, part, slice(0, 2 * args.pairs))
+    chosen = slice(0, 2 * args.pairs)
+    x, labels = images_of(opened.model, part, chosen), labels_for(opened.model, part, chosen)
     pairs = None if labels is None else labels.view(-1, 2).T
     rows: dict[str, Tensor] = {}
     for pair in range(args.pairs):
@@ -171,12 +171,12 @@ def run_interpolate(args: argparse.Namespace) -> int:
 def run_impute(args: argparse.Namespace) -> int:
     """Write imputation.png and print the errors; returns the exit code."""
     from vae.data.batches import to_unit_interval
-    from vae.evaluation import labels_for
+    from vae.evaluation import images_of, labels_for
     from vae.uses.repair import impute
 
     opened = _open(args.run)
     _, part = _images(args, opened)
-    x = _float(part.images[: args.count], opened)
+    x = images_of(opened.model, part, slice(0, args.count))
     missing = _missing(args, tuple(x.shape))
     labels = labels_for(opened.model, part, slice(0, len(x)))
     train = opened.data.train.images
@@ -194,14 +194,14 @@ def run_impute(args: argparse.Namespace) -> int:
 
 def run_denoise(args: argparse.Namespace) -> int:
     """Write denoising.png and print the errors; returns the exit code."""
-    from vae.evaluation import labels_for
+    from vae.evaluation import images_of, labels_for
     from vae.uses.repair import denoise
 
     if not 0 < args.level <= (1 if args.noise == "salt" else 10):
         raise InputError(f"--level {args.level:g}: must be above 0, and of salt at most 1")
     opened = _open(args.run)
     _, part = _images(args, opened)
-    x = _float(part.images[: args.count], opened)
+    x = images_of(opened.model, part, slice(0, args.count))
     labels = labels_for(opened.model, part, slice(0, len(x)))
     done = denoise(opened.model, x, kind=args.noise, level=args.level, seed=args.seed, labels=labels)
     shown = {"original": x, "noisy": done.damaged, "denoised": done.repaired}
@@ -237,12 +237,6 @@ def _images(args: argparse.Namespace, opened: "Opened") -> "tuple[str, Split]":
     if opened.model.needs_labels and part.labels is None:
         raise InputError(f"{data.name}: has no labels, and the model needs them")
     return data.name, part
-
-
-def _float(images: "Tensor", opened: "Opened") -> "Tensor":
-    from vae.data.batches import to_unit_interval
-
-    return to_unit_interval(images, next(opened.model.parameters()).dtype)
 
 
 def _missing(args: argparse.Namespace, shape: tuple[int, ...]) -> "Tensor":

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from vae.data.batches import to_unit_interval
 from vae.data.sources import Split
-from vae.evaluation import chunks, evaluating, labels_for
+from vae.evaluation import chunks, evaluating, images_of, labels_for
 from vae.model import VAE
 
 
@@ -55,12 +54,11 @@ def encode(model: VAE, part: Split) -> Codes:
         model: unwrapped, on any device.
         part: images (N, C, H, W), uint8 or floating point in [0, 1].
     """
-    weights = next(model.parameters())
     means, stds = [], []
     with evaluating(model):
         rows_of_all = list(chunks(slice(0, len(part))))
         for rows in tqdm(rows_of_all, desc="encoding", unit="chunk", disable=None, leave=False):
-            x = to_unit_interval(part.images[rows].to(weights.device), weights.dtype)
+            x = images_of(model, part, rows)
             zeros = x.new_zeros(len(x), model.noise_dim)
             q = model.infer(x, zeros, labels_for(model, part, rows))[0].q
             means.append(q.mean.float().cpu())
