@@ -21,7 +21,7 @@ from vae.networks import DECODERS, ENCODERS, Sizes
 from vae.objectives import ELBO, OBJECTIVES, negative_elbo
 from vae.posteriors import POSTERIORS
 from vae.priors import PRIORS, Given
-from vae.schedules import SCHEDULES, Constant, Cyclical, LinearWarmup
+from vae.schedules import SCHEDULES, Constant, Cosine, Cyclical, LinearWarmup, MultiStep
 
 SHAPES = [(1, 28, 28), (3, 8, 6)]
 D = 3
@@ -412,6 +412,27 @@ def test_cycles_rise_stay_and_begin_anew() -> None:
     assert [cyclical(progress) for progress in (40, 41, 400)] == [2.5] * 3
     warmup, once = LinearWarmup(epochs=8.0), Cyclical(epochs=8.0, cycles=1, ratio=1.0)
     assert [once(progress) for progress in range(20)] == [warmup(progress) for progress in range(20)]
+
+
+def test_a_cosine_falls_as_its_derivative_says() -> None:
+    """Its slope is -pi/2 sin(pi p / epochs) (start - end) / epochs; half way it is in the middle."""
+    cosine = Cosine(epochs=8.0, start=3.0, end=1.0)
+    assert [cosine(progress) for progress in (0, 4, 8, 100)] == pytest.approx([3.0, 2.0, 1.0, 1.0])
+    slopes = [(cosine(p + 1e-6) - cosine(p - 1e-6)) / 2e-6 for p in (1.0, 4.0, 7.5)]
+    assert slopes == pytest.approx([-math.pi / 8 * math.sin(math.pi * p / 8) for p in (1.0, 4.0, 7.5)], rel=1e-6)
+
+
+def test_milestones_multiply() -> None:
+    """The seven milestones of Burda et al. 2016 end at 10^-1; torch's scheduler gives the same at each epoch."""
+    milestones = [float(sum(3**j for j in range(i + 1))) for i in range(7)]
+    burda = MultiStep(milestones=milestones, gamma=10 ** (-1 / 7))
+    assert burda(0) == 1 and burda(0.999) == 1 and burda(5000) == pytest.approx(0.1)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    torchs = torch.optim.lr_scheduler.MultiStepLR(optimizer, [round(m) for m in milestones], gamma=10 ** (-1 / 7))
+    for epoch in range(150):
+        assert burda(epoch) == pytest.approx(torchs.get_last_lr()[0])
+        optimizer.step()
+        torchs.step()
 
 
 @pytest.mark.parametrize("spec", ["Nothing", {"name": "Normal", "sdt": 1.0}, {"name": "Normal", "std": 0.0}, 3, {}])

@@ -215,7 +215,8 @@ class BottomUp(_Stacked):
     def infer(self, numbers: Tensor, noise: Tensor | None, families: Families, given: Given) -> tuple[Latent, ...]:
         """Return all layers; what is drawn at one is what the next one sees."""
         posteriors = [families.posterior, *[cast(Posterior, family) for family in self.families][1:]]
-        qs, zs = list[Distribution](), list[Tensor]()
+        qs: list[Distribution] = []  # a compiler does not follow list[...]()
+        zs: list[Tensor] = []
         for layer, (family, own) in enumerate(zip(posteriors, self.split(noise), strict=True)):
             qs.append(family(numbers if layer == 0 else self.up[layer - 1](zs[-1])))
             zs.append(drawn(family, qs[-1], own))

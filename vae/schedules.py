@@ -1,5 +1,6 @@
 """Schedules: progress in epochs -> a number. No counters: time is an argument."""
 
+import math
 from abc import ABC, abstractmethod
 from typing import Annotated
 
@@ -89,7 +90,64 @@ class Cyclical(Schedule):
         return self.epochs
 
 
-SCHEDULES: dict[str, type[Schedule]] = {"Constant": Constant, "LinearWarmup": LinearWarmup, "Cyclical": Cyclical}
+class Cosine(Schedule):
+    """Falls from `start` to `end` along half a cosine over the first `epochs` epochs, then stays.
+
+    For the learning rate this is the annealing of Loshchilov & Hutter 2017 (eq. 5), without restarts.
+    """
+
+    def __init__(
+        self,
+        *,
+        epochs: Annotated[float, Field(gt=0, description="length of the fall, in epochs")] = 50.0,
+        start: Annotated[float, Field(ge=0, description="value at the beginning")] = 1.0,
+        end: Annotated[float, Field(ge=0, description="value after the fall")] = 0.0,
+    ):
+        self.epochs, self.start, self.end = epochs, start, end
+
+    def __call__(self, progress: float) -> float:
+        """Return the value at `progress` epochs."""
+        return self.end + (self.start - self.end) * (1 + math.cos(math.pi * min(progress / self.epochs, 1.0))) / 2
+
+    @property
+    def ends_at(self) -> float:
+        """Progress, in epochs, at which `end` is reached."""
+        return self.epochs
+
+
+class MultiStep(Schedule):
+    """1 at first; at each milestone multiplied by `gamma`, as by `torch.optim.lr_scheduler.MultiStepLR`.
+
+    Burda et al. 2016 (section 5) have seven of them, after 3^0, 3^0 + 3^1, ... epochs, and gamma = 10^(-1/7).
+    """
+
+    def __init__(
+        self,
+        *,
+        milestones: Annotated[
+            list[Annotated[float, Field(gt=0)]], Field(min_length=1, description="when, in epochs")
+        ] = [30.0, 40.0],  # noqa: B006 (read only)
+        gamma: Annotated[float, Field(gt=0, description="factor at each of them")] = 0.1,
+    ):
+        self.milestones, self.gamma = milestones, gamma
+
+    def __call__(self, progress: float) -> float:
+        """Return the value at `progress` epochs."""
+        return self.gamma ** sum(progress >= milestone for milestone in self.milestones)
+
+    @property
+    def ends_at(self) -> float:
+        """Progress, in epochs, at which the last milestone is reached."""
+        return max(self.milestones)
+
+
+SCHEDULES: dict[str, type[Schedule]] = {
+    "Constant": Constant,
+    "LinearWarmup": LinearWarmup,
+    "Cyclical": Cyclical,
+    "Cosine": Cosine,
+    "MultiStep": MultiStep,
+}
 
 # `objective.beta=4` is short for `objective.beta='{name: Constant, value: 4}'`
 ScheduleSpec = PieceOf(SCHEDULES, shorthand=("Constant", "value"))
