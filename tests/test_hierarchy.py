@@ -134,3 +134,13 @@ def test_full_covariances_and_saved_models(spec: dict[str, Any], tmp_path: Any) 
 def test_a_ladder_of_full_covariances_is_refused() -> None:
     with pytest.raises(InputError, match="a Ladder multiplies diagonal normals"):
         load(None, ["model.hierarchy=Ladder", "model.posterior=FullNormal"])
+
+
+@every_hierarchy
+def test_a_compiler_can_follow_the_whole_step(spec: dict[str, Any]) -> None:
+    """What it cannot follow would make `train.engine=compile` fall back: here a break of the graph is an error."""
+    model, x, eps = build(spec), images(3), noise(3, build(spec).noise_dim)
+    expected = negative_elbo(model(x, eps), x).loss  # torch looks up its KL rules once, before they are traced
+    torch._dynamo.reset()
+    loss = torch.compile(lambda: negative_elbo(model(x, eps), x).loss, backend="eager", fullgraph=True)
+    torch.testing.assert_close(loss(), expected, rtol=1e-12, atol=0)

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 import torch
 from pydantic import Field
@@ -56,12 +56,16 @@ class Families:
     prior: Prior
 
 
+Family = Callable[[int], Posterior]
+
+
 class Hierarchy(nn.Module, ABC):
     """The stochastic layers of a model.
 
     Args:
         sizes: of the model; `latent_dim` is that of the layer that is decoded.
-        posterior: makes a posterior family on so many dimensions, like the model's.
+        posterior: the model's own, of that layer.
+        family: makes a posterior like it on so many dimensions.
 
     Attributes:
         top_dim: dimensions of the highest layer, whose prior the model has.
@@ -101,10 +105,9 @@ class Hierarchy(nn.Module, ABC):
 class Flat(Hierarchy):
     """One stochastic layer: p(z), q(z|x)."""
 
-    def __init__(self, sizes: Sizes, posterior: Callable[[int], Posterior]):
+    def __init__(self, sizes: Sizes, posterior: Posterior, family: Family):
         super().__init__()
-        family = posterior(sizes.latent_dim)
-        self.top_dim, self.features, self.noise_dim = sizes.latent_dim, family.features, family.noise_dim
+        self.top_dim, self.features, self.noise_dim = sizes.latent_dim, posterior.features, posterior.noise_dim
 
     def infer(self, numbers: Tensor, noise: Tensor | None, families: Families, given: Given) -> tuple[Latent, ...]:
         """Return the one layer."""
@@ -129,27 +132,38 @@ Depth = Annotated[int, Field(ge=0, description="hidden layers in each of these n
 
 
 class _Stacked(Hierarchy):
-    """What hierarchies of several layers share: the way down, p(z_l | z_{l+1}) = N(mean(z), diag(std(z)^2))."""
+    """What hierarchies of several layers share: the way down, p(z_l | z_{l+1}) = N(mean(z), diag(std(z)^2)).
+
+    Args:
+        sizes, posterior, family: see `Hierarchy`.
+        latent_dims: of z_2, z_3, ...
+        hidden_dims: of the networks between z_l and z_{l+1}, both ways.
+        depth: hidden layers in each of them.
+        activation, initialization: see `vae.networks.options`.
+    """
 
     def __init__(
         self,
         sizes: Sizes,
-        posterior: Callable[[int], Posterior],
-        latent_dims: Sequence[int],
-        hidden_dims: Sequence[int],
-        depth: int,
-        activation: str,
-        initialization: str,
+        posterior: Posterior,
+        family: Family,
+        *,
+        latent_dims: LatentDims = [50],  # noqa: B006 (read only)
+        hidden_dims: HiddenDims = [100],  # noqa: B006
+        depth: Depth = 2,
+        activation: Activation = "silu",
+        initialization: Initialization = "torch",
     ):
         super().__init__()
         self.network = partial(mlp, activation=activation, initialization=initialization)
         self.activation = ACTIVATIONS[activation]()
         self.dims = [sizes.latent_dim, *latent_dims]
-        widths = [*hidden_dims, *[hidden_dims[-1]] * len(latent_dims)][: len(latent_dims)]
-        self.hidden = [[width] * depth for width in widths]
+        self.widths = [*hidden_dims, *[hidden_dims[-1]] * len(latent_dims)][: len(latent_dims)]
+        self.hidden = [[width] * depth for width in self.widths]
         self.top_dim = self.dims[-1]
-        self.families = nn.ModuleList([posterior(dim) for dim in self.dims])  # without weights
-        self.noise_dims = [cast(Posterior, family).noise_dim for family in self.families]
+        self.upper = nn.ModuleList([family(dim) for dim in latent_dims])  # without weights
+        families = self.families(posterior)
+        self.noise_dims = [each.noise_dim for each in families]
         self.noise_dim = sum(self.noise_dims)
         self.conditionals = nn.ModuleList([DiagonalNormal(dim) for dim in self.dims[:-1]])
         self.down = nn.ModuleList(
@@ -158,6 +172,19 @@ class _Stacked(Hierarchy):
                 for below, above, hidden in zip(self.dims, self.dims[1:], self.hidden, strict=False)
             ]
         )
+        self.features, self.up = self.way_up([each.features for each in families])
+
+    @abstractmethod
+    def way_up(self, features: Sequence[int]) -> tuple[int, nn.ModuleList]:
+        """Return how many numbers the encoder gives, and the networks between each layer and the next.
+
+        Args:
+            features: numbers that the posterior of each layer needs.
+        """
+
+    def families(self, posterior: Posterior) -> list[Posterior]:
+        """Return the posterior family of each layer."""
+        return [posterior, *(cast(Posterior, each) for each in self.upper)]
 
     def below(self, layer: int, z: Tensor) -> Independent:
         """Return p(z_l | z_{l+1}) for the z above it."""
@@ -181,42 +208,22 @@ class _Stacked(Hierarchy):
 
 
 class BottomUp(_Stacked):
-    """q(z_1|x) q(z_2|z_1) ... q(z_L|z_{L-1}), p(z_L) ... p(z_1|z_2), as in Burda et al. 2016 (section 2.1, eq. 1-2).
+    """q(z_1|x) q(z_2|z_1) ... q(z_L|z_{L-1}), p(z_L) ... p(z_1|z_2), as in Burda et al. 2016 (section 2.1, eq. 1-2)."""
 
-    Args:
-        sizes, posterior: see `Hierarchy`.
-        latent_dims: of z_2, z_3, ...
-        hidden_dims: of the networks between z_l and z_{l+1}, both ways.
-        depth: hidden layers in each of them.
-        activation, initialization: see `vae.networks.options`.
-    """
-
-    def __init__(
-        self,
-        sizes: Sizes,
-        posterior: Callable[[int], Posterior],
-        *,
-        latent_dims: LatentDims = [50],  # noqa: B006 (read only)
-        hidden_dims: HiddenDims = [100],  # noqa: B006
-        depth: Depth = 2,
-        activation: Activation = "silu",
-        initialization: Initialization = "torch",
-    ):
-        super().__init__(sizes, posterior, latent_dims, hidden_dims, depth, activation, initialization)
-        families = [cast(Posterior, family) for family in self.families]
-        self.features = families[0].features
-        self.up = nn.ModuleList(
-            [
-                self.network([below, *hidden, family.features])
-                for below, hidden, family in zip(self.dims, self.hidden, families[1:], strict=False)
-            ]
-        )
+    def way_up(self, features: Sequence[int]) -> tuple[int, nn.ModuleList]:
+        """Return networks that see what is drawn at the layer below."""
+        first, *rest = features
+        networks = [
+            self.network([below, *hidden, wanted])
+            for below, hidden, wanted in zip(self.dims, self.hidden, rest, strict=False)
+        ]
+        return first, nn.ModuleList(networks)
 
     def infer(self, numbers: Tensor, noise: Tensor | None, families: Families, given: Given) -> tuple[Latent, ...]:
         """Return all layers; what is drawn at one is what the next one sees."""
-        posteriors = [families.posterior, *[cast(Posterior, family) for family in self.families][1:]]
         qs: list[Distribution] = []  # a compiler does not follow list[...]()
         zs: list[Tensor] = []
+        posteriors = self.families(families.posterior)
         for layer, (family, own) in enumerate(zip(posteriors, self.split(noise), strict=True)):
             qs.append(family(numbers if layer == 0 else self.up[layer - 1](zs[-1])))
             zs.append(drawn(family, qs[-1], own))
@@ -230,38 +237,17 @@ class Ladder(_Stacked):
     """q(z_L|x), then downwards q(z_l | x, z_{l+1}): the product of what the way up has found and of p(z_l | z_{l+1}).
 
     The ladder VAE of Sonderby et al. 2016 (eq. 11-19), without batch normalisation. The encoder's last numbers go
-    further up beside those of z_1, deterministically.
-
-    Args:
-        sizes, posterior: see `Hierarchy`; the posterior is a `DiagonalNormal`.
-        latent_dims: of z_2, z_3, ...
-        hidden_dims: of the networks between two layers, both ways.
-        depth: hidden layers in each of them.
-        activation, initialization: see `vae.networks.options`.
+    further up beside those of z_1, deterministically. The posterior is a `DiagonalNormal`.
     """
 
-    def __init__(
-        self,
-        sizes: Sizes,
-        posterior: Callable[[int], Posterior],
-        *,
-        latent_dims: LatentDims = [50],  # noqa: B006 (read only)
-        hidden_dims: HiddenDims = [100],  # noqa: B006
-        depth: Depth = 2,
-        activation: Activation = "silu",
-        initialization: Initialization = "torch",
-    ):
-        super().__init__(sizes, posterior, latent_dims, hidden_dims, depth, activation, initialization)
-        features = [cast(Posterior, family).features for family in self.families]
-        carried = [hidden[0] if hidden else hidden_dims[-1] for hidden in self.hidden]
-        self.splits = [[one, further] for one, further in zip(features, [*carried, 0], strict=True)]
-        self.features = sum(self.splits[0])
-        self.up = nn.ModuleList(
-            [
-                self.network([further, *hidden, sum(above)])
-                for further, hidden, above in zip(carried, self.hidden, self.splits[1:], strict=True)
-            ]
-        )
+    def way_up(self, features: Sequence[int]) -> tuple[int, nn.ModuleList]:
+        """Return networks that see what the layer below hands on; with no hidden layer it has their width too."""
+        self.splits = [[own, further] for own, further in zip(features, [*self.widths, 0], strict=True)]
+        networks = [
+            self.network([further, *hidden, sum(above)])
+            for further, hidden, above in zip(self.widths, self.hidden, self.splits[1:], strict=True)
+        ]
+        return sum(self.splits[0]), nn.ModuleList(networks)
 
     def infer(self, numbers: Tensor, noise: Tensor | None, families: Families, given: Given) -> tuple[Latent, ...]:
         """Return all layers, drawn from the highest one down."""
@@ -272,14 +258,14 @@ class Ladder(_Stacked):
             if layer < len(self.up):
                 numbers = self.up[layer](self.activation(further))
         noises, top = self.split(noise), len(self.dims) - 1
-        family = cast(Posterior, self.families[top])
-        q = family(found[top])
-        z = drawn(family, q, noises[top])
+        posteriors = self.families(families.posterior)
+        q = posteriors[top](found[top])
+        z = drawn(posteriors[top], q, noises[top])
         layers = [Latent(q, families.prior(replace(given, like=z)), z)]
         for layer in reversed(range(top)):
             p = self.below(layer, layers[0].z)
-            q = product(cast(Any, self.families[layer])(found[layer]), p)
-            layers.insert(0, Latent(q, p, drawn(cast(Posterior, self.families[layer]), q, noises[layer])))
+            q = product(cast(Independent, posteriors[layer](found[layer])), p)
+            layers.insert(0, Latent(q, p, drawn(posteriors[layer], q, noises[layer])))
         return tuple(layers)
 
 

@@ -74,7 +74,9 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
         sizes = Sizes(image_shape, latent_dim, hidden_dim, depth, classes, context_dim=classes if condition else 0)
         self.posterior: Posterior = build(POSTERIORS, posterior, latent_dim)
         self.likelihood: Likelihood = build(LIKELIHOODS, likelihood, image_shape)
-        self.hierarchy: Hierarchy = build(HIERARCHIES, hierarchy, sizes, partial(build, POSTERIORS, posterior))
+        self.hierarchy: Hierarchy = build(
+            HIERARCHIES, hierarchy, sizes, self.posterior, partial(build, POSTERIORS, posterior)
+        )
         self.prior: Prior = build(PRIORS, prior, replace(sizes, latent_dim=self.hierarchy.top_dim))
         self.encoder: nn.Module = build(ENCODERS, encoder, sizes, self.hierarchy.features)
         self.decoder: nn.Module = build(DECODERS, decoder, sizes, self.likelihood.output_shape)
