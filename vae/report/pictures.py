@@ -1,6 +1,7 @@
 """Pictures of a finished run, written into its folder."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +74,12 @@ def draw_figures(
     """
     rows = read_metrics(run_dir / METRICS)
     max_grad_norm = load(run_dir / CONFIG).optim.max_grad_norm
+    prior = cache(partial(shown_prior, model, data.test, seed))
     kinds = [
         lambda: draw_curves(rows, max_grad_norm),
         lambda: _draw_images(model, data, seed),
-        lambda: _draw_latents(model, data, seed),
+        lambda: _draw_plane(model, prior()) if model.latent_dim == 2 and not model.condition else {},
+        lambda: _draw_latents(model, data, prior(), seed),
         lambda: _draw_latent_use(measures),
     ]
     written = []
@@ -114,15 +117,16 @@ def _draw_images(model: VAE, data: DataSet, seed: int) -> dict[str, Figure]:
     if len(originals) > 1:
         ends = model.interpolate(originals[0], originals[1], labels=None if labels is None else labels[:2])
         drawn["interpolation"] = figures.interpolation(visible(ends))
-    if model.latent_dim == 2 and not model.condition:
-        prior = shown_prior(model, data.test, seed)
-        ticks = PLANE * (3 if prior is None else float(np.quantile(np.abs(prior.draws), HELD)))
-        z = torch.cartesian_prod(ticks, ticks).flip(-1)  # z_1 runs fastest
-        images = visible(model.decode(z.to(originals)).mean)
-        drawn["latent_plane"] = figures.latent_plane(images, ticks, standard=prior is None)
     if model.needs_labels:
         drawn["samples_by_class"] = _draw_classes(model, class_names(data.name), seed)
     return drawn
+
+
+def _draw_plane(model: VAE, prior: figures.ShownPrior | None) -> dict[str, Figure]:
+    ticks = PLANE * (3 if prior is None else float(np.quantile(np.abs(prior.draws), HELD)))
+    z = torch.cartesian_prod(ticks, ticks).flip(-1)  # z_1 runs fastest
+    images = visible(model.decode(z.to(next(model.parameters()))).mean)
+    return {"latent_plane": figures.latent_plane(images, ticks, standard=prior is None)}
 
 
 def _draw_classes(model: VAE, names: Sequence[str] | None, seed: int) -> Figure:
@@ -138,9 +142,8 @@ def _draw_classes(model: VAE, names: Sequence[str] | None, seed: int) -> Figure:
     )
 
 
-def _draw_latents(model: VAE, data: DataSet, seed: int) -> dict[str, Figure]:
+def _draw_latents(model: VAE, data: DataSet, prior: figures.ShownPrior | None, seed: int) -> dict[str, Figure]:
     means, z = _encode(model, data.test, seed)
-    prior = shown_prior(model, data.test, seed)
     drawn = {"latent_marginals": figures.latent_marginals(z, prior=prior)}
     if model.latent_dim == 2:
         drawn["latent_scatter"] = figures.latent_scatter(means, data.test.labels, class_names=class_names(data.name))
