@@ -24,7 +24,7 @@ train: .venv/.ready
 
 test: .venv/.ready
 	@echo "running the tests"
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 lint: .venv/.ready
 	@echo "ruff check, ruff format --check, pyright"

@@ -1,6 +1,7 @@
 """The files in launch/slurm and vae/slurm.py on a real cluster: what torchrun gives, whatever interrupts the job."""
 
 import json
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -11,8 +12,10 @@ import psutil
 import pytest
 
 from tests.conftest import ROOT, launch
+from tests.conftest import run as run_here
 from tests.slurm.conftest import LAUNCH, Cluster, Job, settings
 from tests.test_slurm_environment import NODE_LISTS
+from vae.evaluation.kept import read
 from vae.slurm import expand_nodes
 
 Submit = Callable[..., Job]
@@ -134,6 +137,24 @@ def test_two_nodes_train_to_the_weights_of_torchrun(submit: Submit, undisturbed:
     assert job.end() == ("COMPLETED", "0:0", 0), job.report()
     assert "2 processes on cpu" in job.output()
     assert weights(tmp_path / "runs/plain") == undisturbed
+
+
+def test_an_evaluation_on_two_nodes_is_that_of_one_process(submit: Submit, small: Path, tmp_path: Path) -> None:
+    done = launch(1, *settings("train.max_steps=40", f"data.name={small}", "run.dir=together"), cwd=tmp_path)
+    assert done.code == 0, done.err
+    shutil.copytree(tmp_path / "together", tmp_path / "alone")
+    evaluate = [sys.executable, "-m", "vae", "evaluate", "--samples", "20", "--device", "cpu"]
+    alone = run_here([*evaluate, "alone"], cwd=tmp_path)
+    assert alone.code == 0, alone.err
+    job = submit(*TWO_NODES, "--wrap", f"srun {' '.join(evaluate)} together")
+    assert job.end()[:2] == ("COMPLETED", "0:0"), job.report()
+    first, second = (read(tmp_path / name)[0] for name in ("alone", "together"))
+    assert (first.made["world_size"], second.made["world_size"]) == (1, 2)
+    assert first.protocol == second.protocol
+    for name in ("log_likelihood", "elbo", "kl", "squared_error_mean_z", "log_likelihood_error"):
+        assert second.results[name] == pytest.approx(first.results[name], rel=1e-6), name
+    shown = [line for line in job.output().splitlines() if "log p(x)" in line and "%|" not in line]
+    assert shown == [line for line in alone.out.splitlines() if "log p(x)" in line], job.output()
 
 
 def test_a_preempted_job_saves_and_continues(submit: Submit, undisturbed: bytes, tmp_path: Path) -> None:
