@@ -52,4 +52,5 @@ class Masked(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """Return the outputs (..., out_features) of inputs (..., in_features)."""
         rows, columns = self.outputs.degrees(input.device)[:, None], self.inputs.degrees(input.device)
-        return F.linear(input, self.weight * (rows > columns if self.strictly else rows >= columns), self.bias)
+        hidden = rows <= columns if self.strictly else rows < columns
+        return F.linear(input, self.weight.masked_fill(hidden, 0), self.bias)
