@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch.nn.parallel import DistributedDataParallel
 
 from vae.components import InputError, build
 from vae.config import Config
@@ -223,6 +224,8 @@ def _build_gradients(
     batches: TrainingBatches,
     observer: Observer | None = None,
 ) -> Gradients:
+    # all ranks change them alike; DDP would send them in each forward pass, which not every rank makes equally often
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(vae, [name for name, _ in vae.named_buffers()])
     model = accelerator.prepare(vae)
     if not config.train.exact:
         return AllReduced(accelerator, model, objective, len(batches.images), observer)

@@ -5,14 +5,14 @@ from torch import Tensor, nn
 
 from vae.codes import perplexity
 
-SMOOTHING = 1e-5  # of the counts, so that none is 0
+LEAST = 1e-5  # a count; a code that has less stays where it is, since 0 / 0 is nowhere
 
 
 class Codebook(nn.Module):
     """K vectors of d numbers, each the moving average of what it is the closest to (van den Oord et al. 2017, A.1).
 
     With n_k vectors assigned to code k in a step, whose sum is s_k: N_k <- decay N_k + (1 - decay) n_k,
-    m_k <- decay m_k + (1 - decay) s_k, and the vector is m_k / N_k, the counts N smoothed as Laplace has it.
+    m_k <- decay m_k + (1 - decay) s_k, and the vector is m_k / N_k.
 
     A code that is hardly used, N_k below `restart` times the mean of all N, starts anew at one of the vectors of the
     step, as if it had had the mean share of them (Dhariwal et al. 2020, Jukebox, section 3.1, replace it as well). All
@@ -60,7 +60,8 @@ class Codebook(nn.Module):
         unused = (counts < self.restart * share) | (self.counts.sum() == 0)
         counts = torch.where(unused, share, counts)
         sums = torch.where(unused[:, None], share * vectors[seeds].double(), sums)
-        for old, new in ((self.counts, counts), (self.sums, sums), (self.vectors, sums / smoothed(counts)[:, None])):
+        means = torch.where(counts[:, None] < LEAST, self.vectors, sums / counts[:, None])
+        for old, new in ((self.counts, counts), (self.sums, sums), (self.vectors, means)):
             old.copy_(torch.where(skip, old, new.to(old.dtype)))
 
 
@@ -74,9 +75,3 @@ def assigned(vectors: Tensor, codes: Tensor, count: int) -> tuple[Tensor, Tensor
     in_order = vectors.index_select(0, codes.argsort(stable=True))
     # unsafe: it would wait for the device to see whether the lengths are right
     return lengths, torch.segment_reduce(in_order, "sum", lengths=lengths, unsafe=True)
-
-
-def smoothed(counts: Tensor) -> Tensor:
-    """Return counts (K,) with the same sum, none of them 0: (N_k + s) / (sum N + K s) * sum N."""
-    total = counts.sum()
-    return (counts + SMOOTHING) / (total + len(counts) * SMOOTHING) * total

@@ -65,8 +65,7 @@ def make_accelerator(
         log_with="tensorboard",
         project_config=ProjectConfiguration(logging_dir="."),  # the tracker sets the run folder once it is known
         kwargs_handlers=[
-            # buffers are alike already, and to send them in each step would cost a collective
-            DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False),
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True),
             # the watchdog is to be first: it knows which rank is missing
             InitProcessGroupKwargs(timeout=timedelta(seconds=max(MIN_SECONDS_TO_MEET, timeout + 10))),
         ],
