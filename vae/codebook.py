@@ -54,7 +54,7 @@ class Codebook(nn.Module):
             skip: whether nothing is to change, (), bool.
         """
         count, total = assigned(vectors.double(), codes, len(self.counts))
-        counts = self.decay * self.counts.double() + (1 - self.decay) * count
+        counts = self.decay * self.counts.double() + (1 - self.decay) * count.double()
         sums = self.decay * self.sums.double() + (1 - self.decay) * total
         share = counts.mean()
         unused = (counts < self.restart * share) | (self.counts.sum() == 0)
