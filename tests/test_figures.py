@@ -17,6 +17,7 @@ from vae import __main__ as cli
 from vae import checkpoint, figures
 from vae.components import InputError
 from vae.config import load, to_yaml
+from vae.config.combinations import CODE_PRIORS
 from vae.data.sources import load as load_data
 from vae.evaluation import measure_latents, visible
 from vae.figures.latents import CLASS_ORDER
@@ -422,11 +423,19 @@ def test_report_draws_all_pictures_and_the_command_draws_the_same_again(run, cap
     assert {path: path.read_bytes() for path in written} == before
 
 
-@pytest.mark.parametrize("prior", [name for name in PRIORS if name != "StandardNormal"])
+@pytest.mark.parametrize("prior", [name for name in PRIORS if name not in ("StandardNormal", *CODE_PRIORS)])
 def test_pictures_are_drawn_of_models_with_any_prior(prior, make_run):
     by_class = {"samples_by_class.png"} if PRIORS[prior].needs_labels else set()
     written = report(make_run(2, 1, f"model.prior={prior}"))
     assert {path.name for path in written} == CURVES | PICTURES | PLANE_PICTURES | by_class
+
+
+@pytest.mark.parametrize("codes", ["codes: 9, code_dim: 2", "codes: 4, code_dim: 1"])
+def test_pictures_are_drawn_of_models_with_codes(codes, make_run):
+    prior = "UniformCodes" if "code_dim: 2" in codes else "AutoregressiveCodes"
+    pieces = [f"model.posterior={{name: VectorQuantized, {codes}}}", f"model.prior={prior}"]
+    written = report(make_run(2, 1, *pieces, "objective=VectorQuantization"))
+    assert {path.name for path in written} == CURVES | PICTURES | PLANE_PICTURES
 
 
 def test_more_latent_dimensions_have_no_plane(make_run):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tests.conftest import Outcome, rows, scalars
 from vae import assemble, launch
-from vae.components import InputError, build
+from vae.components import InputError, Spec, build
 from vae.config import Config, load, warnings
 from vae.data import randomness
 from vae.data.batches import TrainingBatches
@@ -20,11 +20,22 @@ from vae.engine import Engine
 from vae.engine.ledger import Ledger
 from vae.engine.static import Static
 from vae.model import VAE, VAEOutput
-from vae.objectives import ELBO, IWAE, OBJECTIVES, BetaTCVAE, CapacityVAE, InfoVAE, Objective, negative_elbo
+from vae.objectives import (
+    ELBO,
+    IWAE,
+    OBJECTIVES,
+    BetaTCVAE,
+    CapacityVAE,
+    InfoVAE,
+    Objective,
+    VectorQuantization,
+    negative_elbo,
+)
 from vae.peers import Peers
 from vae.sweep.packing import PIECES as PACKED
 
 D, B = 3, 6
+CODES: Spec = {"name": "VectorQuantized", "codes": 5, "code_dim": 1}
 IMAGES = torch.randint(0, 256, (103, 1, 6, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
@@ -32,10 +43,13 @@ def normal(*shape: int, name: str = "test noise") -> Tensor:
     return randomness.normal(math.prod(shape), 1, 7, name).view(shape).double()
 
 
-def make(posterior: str = "DiagonalNormal", size: int = 3, latent_dim: int = D) -> tuple[VAE, Tensor]:
+def make(
+    posterior: str | Spec = "DiagonalNormal", size: int = 3, latent_dim: int = D, prior: str = "StandardNormal"
+) -> tuple[VAE, Tensor]:
     """Return a model in float64, whose q are wide apart, and binary images."""
     torch.manual_seed(3)
-    model = VAE(image_shape=(1, size, size), latent_dim=latent_dim, hidden_dim=8, depth=1, posterior=posterior).double()
+    pieces = {"posterior": posterior, "prior": prior}
+    model = VAE(image_shape=(1, size, size), latent_dim=latent_dim, hidden_dim=8, depth=1, **pieces).double()
     with torch.no_grad():
         for weight in model.encoder.parameters():
             weight.mul_(3)
@@ -43,7 +57,8 @@ def make(posterior: str = "DiagonalNormal", size: int = 3, latent_dim: int = D) 
 
 
 def run(objective: Objective, samples: int = 1, posterior: str = "DiagonalNormal") -> tuple[VAE, Tensor, VAEOutput]:
-    model, x = make(posterior)
+    codes = isinstance(objective, VectorQuantization)
+    model, x = make(CODES, prior="AutoregressiveCodes") if codes else make(posterior)
     eps = normal(B, samples, D)
     return model, x, model(x, eps if objective.samples > 1 else eps[:, 0])
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vae.components import InputError, SpecError, Table, build
 from vae.config import load
+from vae.config.combinations import CODE_PRIORS
 from vae.data import randomness
 from vae.distributions import StandardGaussian, kl
 from vae.hierarchy import HIERARCHIES
@@ -29,6 +30,8 @@ CLASSES = 4
 SIZES = Sizes(image_shape=(1, 6, 6), latent_dim=D, classes=CLASSES)
 SCALES = [{"scale": "softplus"}, {"scale": "exp"}]
 FLOWS = ("SplineFlow", "InverseAutoregressiveFlow")  # no moments, no KL in closed form: see test_posteriors.py
+DENSE_POSTERIORS = [name for name in POSTERIORS if name != "VectorQuantized"]  # those of codes: see test_vq.py
+DENSE_PRIORS = [name for name in PRIORS if name not in CODE_PRIORS]
 
 
 def images(count: int, shape: tuple[int, int, int], dtype: torch.dtype = torch.float32) -> Tensor:
@@ -94,8 +97,8 @@ every_combination = pytest.mark.parametrize(
     ],
     ids=named,
 )
-every_posterior = pytest.mark.parametrize("name", POSTERIORS)
-every_normal = pytest.mark.parametrize("name", [name for name in POSTERIORS if name not in FLOWS])
+every_posterior = pytest.mark.parametrize("name", DENSE_POSTERIORS)
+every_normal = pytest.mark.parametrize("name", [name for name in DENSE_POSTERIORS if name not in FLOWS])
 every_scale = pytest.mark.parametrize("settings", SCALES, ids=lambda settings: settings["scale"])
 
 
@@ -172,7 +175,7 @@ def test_noise_makes_samples_of_q(name: str, settings: dict[str, str]) -> None:
 
 @every_posterior
 @every_scale
-@pytest.mark.parametrize("prior", PRIORS)
+@pytest.mark.parametrize("prior", DENSE_PRIORS)
 def test_kl_against_many_samples(name: str, settings: dict[str, str], prior: str) -> None:
     """Where there is no rule, against the mean of as many estimates from other draws."""
     posterior, count = build(POSTERIORS, {"name": name, **settings}, D), 20_000
@@ -225,7 +228,7 @@ def test_kl_without_a_rule_is_the_estimate_at_the_sample() -> None:
     torch.testing.assert_close(kl(q, p, z), q.log_prob(z) - p.log_prob(z))
 
 
-@pytest.mark.parametrize("prior", PRIORS)
+@pytest.mark.parametrize("prior", DENSE_PRIORS)
 def test_prior_noise_makes_samples_of_p(prior: str) -> None:
     family = build(PRIORS, prior, SIZES)
     with torch.no_grad():
@@ -380,7 +383,7 @@ def test_centred_input_shifts_what_the_encoder_sees_and_nothing_else() -> None:
 
 
 def test_probabilities_stay_in_float32_when_the_network_runs_in_bfloat16() -> None:
-    for name in POSTERIORS:
+    for name in DENSE_POSTERIORS:
         model = VAE(image_shape=(1, 6, 6), latent_dim=D, hidden_dim=16, posterior=name)
         x = images(5, (1, 6, 6))
         with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch.nn.parallel import DistributedDataParallel
 
 from vae.components import InputError, build
 from vae.config import Config
@@ -18,6 +19,7 @@ from vae.engine.choice import choose
 from vae.engine.compiler import EngineError
 from vae.engine.gradients import AllReduced, Exact, Gradients
 from vae.engine.ledger import Ledger
+from vae.engine.observation import Observation
 from vae.engine.packed import Pack
 from vae.engine.static import Static
 from vae.engine.stepwise import Stepwise
@@ -25,6 +27,8 @@ from vae.engine.update import Folded, Plain, Scaled, Update
 from vae.model import VAE
 from vae.networks import Shape
 from vae.objectives import OBJECTIVES, Objective
+from vae.observing import Observer
+from vae.posteriors import POSTERIORS
 from vae.schedules import LinearWarmup, ScheduleSpec
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp16": torch.float32, "fp64": torch.float64}
@@ -134,7 +138,10 @@ def choose_engine(
     train, examples = config.train, len(batches.images)
     _, steps = count_steps(examples, train.batch_size, train.epochs, train.max_steps)
     numbers = examples * math.prod(batches.noise_shape)
-    return choose(train, device, world_size, steps, across_examples=objective.across_examples, noise=numbers)
+    observes = issubclass(POSTERIORS[config.model.posterior["name"]], Observer)
+    return choose(
+        train, device, world_size, steps, across_examples=objective.across_examples, observes=observes, noise=numbers
+    )
 
 
 def build_engine(
@@ -158,7 +165,10 @@ def build_engine(
         if config.train.engine != "auto":
             raise InputError(f"train.engine = {name!r}: {error}; use eager or auto") from None
         name, why = "eager", f"auto: no {name}: {error}"
-    return Stepwise(**parts(name, why), gradients=_build_gradients(config, accelerator, vae, objective, batches))
+    observer = vae.posterior if isinstance(vae.posterior, Observer) else None
+    observation = None if observer is None else Observation(observer, accelerator, batches)
+    gradients = _build_gradients(config, accelerator, vae, objective, batches, observer)
+    return Stepwise(**parts(name, why), gradients=gradients, observation=observation)
 
 
 def build_member(
@@ -207,9 +217,16 @@ def _parts(
 
 
 def _build_gradients(
-    config: Config, accelerator: Accelerator, vae: VAE, objective: Objective, batches: TrainingBatches
+    config: Config,
+    accelerator: Accelerator,
+    vae: VAE,
+    objective: Objective,
+    batches: TrainingBatches,
+    observer: Observer | None = None,
 ) -> Gradients:
+    # all ranks change them alike; DDP would send them in each forward pass, which not every rank makes equally often
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(vae, [name for name, _ in vae.named_buffers()])
     model = accelerator.prepare(vae)
     if not config.train.exact:
-        return AllReduced(accelerator, model, objective, examples=len(batches.images))
-    return Exact(accelerator, model, objective, shards=config.train.exact)
+        return AllReduced(accelerator, model, objective, len(batches.images), observer)
+    return Exact(accelerator, model, objective, shards=config.train.exact, observer=observer)

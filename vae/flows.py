@@ -6,13 +6,14 @@ nothing in half precision, whatever the networks around them run in: `distributi
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
+
+from vae.networks.masked import Masked, TwoHiddenLayers, Units
 
 Layers = Annotated[int, Field(ge=1, description="maps one after another")]
 Width = Annotated[int, Field(ge=1, description="hidden units of the network of each map (two hidden layers)")]
@@ -78,7 +79,7 @@ class SplineCouplings(Bijection):
         self.orders = [orders[layer % len(orders)] for layer in range(layers)]  # those that are seen stand first
         outputs = self.moved * (3 * bins - 1)
         self.networks = nn.ModuleList(
-            _Network(nn.Linear(self.seen, width), nn.Linear(width, width), nn.Linear(width, outputs), context)
+            TwoHiddenLayers(nn.Linear(self.seen, width), nn.Linear(width, width), nn.Linear(width, outputs), context)
             for _ in range(layers)
         )
 
@@ -119,10 +120,10 @@ class AutoregressiveSteps(Bijection):
     def __init__(self, latent_dim: int, *, context: int, layers: int, width: int):
         super().__init__()
         assert latent_dim >= 2
-        dims, hidden = _Units(latent_dim, latent_dim), _Units(width, latent_dim - 1)
-        both = _Units(2 * latent_dim, latent_dim)  # m and s
+        dims, hidden = Units(latent_dim, latent_dim), Units(width, latent_dim - 1)
+        both = Units(2 * latent_dim, latent_dim)  # m and s
         self.networks = nn.ModuleList(
-            _Network(_Masked(dims, hidden), _Masked(hidden, hidden), _Masked(hidden, both, strictly=True), context)
+            TwoHiddenLayers(Masked(dims, hidden), Masked(hidden, hidden), Masked(hidden, both, strictly=True), context)
             for _ in range(layers)
         )
 
@@ -153,53 +154,6 @@ class AutoregressiveSteps(Bijection):
         m, raw = self.networks[layer](e.flip(-1) if turned else e, context).chunk(2, -1)
         s = raw + 2  # so that z is close to e at first (Kingma et al. 2016, section 4)
         return (m.flip(-1), s.flip(-1)) if turned else (m, s)
-
-
-class _Network(nn.Module):
-    """Two hidden layers of numbers (..., N) and a context (..., C), SiLU between; what it gives is small at first.
-
-    Args:
-        first, second, last: its layers.
-        context: C, which the first hidden layer sees too; 0: there is none.
-    """
-
-    def __init__(self, first: nn.Linear, second: nn.Linear, last: nn.Linear, context: int):
-        super().__init__()
-        self.first, self.second, self.last = first, second, last
-        self.context = nn.Linear(context, first.out_features, bias=False) if context else None
-        nn.init.normal_(last.weight, std=0.01)
-        nn.init.zeros_(last.bias)
-
-    def forward(self, numbers: Tensor, context: Tensor | None) -> Tensor:
-        """Return what the last layer gives, (..., outputs)."""
-        hidden = self.first(numbers)
-        if self.context is not None:
-            hidden = hidden + self.context(context)
-        return self.last(F.silu(self.second(F.silu(hidden))))
-
-
-@dataclass(frozen=True)
-class _Units:
-    """Units of a masked layer: their number, and after how many their degrees begin anew at 0."""
-
-    count: int
-    period: int
-
-    def degrees(self, device: torch.device) -> Tensor:
-        return torch.arange(self.count, device=device) % self.period
-
-
-class _Masked(nn.Linear):
-    """A linear layer whose outputs see the inputs of no higher degree, `strictly` those of a lower one."""
-
-    def __init__(self, inputs: _Units, outputs: _Units, *, strictly: bool = False):
-        super().__init__(inputs.count, outputs.count)
-        self.inputs, self.outputs, self.strictly = inputs, outputs, strictly
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Return the outputs (..., out_features) of inputs (..., in_features)."""
-        rows, columns = self.outputs.degrees(input.device)[:, None], self.inputs.degrees(input.device)
-        return F.linear(input, self.weight * (rows > columns if self.strictly else rows >= columns), self.bias)
 
 
 def spline(x: Tensor, numbers: Tensor, bound: float, *, inverse: bool) -> tuple[Tensor, Tensor]:

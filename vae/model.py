@@ -77,7 +77,9 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
         self.hierarchy: Hierarchy = build(
             HIERARCHIES, hierarchy, sizes, self.posterior, partial(build, POSTERIORS, posterior)
         )
-        self.prior: Prior = build(PRIORS, prior, replace(sizes, latent_dim=self.hierarchy.top_dim))
+        self.prior: Prior = build(
+            PRIORS, prior, replace(sizes, latent_dim=self.hierarchy.top_dim, codes=self.posterior.codes)
+        )
         self.encoder: nn.Module = build(ENCODERS, encoder, sizes, self.hierarchy.features)
         self.decoder: nn.Module = build(DECODERS, decoder, sizes, self.likelihood.output_shape)
         self.noise_dim, self.draw_dim = self.hierarchy.noise_dim, self.hierarchy.draw_dim(self.prior)
@@ -187,7 +189,7 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
         return Families(self.posterior, self.prior)
 
     def _given(self, like: Tensor, labels: Tensor | None) -> Given:
-        return Given(like, self.encode, labels)
+        return Given(like, self.encode, labels, self.posterior.vectors())
 
     def _context(self, labels: Tensor | None) -> Tensor | None:
         """Return what encoder and decoder see of labels (B,): (B, classes), or nothing."""

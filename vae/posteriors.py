@@ -3,14 +3,19 @@
 from abc import ABC, abstractmethod
 from typing import Annotated, Generic, Literal, TypeVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
+from vae.codebook import Codebook
+from vae.codes import Quantized
+from vae.data.batches import send
 from vae.distributions import Flowed, Map, at_least_float32, from_noise
 from vae.flows import Affine, AutoregressiveSteps, Bins, Bound, Layers, SplineCouplings, Width
+from vae.observing import Observer
 
 Q = TypeVar("Q", bound=Distribution)
 
@@ -43,10 +48,16 @@ class Posterior(nn.Module, ABC, Generic[Q]):
     Attributes:
         features: numbers it needs for one example.
         noise_dim: standard normal numbers that make one z.
+        codes: K and d, where z is a sequence of vectors of a codebook (K, d); else None.
     """
 
     features: int
     noise_dim: int
+    codes: tuple[int, int] | None = None
+
+    def vectors(self) -> Tensor | None:
+        """Return the codebook (K, d), if there is one."""
+        return None
 
     @abstractmethod
     def forward(self, numbers: Tensor) -> Q:
@@ -199,9 +210,66 @@ class InverseAutoregressiveFlow(_Flow):
         return [normal, (self.flow, context)]
 
 
+class VectorQuantized(Posterior[Quantized], Observer):
+    """q(z|x) with all its mass on one sequence of codes (van den Oord et al. 2017, eq. 1-2).
+
+    The encoder's D numbers are D / d vectors of d numbers, and z has in the place of each the closest vector of a
+    codebook. There is no noise. The codebook follows the encoder by moving averages, see `Codebook`.
+
+    Args:
+        latent_dim: D.
+        codes: K.
+        code_dim: d, of which D is a multiple.
+        decay, restart: of the codebook.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        *,
+        codes: Annotated[int, Field(ge=2, description="vectors in the codebook")] = 512,
+        code_dim: Annotated[int, Field(ge=1, description="numbers of each; latent_dim is a multiple of it")] = 8,
+        decay: Annotated[float, Field(ge=0, lt=1, description="of the codebook's moving averages, a step")] = 0.99,
+        restart: Annotated[
+            float,
+            Field(ge=0, lt=1, description="a code used less than this share of the mean starts anew; 0: none does"),
+        ] = 0.01,
+    ):
+        super().__init__()
+        if latent_dim % code_dim:
+            raise ValueError(f"latent_dim = {latent_dim}: must be a multiple of posterior.code_dim = {code_dim}")
+        self.features, self.noise_dim, self.codes = latent_dim, 0, (codes, code_dim)
+        self.codebook = Codebook(codes, code_dim, decay=decay, restart=restart)
+
+    def vectors(self) -> Tensor:
+        """Return the codebook (K, d)."""
+        return self.codebook.vectors
+
+    def forward(self, numbers: Tensor) -> Quantized:
+        """Return q(z|x) from numbers (..., D)."""
+        before = at_least_float32(numbers).unflatten(-1, (-1, self.codebook.vectors.shape[-1]))
+        return Quantized(before, self.codebook.vectors, self.codebook.counts)
+
+    def transform(self, q: Quantized, noise: Tensor) -> Tensor:
+        """Return the only z, as often as there are rows of noise."""
+        return q.mean.expand(*noise.shape[:-1], -1)
+
+    def observed(self, q: Distribution) -> tuple[Tensor, Tensor]:
+        """Return the encoder's vectors (B, P, d) and their codes (B, P)."""
+        assert isinstance(q, Quantized)
+        return q.before.detach(), q.codes
+
+    def observe(self, observed: tuple[Tensor, ...], skip: Tensor, rng: np.random.Generator) -> None:
+        """Have the codebook follow the vectors of a step; those where codes start anew are picked by `rng`."""
+        vectors, codes = (part.flatten(0, 1) for part in observed)
+        seeds = torch.from_numpy(np.resize(rng.permutation(len(vectors)), len(self.codebook.counts)))
+        self.codebook.follow(vectors, codes, send(seeds, vectors.device), skip)
+
+
 POSTERIORS: dict[str, type[Posterior]] = {
     "DiagonalNormal": DiagonalNormal,
     "FullNormal": FullNormal,
     "SplineFlow": SplineFlow,
     "InverseAutoregressiveFlow": InverseAutoregressiveFlow,
+    "VectorQuantized": VectorQuantized,
 }

@@ -10,9 +10,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, MixtureSameFamily
 
+from vae.codes import CodeSequences
 from vae.distributions import DiagonalGaussian, Flowed, StandardGaussian, from_noise
 from vae.flows import Affine, Bins, Bound, Layers, SplineCouplings, Width
 from vae.networks import Sizes
+from vae.networks.masked import Masked, TwoHiddenLayers, Units
 
 
 @dataclass(frozen=True)
@@ -23,11 +25,13 @@ class Given:
         like: any tensor on the device and in the precision of the model.
         encode: images (N, C, H, W) in [0, 1] -> q(z|x), the model's own.
         labels: (B,), int64, where the model sees them.
+        codebook: (K, d), where z is a sequence of its vectors.
     """
 
     like: Tensor
     encode: Callable[[Tensor], Distribution]
     labels: Tensor | None = None
+    codebook: Tensor | None = None
 
 
 class Prior(nn.Module, ABC):
@@ -184,10 +188,83 @@ class Flow(Prior):
         return from_noise(p, noise)
 
 
+class _Codes(Prior):
+    """p(z) of P = D / d codes: noise is one number for each.
+
+    Args:
+        sizes: of the model, with codes.
+    """
+
+    def __init__(self, sizes: Sizes):
+        super().__init__(sizes)
+        if sizes.codes is None:
+            raise ValueError(f"prior {type(self).__name__}: of codes, which only posterior VectorQuantized gives")
+        self.codes, dim = sizes.codes
+        self.noise_dim = self.positions = sizes.latent_dim // dim
+
+    @abstractmethod
+    def logits(self, codes: Tensor) -> Tensor:
+        """Return log P(c_p = k | c_1, ..., c_(p-1)) up to a constant, (..., P, K), for codes (..., P), int64."""
+
+    def forward(self, given: Given) -> CodeSequences:
+        """Return p(z)."""
+        assert given.codebook is not None
+        return CodeSequences(self.logits, given.codebook, self.positions)
+
+    def transform(self, p: Distribution, noise: Tensor) -> Tensor:
+        """Return the codes' vectors (B, D), each code by the inverse of its CDF, one after another."""
+        assert isinstance(p, CodeSequences)
+        return p.from_noise(noise)
+
+
+class UniformCodes(_Codes):
+    """p(z) that has all sequences of codes alike, as while a VQ-VAE is trained: the KL is P log K, whatever x is."""
+
+    def logits(self, codes: Tensor) -> Tensor:
+        """Return zeros."""
+        return torch.zeros(*codes.shape, self.codes, device=codes.device)
+
+
+class AutoregressiveCodes(_Codes):
+    """p(z) = prod_p P(c_p | c_1, ..., c_(p-1)), made by one masked network (MADE, Germain et al. 2015); even at first.
+
+    No gradient reaches the encoder from here: learnt beside it, this is the prior that van den Oord et al. 2017 fit to
+    the codes afterwards, but that a gradient which is clipped is clipped together.
+
+    Args:
+        sizes: of the model, with two codes or more.
+        embedding: numbers that the network sees of a code.
+        width: of its hidden layers.
+    """
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        *,
+        embedding: Annotated[int, Field(ge=1, description="numbers that its network sees of each code")] = 16,
+        width: Annotated[int, Field(ge=1, description="units of its network's two hidden layers")] = 256,
+    ):
+        super().__init__(sizes)
+        if self.positions < 2:
+            raise ValueError("prior AutoregressiveCodes: of two codes or more, and z is one")
+        self.embedding = nn.Embedding(self.codes, embedding)
+        seen, hidden = Units(embedding * self.positions, self.positions), Units(width, self.positions - 1)
+        given = Units(self.codes * self.positions, self.positions)
+        layers = Masked(seen, hidden), Masked(hidden, hidden), Masked(hidden, given, strictly=True)
+        self.network = TwoHiddenLayers(*layers, context=0)
+
+    def logits(self, codes: Tensor) -> Tensor:
+        """Return (..., P, K)."""
+        seen = self.embedding(codes).transpose(-1, -2).flatten(-2)  # of a layer's units, every P-th has one position
+        return self.network(seen, None).unflatten(-1, (self.codes, self.positions)).transpose(-1, -2)
+
+
 PRIORS: dict[str, type[Prior]] = {
     "StandardNormal": StandardNormal,
     "GaussianMixture": GaussianMixture,
     "VampPrior": VampPrior,
     "Flow": Flow,
     "ClassNormal": ClassNormal,
+    "UniformCodes": UniformCodes,
+    "AutoregressiveCodes": AutoregressiveCodes,
 }

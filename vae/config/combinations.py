@@ -150,6 +150,48 @@ def _pseudo_inputs_can_be_encoded(config: Config) -> str | None:
     return None
 
 
+CODE_PRIORS = ("UniformCodes", "AutoregressiveCodes")
+
+
+def _codes_have_their_prior_and_objective(config: Config) -> str | None:
+    model, objective = config.model, config.objective["name"]
+    posterior, prior, hierarchy = model.posterior["name"], model.prior["name"], model.hierarchy["name"]
+    if posterior != "VectorQuantized":
+        if prior in CODE_PRIORS:
+            return f"model.prior.name = {prior!r}: of codes, which only model.posterior=VectorQuantized gives"
+        if objective == "VectorQuantization":
+            return f"objective.name = {objective!r}: of codes, which only model.posterior=VectorQuantized gives"
+        return None
+    key = f"model.posterior.name = {posterior!r}"
+    if hierarchy != "Flat":
+        return f"{key}: for one stochastic layer, not model.hierarchy.name = {hierarchy!r}; take Flat"
+    if prior not in CODE_PRIORS:
+        return (
+            f"{key}: its codes need a prior of codes, not model.prior.name = {prior!r}; take {' or '.join(CODE_PRIORS)}"
+        )
+    if objective != "VectorQuantization":
+        keeps = f"objective.name = {objective!r} does not keep the encoder near the codes; take VectorQuantization"
+        return f"{key}: {keeps}"
+    return None
+
+
+def _z_is_made_of_whole_codes(config: Config) -> str | None:
+    model = config.model
+    if model.posterior["name"] != "VectorQuantized":
+        return None
+    positions, rest = divmod(model.latent_dim, model.posterior["code_dim"])
+    if rest:
+        return (
+            f"model.latent_dim = {model.latent_dim}: must be a multiple of model.posterior.code_dim = "
+            f"{model.posterior['code_dim']}"
+        )
+    if positions == 1 and model.prior["name"] == "AutoregressiveCodes":
+        return (
+            "model.prior.name = 'AutoregressiveCodes': has a code follow from others, and z is one; take UniformCodes"
+        )
+    return None
+
+
 # each returns one line that names the key, its value and the way out, or None
 RULES: list[Rule] = [
     _layers_have_a_width,
@@ -164,4 +206,6 @@ RULES: list[Rule] = [
     _flows_have_dimensions_to_couple,
     _layers_share_no_flow,
     _pseudo_inputs_can_be_encoded,
+    _codes_have_their_prior_and_objective,
+    _z_is_made_of_whole_codes,
 ]

@@ -75,6 +75,11 @@ def to_unit_interval(images: Tensor, dtype: torch.dtype) -> Tensor:
     return images.to(dtype) if images.is_floating_point() else images.to(dtype).mul_(1 / 255)
 
 
+def send(numbers: Tensor, device: torch.device) -> Tensor:
+    """Return numbers that are on the CPU on a device, without waiting for what is still running there."""
+    return numbers.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else numbers.to(device)
+
+
 class TrainingBatches:
     """`batches(step)` is this rank's part of the global batch of that step, a pure function of seed and step.
 
@@ -112,7 +117,8 @@ class TrainingBatches:
         self.steps_per_epoch = math.ceil(len(images) / batch_size)
         self.rows = math.ceil(batch_size / world_size)  # the most examples that a batch of ours has
         self._epoch = -1
-        self._block = max(1, NUMBERS_AT_ONCE // math.prod(self.noise_shape))  # positions whose noise is drawn at once
+        numbers = max(1, math.prod(self.noise_shape))
+        self._block = max(1, NUMBERS_AT_ONCE // numbers)  # positions whose noise is drawn at once
 
     def __call__(self, step: int) -> Batch:
         """Return this rank's part of the global batch of `step`, counted from 0 over the whole run."""
@@ -180,8 +186,7 @@ class TrainingBatches:
 
     def _send(self, numbers: Tensor) -> Tensor:
         """Return numbers on the device, without waiting for what is still running there."""
-        device = self.images.device
-        return numbers.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else numbers.to(device)
+        return send(numbers, self.images.device)
 
     def _prepare(self, epoch: int) -> None:
         if epoch == self._epoch:

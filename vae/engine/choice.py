@@ -15,6 +15,7 @@ def choose(
     total_steps: int,
     *,
     across_examples: bool = False,
+    observes: bool = False,
     noise: int = 0,
 ) -> tuple[str, str]:
     """Return the engine's name and the reason, in a few words.
@@ -25,6 +26,7 @@ def choose(
         world_size: how many processes.
         total_steps: of the whole run.
         across_examples: whether the loss of an example depends on others.
+        observes: whether the model learns without a gradient, too.
         noise: numbers that an epoch takes.
 
     Raises:
@@ -33,7 +35,7 @@ def choose(
     _check_exact(train, world_size, across_examples)
 
     def hindered(name: str) -> str:
-        return obstacle(name, train, device, across_examples=across_examples, noise=noise)
+        return obstacle(name, train, device, across_examples=across_examples, observes=observes, noise=noise)
 
     if train.engine != "auto":
         if problem := hindered(train.engine):
@@ -54,10 +56,12 @@ def _fastest(device: str, world_size: int, total_steps: int) -> tuple[str, str]:
     return "compile", f"on a CPU, {STEPS_THAT_REPAY_COMPILING:,} steps and more repay compiling"
 
 
-def obstacle(name: str, train: TrainConfig, device: str, *, across_examples: bool, noise: int) -> str:
+def obstacle(name: str, train: TrainConfig, device: str, *, across_examples: bool, observes: bool, noise: int) -> str:
     """Return why an engine cannot run this, or nothing."""
     if name != "eager" and across_examples:
         return "with an objective whose loss looks across examples"
+    if name != "eager" and observes:
+        return "with a posterior that learns from all ranks' examples after each update"
     if name != "eager" and noise > MOST_NOISE:
         return f"with {noise:,} numbers of noise an epoch, which it would hold at once"
     if name != "eager" and train.exact:

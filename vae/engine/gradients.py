@@ -8,16 +8,20 @@ from torch import Tensor, nn
 
 from vae.data.batches import Batch, share
 from vae.engine.loss import Measured, poisoned, stack
+from vae.model import VAEOutput
 from vae.objectives import Objective, Terms
+from vae.observing import Observer
 from vae.peers import Peers, alone
+
+Seen = tuple[Tensor, ...]  # what an observer learns from, of a rank's examples
 
 
 class Gradients(ABC):
     """Gives the gradient with respect to each parameter."""
 
     @abstractmethod
-    def __call__(self, batch: Batch, now: dict[str, float]) -> Measured:
-        """Return the global gradients from this rank's part of a global batch (all ranks).
+    def __call__(self, batch: Batch, now: dict[str, float]) -> tuple[Measured, Seen]:
+        """Return the global gradients from this rank's part of a global batch, and what is to be observed (all ranks).
 
         Args:
             batch: images, noise and, where the model sees them, labels.
@@ -33,14 +37,23 @@ class AllReduced(Gradients):
         model: as prepared by `accelerator.prepare`.
         objective: what is minimised.
         examples: in the training set.
+        observer: of the model, if it has one.
     """
 
-    def __init__(self, accelerator: Accelerator, model: nn.Module, objective: Objective, examples: int):
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        model: nn.Module,
+        objective: Objective,
+        examples: int,
+        observer: Observer | None = None,
+    ):
         self.accelerator, self.model, self.objective, self.examples = accelerator, model, objective, examples
+        self.observer = observer
         self.parameters = [weight for weight in model.parameters() if weight.requires_grad]
 
-    def __call__(self, batch: Batch, now: dict[str, float]) -> Measured:
-        """Return the global gradients (all ranks)."""
+    def __call__(self, batch: Batch, now: dict[str, float]) -> tuple[Measured, Seen]:
+        """Return the global gradients, and what is to be observed (all ranks)."""
         accelerator = self.accelerator
         peers = Peers(batch.global_count, self.examples, accelerator.process_index, accelerator.num_processes)
         output = self.model(batch.x, batch.noise, batch.labels)
@@ -51,7 +64,7 @@ class AllReduced(Gradients):
         gradients = [weight.grad for weight in self.parameters if weight.grad is not None]
         for weight in self.parameters:
             weight.grad = None
-        return gradients, summed(terms)
+        return (gradients, summed(terms)), seen_by(self.observer, output)
 
 
 class Exact(Gradients):
@@ -62,12 +75,20 @@ class Exact(Gradients):
     be the same in number too: sums over many elements are split among them.
 
     Args:
-        accelerator, model, objective: see `AllReduced`; the objective sees each example alone.
+        accelerator, model, objective, observer: see `AllReduced`; the objective sees each example alone.
         shards: S, a multiple of the number of ranks.
     """
 
-    def __init__(self, accelerator: Accelerator, model: nn.Module, objective: Objective, *, shards: int):
-        self.accelerator, self.model, self.objective = accelerator, model, objective
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        model: nn.Module,
+        objective: Objective,
+        *,
+        shards: int,
+        observer: Observer | None = None,
+    ):
+        self.accelerator, self.model, self.objective, self.observer = accelerator, model, objective, observer
         assert shards % accelerator.num_processes == 0
         self.shards = shards
         self.parameters = list(model.parameters())
@@ -76,13 +97,14 @@ class Exact(Gradients):
         self._nothing = self.flat.new_zeros(3 + len(objective.extra), dtype=torch.float64)
         self._views = [view.view_as(weight) for view, weight in zip(views, self.parameters, strict=True)]
 
-    def __call__(self, batch: Batch, now: dict[str, float]) -> Measured:
-        """Return the global gradients (all ranks)."""
-        leaves, nats = zip(*[self._leaf(batch, part, now) for part in self._parts(batch)], strict=True)
+    def __call__(self, batch: Batch, now: dict[str, float]) -> tuple[Measured, Seen]:
+        """Return the global gradients, and what is to be observed (all ranks)."""
+        leaves, nats, seen = zip(*[self._leaf(batch, part, now) for part in self._parts(batch)], strict=True)
         gathered = self.accelerator.gather(sum_own(torch.stack(leaves)))
         assert isinstance(gathered, Tensor)
         self.flat.copy_(sum_tree(gathered))
-        return self._views, torch.stack(nats).sum(0)
+        together = tuple(torch.cat(parts) for parts in zip(*seen, strict=True))
+        return (self._views, torch.stack(nats).sum(0)), together
 
     def _parts(self, batch: Batch) -> list[slice]:
         """Return where this rank's shards lie in its part of the batch."""
@@ -90,15 +112,31 @@ class Exact(Gradients):
         parts = [share(batch.global_count, rank * mine + i, self.shards) for i in range(mine)]
         return [slice(part.start - parts[0].start, part.stop - parts[0].start) for part in parts]
 
-    def _leaf(self, batch: Batch, part: slice, now: dict[str, float]) -> tuple[Tensor, Tensor]:
-        """Return one shard's share of the gradient, (P,), and the terms of its examples, (3 + E,)."""
+    def _leaf(self, batch: Batch, part: slice, now: dict[str, float]) -> tuple[Tensor, Tensor, Seen]:
+        """Return one shard's share of the gradient, (P,), the terms of its examples, (3 + E,), and what they show."""
         x, noise, labels = batch.x[part], batch.noise[part], None if batch.labels is None else batch.labels[part]
         if not len(x):
-            return torch.zeros_like(self.flat), self._nothing
+            return torch.zeros_like(self.flat), self._nothing, self._nothing_seen(batch)
         with self.accelerator.no_sync(self.model):
-            terms = self.objective.terms(self.model(x, noise, labels), x, now, alone(x))
+            output = self.model(x, noise, labels)
+            terms = self.objective.terms(output, x, now, alone(x))
             gradients = torch.autograd.grad(poisoned(terms.loss.sum() / batch.global_count), self.parameters)
-        return torch.cat([gradient.flatten() for gradient in gradients]), summed(terms)
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        return flat, summed(terms), seen_by(self.observer, output)
+
+    def _nothing_seen(self, batch: Batch) -> Seen:
+        """Return what no example shows, in the shapes of what one does."""
+        if self.observer is None:
+            return ()
+        labels = None if batch.labels is None else batch.labels[:1]
+        with torch.no_grad():
+            output = self.model(batch.x[:1], batch.noise[:1], labels)
+        return tuple(part[:0] for part in seen_by(self.observer, output))
+
+
+def seen_by(observer: Observer | None, output: VAEOutput) -> Seen:
+    """Return what an observer learns from, if there is one: of the layer that is decoded."""
+    return () if observer is None else observer.observed(output.latents[0].q)
 
 
 def summed(terms: Terms) -> Tensor:

@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from vae.data.batches import Batch
 from vae.engine.base import Engine
 from vae.engine.gradients import Gradients
 from vae.engine.loss import Measured
+from vae.engine.observation import Observation
 
 
 @dataclass
@@ -14,9 +17,11 @@ class Stepwise(Engine):
 
     Attributes:
         gradients: gives them for a batch.
+        observation: what is learnt without them, if anything is.
     """
 
     gradients: Gradients
+    observation: Observation | None = None
 
     def advance(self, step: int, until: int) -> int:
         """Make one update (all ranks)."""
@@ -31,10 +36,13 @@ class Stepwise(Engine):
             step: updates made before this one.
             progress: epochs seen before this one.
         """
-        self.finish(self.gradients(batch, self.objective.at(progress)), batch.count, step, progress)
+        measured, seen = self.gradients(batch, self.objective.at(progress))
+        skip = self.finish(measured, batch.count, step, progress)
+        if self.observation is not None:
+            self.observation(seen, batch, step, skip)
 
-    def finish(self, measured: Measured, count: int, step: int, progress: float) -> None:
-        """Record and update, with the global gradients (all ranks).
+    def finish(self, measured: Measured, count: int, step: int, progress: float) -> Tensor:
+        """Record and update, with the global gradients (all ranks); returns whether the update was left out, ().
 
         Args:
             measured: the gradients, and what this rank's examples gave.
@@ -44,3 +52,4 @@ class Stepwise(Engine):
         gradients, nats = measured
         skip = self.ledger.record(nats, count, self.update.clip(gradients), step)
         self.update(gradients, skip, self.learning_rate(progress))
+        return skip

@@ -65,14 +65,16 @@ def estimate(
     mine, longest = share(len(part), rank, world_size), math.ceil(len(part) / world_size)
     with evaluating(model), ThreadPoolExecutor(torch.get_num_threads()) as pool:
         at_once = at_once or _room(accelerator, model, part)
-        images, draws = min(max(1, at_once // samples), longest), min(at_once, samples)  # in a pass
+        different = samples if model.noise_dim else 1  # of a q that is a point all draws are one
+        images, draws = min(max(1, at_once // different), longest), min(at_once, different)  # in a pass
         found = []
         with progress.stage("log p(x)", (mine.stop - mine.start) * samples, "draws"):
             for first in range(mine.start, mine.start + longest, images):  # all ranks make as many passes
                 block = _Block(model, part, range(first, min(first + images, mine.stop)), seed, split, pool)
-                for drawn in range(0, samples, draws):
-                    block.draw(count := min(draws, samples - drawn))
-                    progress.advance(count * len(block.rows))
+                for drawn in range(0, different, draws):
+                    times = samples // different
+                    block.draw(count := min(draws, different - drawn), times)
+                    progress.advance(count * times * len(block.rows))
                 found.append(block.estimates())
     together = Peers(len(part), len(part), rank, world_size).gather(torch.cat(found))
     return Estimates(*together.unbind(1))
@@ -88,15 +90,15 @@ class _Block:
         self._noise = Draws(seed, split, rows, model.noise_dim, pool)
         self._sums = WeightSums(len(rows), self.x.device)
 
-    def draw(self, count: int) -> None:
-        """Take in so many draws more of each image."""
+    def draw(self, count: int, times: int) -> None:
+        """Take in so many draws more of each image, each of them so many times, of which one may be more than 1."""
         if not self.rows:
             return
         noise = self._noise.next(count)
         if self.x.is_cuda:
             noise = noise.pin_memory()
         output = self.model(self.x, noise.to(self.x, non_blocking=True), self.labels)
-        self._sums.add(*log_weights(output, self.x))
+        self._sums.add(*(each.expand(count * times, -1) for each in log_weights(output, self.x)))
 
     def estimates(self) -> Tensor:
         """Return the columns of `Estimates`, (B, 5)."""

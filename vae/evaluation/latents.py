@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
+from vae.codes import Quantized, perplexity
 from vae.distributions import marginals
 from vae.hierarchy import Latent
 
@@ -23,12 +25,14 @@ class LatentMeasures:
             a full-covariance one are its marginals', see `shared_kl`. None: there is no closed form.
         total_kl: mean of KL(q(z|x) || p(z)), nats: the `kl` of summary.json.
         examples: how many.
+        perplexity: of codes, e^H, H the entropy of their shares in all positions of all examples; None: z is none.
     """
 
     variance: tuple[float, ...]
     kl: tuple[float, ...] | None
     total_kl: float
     examples: int
+    perplexity: float | None = None
 
     @property
     def active(self) -> int:
@@ -54,6 +58,7 @@ class Tally:
         kl: sums of the KL of each group of dimensions, (G,).
         mean: of E[z|x], (D,).
         squares: sum of the squared deviations of E[z|x] from `mean`, (D,).
+        codes: how often each of K codes was chosen, (K,); of a z that is no sequence of codes, (0,).
     """
 
     count: Tensor
@@ -61,6 +66,7 @@ class Tally:
     kl: Tensor
     mean: Tensor
     squares: Tensor
+    codes: Tensor
 
     @classmethod
     def of(cls, latents: Sequence[Latent], numbers: Tensor) -> "Tally":
@@ -76,26 +82,27 @@ class Tally:
         mean = means.mean(0)
         squares = (means - mean).square().sum(0)
         count = mean.new_full((), len(means))
-        return cls(count, numbers.double().sum(1), torch.cat(groups, -1).double().sum(0), mean, squares)
+        codes = torch.cat([counts_of(layer.q) for layer in latents]).to(mean)
+        return cls(count, numbers.double().sum(1), torch.cat(groups, -1).double().sum(0), mean, squares, codes)
 
     @classmethod
     def merged(cls, parts: "Sequence[Tally]") -> "Tally":
         """Return the tally of all examples (Chan, Golub & LeVeque 1983): no difference of large sums."""
-        count, sums, kl_sums, means, squares = (
+        count, sums, kl_sums, means, squares, codes = (
             torch.stack([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__
         )
         total = count.sum()
         mean = (count[:, None] * means).sum(0) / total
         around = squares + count[:, None] * (means - mean).square()
-        return cls(total, sums.sum(0), kl_sums.sum(0), mean, around.sum(0))
+        return cls(total, sums.sum(0), kl_sums.sum(0), mean, around.sum(0), codes.sum(0))
 
     def packed(self) -> Tensor:
-        """Return all of it, (1 + S + G + D + D,)."""
-        return torch.cat([self.count[None], self.sums, self.kl, self.mean, self.squares])
+        """Return all of it, (1 + S + G + D + D + K,)."""
+        return torch.cat([self.count[None], self.sums, self.kl, self.mean, self.squares, self.codes])
 
     def unpacked(self, packed: Tensor) -> "Tally":
         """Return a packed tally of these sizes."""
-        sizes = [1, len(self.sums), len(self.kl), len(self.mean), len(self.squares)]
+        sizes = [1, *map(len, (self.sums, self.kl, self.mean, self.squares, self.codes))]
         count, *others = packed.split(sizes)
         return Tally(count[0], *others)
 
@@ -104,7 +111,13 @@ class Tally:
         variance, kl_of_each = self.squares / self.count, self.kl / self.count
         known = len(kl_of_each) == len(variance)
         each = tuple(kl_of_each.tolist()) if known else None
-        return LatentMeasures(tuple(variance.tolist()), each, total_kl, int(self.count))
+        used = perplexity(self.codes).item() if len(self.codes) else None
+        return LatentMeasures(tuple(variance.tolist()), each, total_kl, int(self.count), used)
+
+
+def counts_of(q: Distribution) -> Tensor:
+    """Return how often each of K codes is chosen, (K,), or of a q(z|x) without codes nothing, (0,)."""
+    return q.codes.flatten().bincount(minlength=len(q.counts)) if isinstance(q, Quantized) else torch.empty(0)
 
 
 def total_kl(latents: Sequence[Latent]) -> Tensor:

@@ -20,6 +20,7 @@ class Sizes:
         classes: of the labels, where the model sees them; else 0.
         context_dim: numbers that encoder and decoder see beside an image or a z: of a conditional VAE the classes,
             one of them 1 (and the others 0); else 0.
+        codes: K and d, where z is a sequence of vectors of a codebook (K, d); else None.
     """
 
     image_shape: Shape = (1, 28, 28)
@@ -28,6 +29,7 @@ class Sizes:
     depth: int = 2
     classes: int = 0
     context_dim: int = 0
+    codes: tuple[int, int] | None = None
 
 
 def beside(numbers: Tensor, context: Tensor | None) -> Tensor:

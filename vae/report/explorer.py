@@ -45,6 +45,8 @@ def obstacle(model: VAE) -> str | None:
         return f"the page cannot run a {type(decoder).__name__}, only an MLPDecoder"
     if decoder.normalization != "none":
         return "the page cannot run an MLPDecoder whose layers are normalised"
+    if model.posterior.codes:
+        return "the page moves z by degrees, and this one is a sequence of codes"
     if model.needs_labels:
         return "the page has no labels to show the decoder or the prior"
     if type(model.likelihood) not in MEANS:

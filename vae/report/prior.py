@@ -36,7 +36,7 @@ def shown_prior(model: VAE, part: Split, seed: int) -> ShownPrior | None:
     if flat and isinstance(model.prior, StandardNormal):
         return None
     draws = _draws(model, part, seed)
-    if not flat:  # p(z) is a mean over all z above: there are draws of it, and no density
+    if not flat or model.posterior.codes:  # a mean over all z above, or on single points: draws, and no density
         return ShownPrior(_histogram(draws), draws, None)
     weights = next(model.parameters())
     if model.prior.needs_labels:

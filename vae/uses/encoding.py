@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from vae.codes import Quantized
 from vae.data.sources import Split
 from vae.evaluation import chunks, evaluating, images_of, labels_for
 from vae.model import VAE
@@ -20,15 +21,17 @@ class Codes:
         mean: E[z|x], (N, D).
         std: of q(z|x), dimension by dimension, (N, D); None: the posterior has no closed form for it.
         labels: (N,), int64, if the data have them.
+        codes: (N, P), int64, where z is a sequence of codes.
     """
 
     mean: Tensor
     std: Tensor | None
     labels: Tensor | None
+    codes: Tensor | None = None
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return what a .npz holds: `mean`, and where there are any `std` and `labels`."""
-        parts = {"mean": self.mean, "std": self.std, "labels": self.labels}
+        """Return what a .npz holds: `mean`, and where there are any `std`, `labels` and `codes`."""
+        parts = {"mean": self.mean, "std": self.std, "labels": self.labels, "codes": self.codes}
         return {name: part.numpy() for name, part in parts.items() if part is not None}
 
     def plane(self) -> tuple[Tensor, list[float]]:
@@ -54,7 +57,7 @@ def encode(model: VAE, part: Split) -> Codes:
         model: unwrapped, on any device.
         part: images (N, C, H, W), uint8 or floating point in [0, 1].
     """
-    means, stds = [], []
+    means, stds, codes = [], [], []
     with evaluating(model):
         rows_of_all = list(chunks(slice(0, len(part))))
         for rows in tqdm(rows_of_all, desc="encoding", unit="chunk", disable=None, leave=False):
@@ -62,9 +65,11 @@ def encode(model: VAE, part: Split) -> Codes:
             zeros = x.new_zeros(len(x), model.noise_dim)
             q = model.infer(x, zeros, labels_for(model, part, rows))[0].q
             means.append(q.mean.float().cpu())
+            if isinstance(q, Quantized):
+                codes.append(q.codes.cpu())
             try:
                 stds.append(q.stddev.float().cpu())
             except NotImplementedError:
                 continue
     std = torch.cat(stds) if len(stds) == len(means) else None
-    return Codes(torch.cat(means), std, part.labels)
+    return Codes(torch.cat(means), std, part.labels, torch.cat(codes) if codes else None)

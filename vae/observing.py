@@ -1,0 +1,29 @@
+"""What of a model is learnt without a gradient: from what a whole global batch gave, after each update."""
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+from torch import Tensor
+from torch.distributions import Distribution
+
+
+class Observer(ABC):
+    """A posterior family that follows what it sees, in buffers, which all ranks keep alike.
+
+    It learns when the engine says so, and never by a forward pass: not from held-out data, not from an update that was
+    skipped.
+    """
+
+    @abstractmethod
+    def observed(self, q: Distribution) -> tuple[Tensor, ...]:
+        """Return what it learns from, each (B, ...), without gradient, of the q(z|x) of some training examples."""
+
+    @abstractmethod
+    def observe(self, observed: tuple[Tensor, ...], skip: Tensor, rng: np.random.Generator) -> None:
+        """Learn from a step, the same on all ranks; nothing waits for the device.
+
+        Args:
+            observed: as from `observed`, of all examples of the global batch.
+            skip: whether the step's update was left out, (), bool: then nothing changes.
+            rng: of this step.
+        """
