@@ -43,7 +43,7 @@ def differences(accelerator: Accelerator, pieces: dict[str, Any]) -> dict[str, f
         part = share(COUNT, accelerator.process_index, accelerator.num_processes)
         y = None if whole.labels is None else whole.labels[part]
         mine = Batch(whole.x[part], whole.noise[part], y, part.stop - part.start, COUNT)
-        together, _ = AllReduced(accelerator, wrapped, objective, examples=COUNT)(mine, objective.at(1.0))
+        (together, _), _ = AllReduced(accelerator, wrapped, objective, examples=COUNT)(mine, objective.at(1.0))
         pairs = zip(gradients_alone(vae, objective, whole), together, strict=True)
         found[name] = max(((one - all_).abs().max() / one.abs().max()).item() for one, all_ in pairs)
     return found
