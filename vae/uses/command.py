@@ -145,25 +145,24 @@ def run_sample(args: argparse.Namespace) -> int:
 
 def run_interpolate(args: argparse.Namespace) -> int:
     """Write interpolation.png; returns the exit code."""
+    import torch
+
     from vae import figures
-    from vae.evaluation import images_of, labels_for, visible
-    from vae.uses.generation import interpolate
+    from vae.evaluation import evaluating, images_of, labels_for, visible
+    from vae.uses.generation import slerp
 
     opened = _open(args.run)
     _, part = _images(args, opened)
     if len(part) < 2 * args.pairs:
         raise InputError(f"--pairs {args.pairs}: needs {2 * args.pairs} images, and there are {len(part)}")
-    chosen = slice(0, 2 * args.pairs)
-    x, labels = images_of(opened.model, part, chosen), labels_for(opened.model, part, chosen)
-    pairs = None if labels is None else labels.view(-1, 2).T
     rows: dict[str, Tensor] = {}
-    for pair in range(args.pairs):
-        for name, spherical in (("straight", False), ("spherical", True)):
-            own = slice(pair, pair + 1)
-            ends = x[0::2][own], x[1::2][own]
-            chosen = None if pairs is None else pairs[:, own]
-            path = interpolate(opened.model, *ends, steps=args.steps, spherical=spherical, labels=chosen)[0]
-            rows[f"pair {pair + 1}, {name}"] = visible(path)
+    with evaluating(opened.model):
+        for pair in range(args.pairs):
+            own = slice(2 * pair, 2 * pair + 2)
+            ends, labels = images_of(opened.model, part, own), labels_for(opened.model, part, own)
+            for name, path in (("straight", torch.lerp), ("spherical", slerp)):
+                images = opened.model.interpolate(*ends, steps=args.steps, labels=labels, path=path)
+                rows[f"pair {pair + 1}, {name}"] = visible(images)
     figure = figures.images_by_setting("Interpolation", "mean of p(x|z) between the codes of two images", rows)
     return _report([_save_figure(args, "interpolation.png", figure)])
 
