@@ -180,7 +180,7 @@ def test_a_model_that_sees_labels_is_given_them(conditional: Path, capsys: pytes
         (["impute", "RUN", "--mask", "nowhere.npy"], "--mask nowhere.npy: cannot be read"),
         (["denoise", "RUN", "--level", "0"], "--level 0: must be above 0, and of salt at most 1"),
         (["interpolate", "RUN", "--pairs", "40"], "--pairs 40: needs 80 images, and there are 70"),
-        (["encode", "RUN", "--split", "val"], "--split val: data.val_size is 0, so that nothing was held out"),
+        (["encode", "RUN", "--split", "val"], "--split val: RUN has held out nothing (data.val_size = 0)"),
         (["encode", "RUN", "--data", "OTHER"], "--data OTHER: its images have shape (1, 4, 4), the model's (1, 8, 8)"),
         (["encode", "nowhere"], "nowhere: not a run folder"),
         (["sample", "RUN", "--count", "0"], "argument --count: 0: must be at least 1"),

@@ -76,12 +76,10 @@ def _prepare(loader: Loader, folder: Path, request: Request) -> Subject:
     draw = None if binarize == "none" else config.run.seed if request.draw is None else request.draw
     drawn = config.model_copy(update={"run": config.run.model_copy(update={"seed": draw or 0})})
     data = loader.data(drawn)
-    if request.split == "val" and data.val is None:
-        raise InputError(f"--split val: {folder} has held out nothing (data.val_size = 0); use test or train")
     if request.split == "train" and draw is not None:
         data = _with_drawn_training_set(data, draw)
+    part = part_of(data, request.split, folder)
     how = protocol(data, binarize, model.likelihood, seed=request.seed, split=request.split)
-    part = part_of(data, request.split)
     given = "label" if model.needs_labels else None  # then it is log p(x|y)
     how |= {"bound": BOUND, "samples": request.samples, "examples": len(part), "draw": draw, "given": given}
     return Subject(folder, config, model, part, how, checkpoint_of(folder))

@@ -220,6 +220,7 @@ def _images(args: argparse.Namespace, opened: "Opened") -> "tuple[str, Split]":
     """Return the name of the data and the part that is asked for; raises `InputError` if there is none."""
     from vae.assemble import build_data
     from vae.config import Config
+    from vae.evaluation.protocols import part_of
 
     data, settings = opened.data, opened.config
     if args.data is not None:
@@ -230,9 +231,7 @@ def _images(args: argparse.Namespace, opened: "Opened") -> "tuple[str, Split]":
         if data.image_shape != opened.model.image_shape:
             wanted = opened.model.image_shape
             raise InputError(f"--data {args.data}: its images have shape {data.image_shape}, the model's {wanted}")
-    part = {"test": data.test, "train": data.train, "val": data.val}[args.split]
-    if part is None:
-        raise InputError(f"--split {args.split}: data.val_size is 0, so that nothing was held out")
+    part = part_of(data, args.split, args.data or args.run)
     if opened.model.needs_labels and part.labels is None:
         raise InputError(f"{data.name}: has no labels, and the model needs them")
     return data.name, part
