@@ -8,12 +8,11 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from vae import slurm, startup
-from vae.cli import Parser, add_configuration, speaks
+from vae.cli import Parser, add_configuration, at_least, speaks
 from vae.components import InputError
 from vae.config import Config, describe_components, load
 from vae.signals import Stopped, StopRequest
@@ -97,25 +96,16 @@ def _report_findings(config: Config, config_file: str | None) -> bool:
 def add_evaluate(parser: argparse.ArgumentParser) -> None:
     """Estimate log p(x) of finished runs, and what stands beside it; alone or under any launcher."""
     parser.add_argument("paths", metavar="RUN", nargs="+", type=Path, help="finished runs, or folders of them")
-    parser.add_argument("--samples", type=_at_least(1), metavar="K", help="draws for each image (default: 1000)")
+    parser.add_argument("--samples", type=at_least(1), metavar="K", help="draws for each image (default: 1000)")
     parser.add_argument("--split", choices=["test", "val", "train"], help="of the data (default: test)")
-    parser.add_argument("--seed", type=_at_least(0), metavar="S", help="of the noise (default: 0)")
+    parser.add_argument("--seed", type=at_least(0), metavar="S", help="of the noise (default: 0)")
     drawn = "the seed of 0/1 pixels, for runs with data.binarize (default: each run's own)"
-    parser.add_argument("--draw", type=_at_least(0), metavar="S", help=drawn)
-    parser.add_argument("--batch", type=_at_least(1), metavar="N", help="draws at once (default: as memory allows)")
+    parser.add_argument("--draw", type=at_least(0), metavar="S", help=drawn)
+    parser.add_argument("--batch", type=at_least(1), metavar="N", help="draws at once (default: as memory allows)")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--again", action="store_true", help="also what has been evaluated already")
     parser.add_argument("--compare", action="store_true", help="evaluate nothing: a table of what has been evaluated")
     parser.set_defaults(action=run_evaluate)
-
-
-def _at_least(least: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number from {least}")
-        return int(text)
-
-    return number
 
 
 def run_evaluate(args: argparse.Namespace) -> int:
