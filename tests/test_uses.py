@@ -182,8 +182,10 @@ def test_a_model_that_sees_labels_is_given_them(conditional: Path, capsys: pytes
         (["interpolate", "RUN", "--pairs", "40"], "--pairs 40: needs 80 images, and there are 70"),
         (["encode", "RUN", "--split", "val"], "--split val: RUN has held out nothing (data.val_size = 0)"),
         (["encode", "RUN", "--data", "OTHER"], "--data OTHER: its images have shape (1, 4, 4), the model's (1, 8, 8)"),
+        (["encode", "RUN", "--data-root", "x"], "--data-root x: goes with --data"),
         (["encode", "nowhere"], "nowhere: not a run folder"),
-        (["sample", "RUN", "--count", "0"], "argument --count: 0: must be at least 1"),
+        (["sample", "RUN", "--count", "0"], "argument --count: '0': must be a whole number from 1"),
+        (["sample", "RUN", "--seed", "-1"], "argument --seed: '-1': must be a whole number from 0"),
     ],
 )
 def test_unusable_input_is_one_line_and_nothing_is_written(
