@@ -8,6 +8,7 @@ import os
 import shlex
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from vae.signals import Stopped, StopRequest
 from vae.sweep import Sweep
 from vae.sweep import load as load_sweep
 from vae.uses.command import COMMANDS as USES
+from vae.uses.command import add_score_arguments
 
 SECONDS_FOR_RANK_0 = 5  # to finish its report, before a launcher ends it because another process has ended
 
@@ -112,20 +114,44 @@ def run_evaluate(args: argparse.Namespace) -> int:
     """Print what is found, on the main process; returns the exit code, the same on all."""
     given = {name: getattr(args, name) for name in ("samples", "split", "seed", "draw")}
     wanted = {name: value for name, value in given.items() if value is not None}
-    stop = StopRequest()
-    if not args.compare:
-        try:
-            startup.begin(os.environ, stop)  # before torch is imported
-        except ValueError as error:
-            raise InputError(str(error)) from None
-    from vae import launch  # imports torch
-    from vae.evaluation import command
+    stop = StopRequest() if args.compare else _begin()
+    from vae.evaluation import command  # imports torch
 
     if args.compare:
-        lines = command.compare_runs(args.paths, wanted)
-    else:
-        means = command.Means(os.environ, stop, args.device, args.batch, args.again)
-        lines = command.evaluate_runs(args.paths, command.Request(**wanted), means)
+        return _say(command.compare_runs(args.paths, wanted))
+    means = command.Means(os.environ, stop, args.device, args.batch, args.again)
+    return _say(command.evaluate_runs(args.paths, command.Request(**wanted), means))
+
+
+def add_score(parser: argparse.ArgumentParser) -> None:
+    """Estimate log p(x) of each image of a file, and hold two data sets against each other; under any launcher."""
+    add_score_arguments(parser)
+    parser.set_defaults(action=run_score)
+
+
+def run_score(args: argparse.Namespace) -> int:
+    """Print what is found, on the main process; returns the exit code, the same on all."""
+    stop = _begin()
+    from vae.evaluation.command import Means  # imports torch
+    from vae.uses.scoring import score_lines
+
+    return _say(score_lines(args, Means(os.environ, stop, args.device, args.batch)))
+
+
+def _begin() -> StopRequest:
+    """Take a process's place among others, before torch is imported; raises `InputError`."""
+    stop = StopRequest()
+    try:
+        startup.begin(os.environ, stop)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    return stop
+
+
+def _say(lines: Iterator[str]) -> int:
+    """Print the lines on the main process, and leave the others; returns the exit code, the same on all."""
+    from vae import launch  # imports torch
+
     try:
         for line in lines:
             if os.environ.get("RANK", "0") == "0":
@@ -221,6 +247,7 @@ COMMANDS = {
     "doctor": add_doctor,
     "evaluate": add_evaluate,
     "report": add_report,
+    "score": add_score,
     "sweep": add_sweep,
     **USES,
 }

@@ -58,6 +58,18 @@ def add_denoise(parser: argparse.ArgumentParser) -> None:
     _does(parser, "denoise")
 
 
+def add_score_arguments(parser: argparse.ArgumentParser) -> None:
+    """Let `score` take a run, images, others to hold against them, and how log p(x) is to be estimated."""
+    _add_run(parser)
+    _add_images(parser)
+    against = "also score these, and draw how well log p(x) tells them from the first, e.g. FashionMNIST"
+    parser.add_argument("--against", metavar="NAME_OR_NPZ", help=against)
+    parser.add_argument("--samples", type=at_least(1), default=100, metavar="K", help="draws an image (default: 100)")
+    parser.add_argument("--count", type=at_least(1), metavar="N", help="the first images of each (default: all)")
+    parser.add_argument("--batch", type=at_least(1), metavar="N", help="draws at once (default: as memory allows)")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+
+
 COMMANDS = {
     "encode": add_encode,
     "sample": add_sample,
@@ -77,7 +89,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 def _add_images(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="NAME_OR_NPZ", help="other data than the run's, as in data.name")
-    root = "folder that holds (or receives) what --data names (default: the run's data.root)"
+    root = "folder that holds (or receives) what --data (or --against) names (default: the run's data.root)"
     parser.add_argument("--data-root", metavar="FOLDER", help=root)
     parser.add_argument("--split", choices=SPLITS, default="test", help="part of the data (default: test)")
 

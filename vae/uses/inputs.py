@@ -10,6 +10,7 @@ from vae.assemble import build_data
 from vae.components import InputError
 from vae.config import Config
 from vae.data.sources import DataSet, Split
+from vae.evaluation.evaluator import with_drawn_training_set
 from vae.evaluation.protocols import part_of
 from vae.report.loading import Loader, Opened
 
@@ -24,10 +25,10 @@ def images(args: argparse.Namespace) -> tuple[Opened, DataSet, Split]:
         InputError: the run is not finished, or there are no such data, or the model cannot take them.
     """
     opened = Loader().open(args.run)
-    if args.data is None and args.data_root is not None:
+    if args.data_root is not None and not any((args.data, getattr(args, "against", None))):
         raise InputError(f"--data-root {args.data_root}: goes with --data")
     data = opened.data if args.data is None else other_data(opened, "--data", args.data, args.data_root)
-    return opened, data, part_for(opened, data, args.split, args.data or args.run)
+    return opened, *part_for(opened, data, args.split, args.data or args.run)
 
 
 def other_data(opened: Opened, option: str, name: str, root: str | None) -> DataSet:
@@ -50,12 +51,21 @@ def other_data(opened: Opened, option: str, name: str, root: str | None) -> Data
     return data
 
 
-def part_for(opened: Opened, data: DataSet, split: str, whose: object) -> Split:
-    """Return a part of data that a run's model can take; raises `InputError` if it lacks something; see `part_of`."""
+def part_for(opened: Opened, data: DataSet, split: str, whose: object) -> tuple[DataSet, Split]:
+    """Return data as a run's model takes them, and a part of them; raises `InputError` if something is missing.
+
+    Args:
+        opened: the run.
+        data: its own, or others.
+        split: the part. Of the training set 0/1 pixels are drawn where the run draws them.
+        whose: as for `part_of`.
+    """
+    if split == "train" and opened.config.data.binarize != "none":
+        data = with_drawn_training_set(data, opened.config.run.seed)
     part = part_of(data, split, whose)
     if opened.model.needs_labels and part.labels is None:
         raise InputError(f"{data.name}: has no labels, and the model needs them")
-    return part
+    return data, part
 
 
 def missing_pixels(args: argparse.Namespace, shape: tuple[int, ...]) -> Tensor:

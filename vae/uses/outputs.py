@@ -31,6 +31,11 @@ def save(path: Path, write: Callable[[Path], Any]) -> Path:
     return path
 
 
+def must_be_writable(folder: Path) -> None:
+    """Raise `InputError` now rather than after minutes of work, if a folder cannot be made or written."""
+    save(folder / ".writable", Path.touch).unlink()
+
+
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> Path:
     """Write an .npz and return its path; raises `InputError`."""
 
