@@ -16,6 +16,7 @@ from vae import slurm, startup
 from vae.cli import Parser, add_configuration, at_least, speaks
 from vae.components import InputError
 from vae.config import Config, describe_components, load
+from vae.quality.command import add_quality
 from vae.signals import Stopped, StopRequest
 from vae.sweep import Sweep
 from vae.sweep import load as load_sweep
@@ -246,6 +247,7 @@ COMMANDS = {
     "components": add_components,
     "doctor": add_doctor,
     "evaluate": add_evaluate,
+    "quality": add_quality,
     "report": add_report,
     "score": add_score,
     "sweep": add_sweep,

@@ -14,6 +14,7 @@ RUNS = Path("runs")  # where run folders are, unless run.dir says otherwise
 CONFIG, METRICS, SUMMARY, STARTS = "config.yaml", "metrics.jsonl", "summary.json", "starts.jsonl"
 LATENTS = "latents.json"  # kept, to be measured only once
 EVALUATION = "evaluation.json"  # kept by `python -m vae evaluate`
+QUALITY = "quality.json"  # kept by `python -m vae quality`
 CHECKPOINTS, FIGURES, MODEL, TENSORBOARD = "checkpoints", "figures", "model", "tensorboard"
 USES = "uses"  # pictures and files of the commands that use a run
 LOCK, LOGS = ".lock", "logs"
