@@ -219,6 +219,23 @@ def test_another_protocol_is_another_entry_and_the_same_one_takes_its_place(run:
     assert len({each["results"]["classifier_frechet_distance"] for each in entries}) == 3
 
 
+def test_several_runs_make_a_table_best_first_unless_their_protocols_differ(
+    run: Path, archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = run.parent / "b"
+    if not other.exists():
+        write_run(other, archive, "run.seed=1")
+    assert cli.main(["quality", str(run), str(other)]) == 0
+    table = capsys.readouterr().out.splitlines()[-3:]
+    distances = {folder: kept(folder)[-1]["results"]["classifier_frechet_distance"] for folder in (run, other)}
+    assert table[0].startswith("run")
+    for line, folder in zip(table[1:], sorted(distances, key=lambda folder: distances[folder]), strict=True):
+        assert line.split()[:2] == [str(folder), f"{distances[folder]:.3f}"]
+    assert cli.main(["quality", str(run), str(other), "--feed", "draws"]) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.startswith("no table, for these numbers are not to be compared: pixels_crc32 = ")
+
+
 def test_what_cannot_be_measured_is_one_line(
     run: Path, archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

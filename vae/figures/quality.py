@@ -36,7 +36,7 @@ def sample_quality(
         each.remove()
     below = figure.add_subplot(grid[1, :])
     style(axes[0], "most probable class", "", "share of the images")
-    style(axes[1], "entropy of the prediction", "nats (log scale of the shares)", "share of the images")
+    style(axes[1], "entropy of the prediction", "nats", "share of the images (log scale)")
     width, top = 0.8 / len(shares), np.log(len(class_names))
     edges = np.linspace(0, top, BINS + 1)
     for place, (name, color) in enumerate(zip(shares, SETTING_ORDER, strict=False)):

@@ -1,11 +1,12 @@
 """Measures the samples of finished runs, keeps what comes out, and says it."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from vae import figures
@@ -16,6 +17,7 @@ from vae.evaluation import kept, visible
 from vae.evaluation.evaluator import with_drawn_training_set
 from vae.evaluation.kept import Kept
 from vae.files import QUALITY, USES
+from vae.quality import words
 from vae.quality.classifier import FEATURES
 from vae.quality.measures import Seen, entropy, see
 from vae.quality.samples import prior_samples
@@ -27,8 +29,7 @@ from vae.uses.outputs import save_figure
 
 COUNT = 10_000
 MEASURE = "classifier Frechet distance, squared (Dowson & Landau 1982, eq. 4)"
-SHOWN = 10  # samples of each kind in the picture
-UNCERTAIN = 0.5  # nats: e.g. two classes, one of them with a probability of 0.8
+SHOWN = 10  # classes in the picture
 
 
 @dataclass(frozen=True)
@@ -55,30 +56,20 @@ def quality_lines(paths: Sequence[Path], *, count: int | None, seed: int, feed: 
     Raises:
         InputError: a run is not finished, its data have no labels, or `count` does not suit them.
     """
-    loader = Loader()
+    loader, found = Loader(), dict[Path, Kept]()
     for folder in find(paths):
-        opened = loader.open(folder)
-        kept.must_be_writable(folder, QUALITY)
-        whole = load(opened.config.data.name, opened.config.data.root)
-        chosen = _suitable(count, whole)
-        trained = classifier_for(whole, folder.parent / CLASSIFIERS)
-        subject = _subject(folder, opened, trained, whole, chosen, draws=feed == "draws")
-        yield f"{folder}: {_in_words(protocol := _protocol(subject, seed))}"
-        started = time.perf_counter()
+        subject = _subject(loader, folder, count, draws=feed == "draws")
+        protocol, started = _protocol(subject, seed), time.perf_counter()
+        yield f"{folder}: {words.title(protocol)}"
         samples, seen, results = _measure(subject, seed)
         made = {"seconds": time.perf_counter() - started, "versions": versions()}
-        kept.keep(folder, Kept(protocol, kept.checkpoint_of(folder), results, made), QUALITY)
-        yield from _results_in_words(results)
-        names = class_names(opened.data.name) or [str(label) for label in range(whole.classes)]
-        figure = figures.sample_quality(
-            {name: each.shares for name, each in seen.items()},
-            {name: each.entropies for name, each in seen.items()},
-            _rows(samples, seen["samples"]),
-            class_names=names,
-            note=_note(protocol, results),
-        )
+        found[folder] = Kept(protocol, kept.checkpoint_of(folder), results, made)
+        kept.keep(folder, found[folder], QUALITY)
+        yield from words.in_full(results)
         yield f"  in {folder / QUALITY}"
-        yield f"  {save_figure(folder / USES / 'quality.png', figure)}"
+        yield f"  {_draw(subject, samples, seen, words.note(protocol, results))}"
+    if len(found) > 1:
+        yield from words.table(found)
 
 
 def _suitable(count: int | None, whole: DataSet) -> int:
@@ -93,14 +84,19 @@ def _suitable(count: int | None, whole: DataSet) -> int:
     return chosen
 
 
-def _subject(folder: Path, opened: Opened, trained: Trained, whole: DataSet, count: int, *, draws: bool) -> Subject:
+def _subject(loader: Loader, folder: Path, count: int | None, *, draws: bool) -> Subject:
     """Return a run with as many real images: grey where means are looked at, drawn as the run's where draws are."""
+    opened = loader.open(folder)
+    kept.must_be_writable(folder, QUALITY)
+    whole = load(opened.config.data.name, opened.config.data.root)
+    chosen = _suitable(count, whole)
+    trained = classifier_for(whole, folder.parent / CLASSIFIERS)
     real = whole
     if draws and opened.config.data.binarize != "none":
         seed = opened.config.run.seed
         real = with_drawn_training_set(whole.binarize_evaluation(seed), seed)
     test, train = (
-        part[randomness.permutation(len(part), 0, f"quality/{name}")[:count]]
+        part[randomness.permutation(len(part), 0, f"quality/{name}")[:chosen]]
         for name, part in (("test", real.test), ("train", real.train))
     )
     return Subject(folder, opened, trained, test, train, draws)
@@ -137,38 +133,33 @@ def _measure(subject: Subject, seed: int) -> tuple[Tensor, dict[str, Seen], dict
         "entropy_of_class_shares": entropy(own.shares).item(),
         "mean_entropy": own.entropies.mean().item(),
         "mean_entropy_of_test_images": real.entropies.mean().item(),
-        "uncertain_share": (own.entropies > UNCERTAIN).double().mean().item(),
-        "uncertain_share_of_test_images": (real.entropies > UNCERTAIN).double().mean().item(),
+        "uncertain_share": (own.entropies > words.UNCERTAIN).double().mean().item(),
+        "uncertain_share_of_test_images": (real.entropies > words.UNCERTAIN).double().mean().item(),
         "highest_entropy": entropy(own.shares.new_full((len(own.shares),), 1 / len(own.shares))).item(),
     }
     return samples, seen, results
 
 
+def _draw(subject: Subject, samples: Tensor, seen: Mapping[str, Seen], note: str) -> Path:
+    """Draw what the classifier sees, and return the picture's path."""
+    data = subject.opened.data
+    figure = figures.sample_quality(
+        {name: each.shares for name, each in seen.items()},
+        {name: each.entropies for name, each in seen.items()},
+        _rows(samples, seen["samples"]),
+        class_names=class_names(data.name) or [str(label) for label in range(data.classes)],
+        note=note,
+    )
+    return save_figure(subject.folder / USES / "quality.png", figure)
+
+
 def _rows(samples: Tensor, seen: Seen) -> dict[str, Tensor]:
-    order = seen.entropies.argsort(stable=True)
-    rows = {"first samples": samples[:SHOWN], "most certain": samples[order[:SHOWN]]}
-    return {name: visible(each) for name, each in (rows | {"least certain": samples[order.flip(0)[:SHOWN]]}).items()}
-
-
-def _in_words(protocol: dict[str, Any]) -> str:
-    fed = f"{protocol['count']:,} {protocol['fed']}, z ~ p(z), seed {protocol['seed']}"
-    seen_by = f"a classifier with {100 * protocol['classifier_accuracy']:.2f} % of the test set right"
-    return f"{fed}, against as many test images of {protocol['data']}; seen by {seen_by}"
-
-
-def _results_in_words(results: dict[str, Any]) -> Iterator[str]:
-    own, real = (results[f"classifier_frechet_distance{of}"] for of in ("", "_of_training_images"))
-    yield f"  classifier Frechet distance (squared)  {own:.3f}; of as many training images {real:.3f}"
-    top = results["highest_entropy"]
-    yield f"  entropy of the classes                 {results['entropy_of_class_shares']:.3f} nats, at most {top:.3f}"
-    own, real = (results[f"mean_entropy{of}"] for of in ("", "_of_test_images"))
-    yield f"  entropy of a prediction, mean          {own:.4f} nats; of test images {real:.4f}"
-    own, real = (100 * results[f"uncertain_share{of}"] for of in ("", "_of_test_images"))
-    yield f"  predictions above {UNCERTAIN:g} nats            {own:.1f} %; of test images {real:.1f} %"
-
-
-def _note(protocol: dict[str, Any], results: dict[str, Any]) -> str:
-    own, real = (results[f"classifier_frechet_distance{of}"] for of in ("", "_of_training_images"))
-    right = f"classifier with {100 * protocol['classifier_accuracy']:.2f} % of the test set right"
-    distance = f"Frechet distance of its features (squared) {own:.2f}, of training images {real:.2f}"
-    return f"{protocol['count']:,} {protocol['fed']}, z ~ p(z); {right}\n{distance}"
+    """Return the first samples, and of each class that is seen the one that is most certain, and least."""
+    order, classes = seen.entropies.argsort(stable=True), seen.probabilities.argmax(1)
+    of_each = [order[classes[order] == label] for label in classes.unique()[:SHOWN]]
+    chosen = {
+        "first samples": torch.arange(min(len(of_each), len(samples))),
+        "most certain of each class": torch.stack([places[0] for places in of_each]),
+        "least certain of each class": torch.stack([places[-1] for places in of_each]),
+    }
+    return {name: visible(samples[places]) for name, places in chosen.items()}
