@@ -177,7 +177,7 @@ def by_numpy(one: Tensor, other: Tensor) -> float:
     """The distance from the eigenvalues of S S', which is not symmetric."""
     a, b = one.double().numpy(), other.double().numpy()
     s, t = np.cov(a.T), np.cov(b.T)
-    root = np.sqrt(np.linalg.eigvals(s @ t).astype(complex)).real.sum()
+    root = np.real(np.sqrt(np.linalg.eigvals(s @ t).astype(complex))).sum()
     return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(s) + np.trace(t) - 2 * root)
 
 

@@ -58,7 +58,7 @@ def draw_rows(axes: Axes, rows: Mapping[str, Array]) -> None:
     """Draw a labelled row of images for each setting, as `images_by_setting` does, into axes of another picture."""
     canvas = _canvas(rows)
     _show(axes, canvas)
-    _name_rows(axes, canvas, list(rows))
+    _name_rows(axes, canvas, list(rows), letters=16)
 
 
 def samples(images: Array, *, columns: int = 8) -> Figure:
@@ -128,9 +128,9 @@ def _canvas(rows: Mapping[str, Array]) -> np.ndarray:
     return np.concatenate([tile(images, columns=columns, gap=2, pad=2) for images in pixels])
 
 
-def _name_rows(axes: Axes, canvas: np.ndarray, labels: Sequence[str]) -> None:
-    step = len(canvas) / len(labels)
-    axes.set_yticks([(row + 0.5) * step - 1.5 for row in range(len(labels))], [wrap(label, 26) for label in labels])
+def _name_rows(axes: Axes, canvas: np.ndarray, labels: Sequence[str], letters: int = 26) -> None:
+    step, names = len(canvas) / len(labels), [wrap(label, letters) for label in labels]
+    axes.set_yticks([(row + 0.5) * step - 1.5 for row in range(len(labels))], names)
 
 
 def _show(axes: Axes, canvas: np.ndarray, extent: tuple[float, float, float, float] | None = None) -> None:

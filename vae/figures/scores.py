@@ -35,7 +35,7 @@ def scores(values: Mapping[str, Array], rows: Mapping[str, Array], unit: str, no
     edges = np.linspace(min(low for low, _ in ends), max(high for _, high in ends), BINS + 1)
     for (name, each), color in zip(arrays.items(), SETTING_ORDER, strict=False):
         counts, _ = np.histogram(each, edges)
-        label = f"{name}: mean " + f"{each.mean():.1f}".replace("-", "−")
+        label = f"{name}, {len(each):,} images: mean " + f"{each.mean():.1f}".replace("-", "−")
         axes.stairs(counts / len(each), edges, fill=True, alpha=0.6, color=PALETTE[color], label=label)
     draw_rows(below, rows)
     axes.legend(loc="best", frameon=False, fontsize=8, labelcolor=INK)

@@ -42,9 +42,10 @@ def classifier_for(data: DataSet, folder: Path) -> Trained:
     Raises:
         InputError: there are no labels to train on, or the classifier's file cannot be read or written.
     """
-    if data.train.labels is None or data.test.labels is None:
+    labels = [part.labels for part in (data.train, data.test) if part.labels is not None]
+    if len(labels) < 2:
         raise InputError(f"{data.name}: has no labels, and the classifier that looks at samples is trained on them")
-    if data.classes < 2 or min(int(part.labels.min()) for part in (data.train, data.test)) < 0:
+    if data.classes < 2 or min(int(each.min()) for each in labels) < 0:
         raise InputError(f"{data.name}: a classifier needs labels 0, 1, ... of two classes or more")
     size = "x".join(map(str, data.image_shape))
     file = folder / f"{data.name}-{size}-{data.train.fingerprint}-{SEED}.safetensors"

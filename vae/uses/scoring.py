@@ -131,7 +131,7 @@ def _draw(path: Path, model: VAE, asked: Sequence[Asked], scored: Sequence[Score
     rows: dict[str, Tensor] = {}
     for each, scores in zip(asked, scored, strict=True):
         for which, places in zip(("least", "most"), scores.extremes(SHOWN), strict=True):
-            rows[f"{each.name}, {which} likely"] = visible(images_of(model, each.part, places.cpu()))
+            rows[f"{each.name}, {which}\N{NO-BREAK SPACE}likely"] = visible(images_of(model, each.part, places.cpu()))
     values = {each.name: scores.estimates.log_likelihood for each, scores in zip(asked, scored, strict=True)}
     how = asked[0].protocol
     unit = f"log p(x) in nats, {how['likelihood']} ({how['measure']}), K = {how['samples']:,}"
