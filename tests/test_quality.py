@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tests.folders import SIZE, write_data, write_run
 from vae import __main__ as cli
+from vae import figures
 from vae.components import InputError
 from vae.data.sources import DataSet, Split, load
 from vae.model import VAE
@@ -68,6 +69,21 @@ def test_the_entropy_of_a_prediction_lies_between_0_and_that_of_the_uniform_one(
     assert seen.shares.tolist() == [0.75, 0.25, 0.0]
     half = -(0.6 * math.log(0.6) + 0.4 * math.log(0.4))
     assert seen.entropies[0].item() == pytest.approx(half, rel=1e-6)
+
+
+def test_the_picture_shows_the_shares_and_all_predictions() -> None:
+    shares = {"samples": torch.tensor([0.5, 0.3, 0.2]), "test images": torch.tensor([0.2, 0.2, 0.6])}
+    entropies = {"samples": torch.tensor([0.0, math.log(3) + 1e-9, 0.4]), "test images": torch.zeros(5)}
+    rows = {"some": torch.rand(3, 1, 4, 4)}
+    names = ["coat", "bag", "boot"]
+    figure = figures.sample_quality(shares, entropies, rows, class_names=names, note="")
+    bars, histogram, _ = figure.axes
+    heights = [bar.get_height() for bar in bars.patches]  # pyright: ignore[reportAttributeAccessIssue]
+    assert heights == pytest.approx([0.5, 0.3, 0.2, 0.2, 0.2, 0.6])
+    assert [text.get_text() for text in bars.get_xticklabels()] == names
+    values = [patch.get_data().values for patch in histogram.patches]  # pyright: ignore[reportAttributeAccessIssue]
+    assert [len(each.nonzero()[0]) for each in values] == [3, 1], "the highest entropy is in the last bin"
+    assert [each.sum() for each in values] == pytest.approx([1, 1])
 
 
 # --- the classifier ---------------------------------------------------------------------------------------------------

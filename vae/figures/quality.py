@@ -1,8 +1,10 @@
 """Samples as a classifier sees them: which classes, how certain, and which it is most and least certain of."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vae.figures.images import draw_rows
@@ -37,18 +39,27 @@ def sample_quality(
     below = figure.add_subplot(grid[1, :])
     style(axes[0], "most probable class", "", "share of the images")
     style(axes[1], "entropy of the prediction", "nats", "share of the images (log scale)")
-    width, top = 0.8 / len(shares), np.log(len(class_names))
-    edges = np.linspace(0, top, BINS + 1)
-    for place, (name, color) in enumerate(zip(shares, SETTING_ORDER, strict=False)):
-        bars = np.arange(len(class_names)) + width * (place - (len(shares) - 1) / 2)
-        axes[0].bar(bars, numbers(shares[name]), width, color=PALETTE[color], label=name)
-        counts, _ = np.histogram(numbers(entropies[name]).clip(0, top), edges)
-        axes[1].stairs(counts / counts.sum(), edges, color=PALETTE[color], linewidth=1.5)
-    axes[1].set_yscale("log")
-    long = max(map(len, class_names)) > 3
-    axes[0].set_xticks(range(len(class_names)), class_names, rotation=90 if long else 0)
-    axes[0].grid(axis="x", visible=False)
+    _draw_shares(axes[0], shares, class_names)
+    _draw_entropies(axes[1], entropies, highest=math.log(len(class_names)))
     draw_rows(below, rows)
     below.set_xlabel(note, **TEXT)
     legend_below(figure, axes[0].containers)  # pyright: ignore[reportArgumentType]
     return figure
+
+
+def _draw_shares(axes: Axes, shares: Mapping[str, Array], class_names: Sequence[str]) -> None:
+    width = 0.8 / len(shares)
+    for place, (name, color) in enumerate(zip(shares, SETTING_ORDER, strict=False)):
+        bars = np.arange(len(class_names)) + width * (place - (len(shares) - 1) / 2)
+        axes.bar(bars, numbers(shares[name]), width, color=PALETTE[color], label=name)
+    long = max(map(len, class_names)) > 3
+    axes.set_xticks(range(len(class_names)), class_names, rotation=90 if long else 0)
+    axes.grid(axis="x", visible=False)
+
+
+def _draw_entropies(axes: Axes, entropies: Mapping[str, Array], *, highest: float) -> None:
+    edges = np.linspace(0, highest, BINS + 1)
+    for each, color in zip(entropies.values(), SETTING_ORDER, strict=False):
+        counts, _ = np.histogram(numbers(each).astype(float).clip(0, highest), edges)
+        axes.stairs(counts / counts.sum(), edges, color=PALETTE[color], linewidth=1.5)
+    axes.set_yscale("log")

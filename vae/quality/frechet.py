@@ -14,7 +14,8 @@ def frechet_distance(mean: Tensor, covariance: Tensor, its_mean: Tensor, its_cov
     """Return the squared distance |m - m'|^2 + tr(S + S' - 2 (S^1/2 S' S^1/2)^1/2) of two normal distributions.
 
     Dowson & Landau 1982, The Fréchet distance between multivariate normal distributions, eq. 4. The symmetric product
-    has the eigenvalues of S S', which are real and not negative; those that rounding makes negative are 0.
+    has the eigenvalues of S S', which are real and not negative; those that rounding makes negative are 0,
+    and so is such a distance.
 
     Args:
         mean, its_mean: (F,), float64.

@@ -59,19 +59,19 @@ def score_lines(args: argparse.Namespace, means: Means) -> Iterator[str]:
     folder = args.output or args.run / USES
     launch.on_main(accelerator, partial(must_be_writable, folder))
     model.to(accelerator.device)
-    scored, files = [], []
+    scored = []
     for each in asked:
         yield title([each.protocol])
         scored.append(scores := _score(accelerator, model, each, args, means))
         yield from _in_words(scores)
-        file = folder / f"scores-{each.name}-{args.split}.npz"
-        files.append(launch.on_main(accelerator, partial(save_arrays, file, scores.arrays())))
     names = [each.name for each in asked]
     verdict = _verdict(names, scored)
     yield from [verdict] if verdict else []
+    for name, scores in zip(names, scored, strict=True):
+        file = folder / f"scores-{name}-{args.split}.npz"
+        yield str(launch.on_main(accelerator, partial(save_arrays, file, scores.arrays())))
     picture = folder / f"scores-{'-against-'.join(names)}-{args.split}.png"
-    files.append(launch.on_main(accelerator, partial(_draw, picture, model, asked, scored, verdict)))
-    yield from map(str, files)
+    yield str(launch.on_main(accelerator, partial(_draw, picture, model, asked, scored, verdict)))
 
 
 def _asked(args: argparse.Namespace) -> tuple[VAE, list[Asked]]:
