@@ -31,6 +31,9 @@ def without(modules: tuple[str, ...], program: str, *args: str, env: dict[str, s
         (VAE, ["doctor", "--help"], ["key=value"]),
         (VAE, ["evaluate", "--help"], ["--samples", "--compare"]),
         (VAE, ["components", "--help"], ["settings"]),
+        (VAE, ["impute", "--help"], ["--mask", "--data-root"]),
+        (VAE, ["score", "--help"], ["--against"]),
+        (VAE, ["quality", "--help"], ["--feed"]),
     ],
 )
 def test_help_does_not_import_torch(program: str, args: list[str], words: list[str]) -> None:

@@ -14,7 +14,7 @@ from vae import __main__ as cli
 from vae.data.sources import Split
 from vae.model import VAE
 from vae.uses.encoding import Codes, encode
-from vae.uses.generation import interpolate, slerp
+from vae.uses.generation import slerp
 from vae.uses.repair import denoise, impute
 
 
@@ -84,12 +84,15 @@ def test_arcs_turn_evenly_and_change_length_evenly() -> None:
 def test_paths_begin_and_end_at_reconstructions() -> None:
     torch.manual_seed(0)
     model, x = VAE(image_shape=(1, 4, 4), latent_dim=3, hidden_dim=8), images(6)
-    for spherical in (False, True):
-        path = interpolate(model, x[:3], x[3:], steps=5, spherical=spherical)
-        assert path.shape == (3, 5, 1, 4, 4)
-        torch.testing.assert_close(path[:, 0], model.reconstruct(x[:3]))
-        torch.testing.assert_close(path[:, -1], model.reconstruct(x[3:]))
-    torch.testing.assert_close(interpolate(model, x[:1], x[1:2], steps=5)[0], model.interpolate(x[0], x[1], steps=5))
+    ends, codes = model.reconstruct(x), model.code(x)
+    for path in (torch.lerp, slerp):
+        for first, last in ((0, 3), (1, 4), (2, 5)):
+            shown = model.interpolate(x[first], x[last], steps=5, path=path)
+            assert shown.shape == (5, 1, 4, 4)
+            torch.testing.assert_close(shown[0], ends[first])
+            torch.testing.assert_close(shown[-1], ends[last])
+            quarter = path(codes[first], codes[last], torch.tensor(0.25))  # one point, where the path has all at once
+            torch.testing.assert_close(shown[1], model.decode(quarter[None]).mean.detach()[0])
 
 
 def test_codes_are_the_posteriors_and_their_plane_holds_the_most_variance() -> None:
@@ -177,10 +180,12 @@ def test_a_model_that_sees_labels_is_given_them(conditional: Path, capsys: pytes
         (["impute", "RUN", "--mask", "nowhere.npy"], "--mask nowhere.npy: cannot be read"),
         (["denoise", "RUN", "--level", "0"], "--level 0: must be above 0, and of salt at most 1"),
         (["interpolate", "RUN", "--pairs", "40"], "--pairs 40: needs 80 images, and there are 70"),
-        (["encode", "RUN", "--split", "val"], "--split val: data.val_size is 0, so that nothing was held out"),
+        (["encode", "RUN", "--split", "val"], "--split val: RUN has held out nothing (data.val_size = 0)"),
         (["encode", "RUN", "--data", "OTHER"], "--data OTHER: its images have shape (1, 4, 4), the model's (1, 8, 8)"),
+        (["encode", "RUN", "--data-root", "x"], "--data-root x: goes with --data"),
         (["encode", "nowhere"], "nowhere: not a run folder"),
-        (["sample", "RUN", "--count", "0"], "argument --count: 0: must be at least 1"),
+        (["sample", "RUN", "--count", "0"], "argument --count: '0': must be a whole number from 1"),
+        (["sample", "RUN", "--seed", "-1"], "argument --seed: '-1': must be a whole number from 0"),
     ],
 )
 def test_unusable_input_is_one_line_and_nothing_is_written(

@@ -8,18 +8,20 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from vae import slurm, startup
-from vae.cli import Parser, add_configuration, speaks
+from vae.cli import Parser, add_configuration, at_least, speaks
 from vae.components import InputError
 from vae.config import Config, describe_components, load
+from vae.quality.command import add_quality
 from vae.signals import Stopped, StopRequest
 from vae.sweep import Sweep
 from vae.sweep import load as load_sweep
 from vae.uses.command import COMMANDS as USES
+from vae.uses.command import add_score_arguments
 
 SECONDS_FOR_RANK_0 = 5  # to finish its report, before a launcher ends it because another process has ended
 
@@ -97,45 +99,60 @@ def _report_findings(config: Config, config_file: str | None) -> bool:
 def add_evaluate(parser: argparse.ArgumentParser) -> None:
     """Estimate log p(x) of finished runs, and what stands beside it; alone or under any launcher."""
     parser.add_argument("paths", metavar="RUN", nargs="+", type=Path, help="finished runs, or folders of them")
-    parser.add_argument("--samples", type=_at_least(1), metavar="K", help="draws for each image (default: 1000)")
+    parser.add_argument("--samples", type=at_least(1), metavar="K", help="draws for each image (default: 1000)")
     parser.add_argument("--split", choices=["test", "val", "train"], help="of the data (default: test)")
-    parser.add_argument("--seed", type=_at_least(0), metavar="S", help="of the noise (default: 0)")
+    parser.add_argument("--seed", type=at_least(0), metavar="S", help="of the noise (default: 0)")
     drawn = "the seed of 0/1 pixels, for runs with data.binarize (default: each run's own)"
-    parser.add_argument("--draw", type=_at_least(0), metavar="S", help=drawn)
-    parser.add_argument("--batch", type=_at_least(1), metavar="N", help="draws at once (default: as memory allows)")
+    parser.add_argument("--draw", type=at_least(0), metavar="S", help=drawn)
+    parser.add_argument("--batch", type=at_least(1), metavar="N", help="draws at once (default: as memory allows)")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--again", action="store_true", help="also what has been evaluated already")
     parser.add_argument("--compare", action="store_true", help="evaluate nothing: a table of what has been evaluated")
     parser.set_defaults(action=run_evaluate)
 
 
-def _at_least(least: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number from {least}")
-        return int(text)
-
-    return number
-
-
 def run_evaluate(args: argparse.Namespace) -> int:
     """Print what is found, on the main process; returns the exit code, the same on all."""
     given = {name: getattr(args, name) for name in ("samples", "split", "seed", "draw")}
     wanted = {name: value for name, value in given.items() if value is not None}
-    stop = StopRequest()
-    if not args.compare:
-        try:
-            startup.begin(os.environ, stop)  # before torch is imported
-        except ValueError as error:
-            raise InputError(str(error)) from None
-    from vae import launch  # imports torch
-    from vae.evaluation import command
+    stop = StopRequest() if args.compare else _begin()
+    from vae.evaluation import command  # imports torch
 
     if args.compare:
-        lines = command.compare_runs(args.paths, wanted)
-    else:
-        means = command.Means(os.environ, stop, args.device, args.batch, args.again)
-        lines = command.evaluate_runs(args.paths, command.Request(**wanted), means)
+        return _say(command.compare_runs(args.paths, wanted))
+    means = command.Means(os.environ, stop, args.device, args.batch, args.again)
+    return _say(command.evaluate_runs(args.paths, command.Request(**wanted), means))
+
+
+def add_score(parser: argparse.ArgumentParser) -> None:
+    """Estimate log p(x) of each image of a file, and hold two data sets against each other; under any launcher."""
+    add_score_arguments(parser)
+    parser.set_defaults(action=run_score)
+
+
+def run_score(args: argparse.Namespace) -> int:
+    """Print what is found, on the main process; returns the exit code, the same on all."""
+    stop = _begin()
+    from vae.evaluation.command import Means  # imports torch
+    from vae.uses.scoring import score_lines
+
+    return _say(score_lines(args, Means(os.environ, stop, args.device, args.batch)))
+
+
+def _begin() -> StopRequest:
+    """Take a process's place among others, before torch is imported; raises `InputError`."""
+    stop = StopRequest()
+    try:
+        startup.begin(os.environ, stop)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    return stop
+
+
+def _say(lines: Iterator[str]) -> int:
+    """Print the lines on the main process, and leave the others; returns the exit code, the same on all."""
+    from vae import launch  # imports torch
+
     try:
         for line in lines:
             if os.environ.get("RANK", "0") == "0":
@@ -230,7 +247,9 @@ COMMANDS = {
     "components": add_components,
     "doctor": add_doctor,
     "evaluate": add_evaluate,
+    "quality": add_quality,
     "report": add_report,
+    "score": add_score,
     "sweep": add_sweep,
     **USES,
 }

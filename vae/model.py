@@ -1,6 +1,7 @@
 """The VAE: puts an encoder, a posterior, a prior, a decoder and a likelihood together."""
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -16,6 +17,8 @@ from vae.likelihoods import LIKELIHOODS, Likelihood
 from vae.networks import DECODERS, ENCODERS, Shape, Sizes
 from vae.posteriors import POSTERIORS, Posterior
 from vae.priors import PRIORS, Given, Prior
+
+LatentPath = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -167,18 +170,22 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
         return self.decode(self.code(x, labels), labels).mean
 
     @torch.no_grad()
-    def interpolate(self, start: Tensor, end: Tensor, steps: int = 10, labels: Tensor | None = None) -> Tensor:
-        """Return decoded images (steps, C, H, W) on the straight line between the codes of two images.
+    def interpolate(
+        self, start: Tensor, end: Tensor, steps: int = 10, labels: Tensor | None = None, path: LatentPath = torch.lerp
+    ) -> Tensor:
+        """Return decoded images (steps, C, H, W) on a path between the codes of two images.
 
         Args:
             start, end: images (C, H, W) in [0, 1].
-            steps: points on the line, both ends included.
+            steps: points on the path, both ends included.
             labels: (2,), of a model that needs them; the decoder sees the one that is nearer.
+            path: two codes (D,) and weights (steps, 1) from 0 to 1 -> points (steps, D): the straight line, or an arc
+                (`vae.uses.generation.slerp`).
         """
         first, last = self.code(torch.stack([start, end]), labels)
         weight = torch.linspace(0, 1, steps, device=first.device, dtype=first.dtype)[:, None]
         nearer = None if labels is None else labels[(weight[:, 0] > 0.5).long()]
-        return self.decode(torch.lerp(first, last, weight), nearer).mean
+        return self.decode(path(first, last, weight), nearer).mean
 
     def _numbers(self, x: Tensor, labels: Tensor | None) -> Tensor:
         """Return what the encoder gives, (B, features)."""

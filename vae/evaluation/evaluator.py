@@ -76,18 +76,30 @@ def _prepare(loader: Loader, folder: Path, request: Request) -> Subject:
     draw = None if binarize == "none" else config.run.seed if request.draw is None else request.draw
     drawn = config.model_copy(update={"run": config.run.model_copy(update={"seed": draw or 0})})
     data = loader.data(drawn)
-    if request.split == "val" and data.val is None:
-        raise InputError(f"--split val: {folder} has held out nothing (data.val_size = 0); use test or train")
     if request.split == "train" and draw is not None:
-        data = _with_drawn_training_set(data, draw)
-    how = protocol(data, binarize, model.likelihood, seed=request.seed, split=request.split)
-    part = part_of(data, request.split)
-    given = "label" if model.needs_labels else None  # then it is log p(x|y)
-    how |= {"bound": BOUND, "samples": request.samples, "examples": len(part), "draw": draw, "given": given}
+        data = with_drawn_training_set(data, draw)
+    part = part_of(data, request.split, folder)
+    how = estimated(data, binarize, model, replace(request, draw=draw), len(part))
     return Subject(folder, config, model, part, how, checkpoint_of(folder))
 
 
-def _with_drawn_training_set(data: DataSet, draw: int) -> DataSet:
+def estimated(data: DataSet, binarize: str, model: VAE, request: Request, examples: int) -> dict[str, Any]:
+    """Return the protocol of log p(x) by importance sampling.
+
+    Args:
+        data: as they are evaluated.
+        binarize: as `vae.evaluation.protocol` takes it.
+        model: any, of that family.
+        request: what is asked for; `draw` is the seed of the 0/1 pixels, where pixels are drawn.
+        examples: how many of the images are evaluated.
+    """
+    how = protocol(data, binarize, model.likelihood, seed=request.seed, split=request.split)
+    given = "label" if model.needs_labels else None  # then it is log p(x|y)
+    more = {"bound": BOUND, "samples": request.samples, "examples": examples, "draw": request.draw, "given": given}
+    return how | more
+
+
+def with_drawn_training_set(data: DataSet, draw: int) -> DataSet:
     """Return the data with the 0/1 pixels that a static run trains on (and a dynamic one in its first epoch)."""
     pixels = randomness.binarize(data.train.images, draw, "binarize/train")
     return replace(data, train=replace(data.train, images=pixels))

@@ -2,14 +2,22 @@
 
 from typing import Any
 
+from vae.components import InputError
 from vae.data.sources import DataSet, Split
 from vae.likelihoods import Likelihood
 
 
-def part_of(data: DataSet, split: str) -> Split:
-    """Return the part of the data called `train`, `val` (which must be there) or `test`."""
+def part_of(data: DataSet, split: str, whose: object = "the run") -> Split:
+    """Return the part of the data called `train`, `val` or `test`; raises `InputError` where nothing was held out.
+
+    Args:
+        data: the data set.
+        split: its part.
+        whose: a run's folder or a file, to be named if there is no such part.
+    """
     part = {"train": data.train, "val": data.val, "test": data.test}[split]
-    assert part is not None
+    if part is None:
+        raise InputError(f"--split {split}: {whose} has held out nothing (data.val_size = 0); use test or train")
     return part
 
 

@@ -3,6 +3,8 @@
 from vae.figures.curves import gradient_norm, loss_curves
 from vae.figures.images import images_by_setting, interpolation, latent_plane, reconstructions, samples
 from vae.figures.latents import ShownPrior, latent_histogram, latent_marginals, latent_scatter
+from vae.figures.quality import sample_quality
+from vae.figures.scores import scores
 from vae.figures.sweeps import loss_against, loss_by_setting, loss_curves_by_setting, rate_distortion
 from vae.figures.usage import latent_use, latent_use_by_setting
 
@@ -23,5 +25,7 @@ __all__ = [
     "loss_curves_by_setting",
     "rate_distortion",
     "reconstructions",
+    "sample_quality",
     "samples",
+    "scores",
 ]

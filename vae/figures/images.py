@@ -1,6 +1,6 @@
 """Pictures made of images: reconstructions, samples, interpolation, the decoded latent plane."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -46,15 +46,19 @@ def images_by_setting(title: str, note: str, rows: Mapping[str, Array]) -> Figur
         title, note: what is shown, and how it was made.
         rows: label -> images (N, C, H, W) in [0, 1], C = 1 or 3; the same N everywhere.
     """
-    pixels = [_pixels(images) for images in rows.values()]
-    canvas = np.concatenate([tile(images, columns=len(images), gap=2, pad=2) for images in pixels])
+    canvas = _canvas(rows)
     height, width = canvas.shape[:2]
-    labels = [wrap(label, 26) for label in rows]
     figure, axes = _image_figure(title, canvas, width=min(7.5, max(4.2, MAX_HEIGHT * width / height + 1.6)))
     axes.set_title(note, **TEXT)
-    step = height / len(pixels)
-    axes.set_yticks([(row + 0.5) * step - 1.5 for row in range(len(pixels))], labels)
+    _name_rows(axes, canvas, list(rows))
     return _trim(figure, axes)
+
+
+def draw_rows(axes: Axes, rows: Mapping[str, Array]) -> None:
+    """Draw a labelled row of images for each setting, as `images_by_setting` does, into axes of another picture."""
+    canvas = _canvas(rows)
+    _show(axes, canvas)
+    _name_rows(axes, canvas, list(rows), letters=16)
 
 
 def samples(images: Array, *, columns: int = 8) -> Figure:
@@ -113,13 +117,30 @@ def _image_figure(
 ) -> tuple[Figure, Axes]:
     """Return a figure `width` inches wide, with room to trim, that shows a canvas (H, W, C) in [0, 1]."""
     figure, (axes,) = titled_figure(title, (width, width * canvas.shape[0] / canvas.shape[1] + 1.5))
+    _show(axes, canvas, extent)
+    return figure, axes
+
+
+def _canvas(rows: Mapping[str, Array]) -> np.ndarray:
+    """Return rows of images as one canvas (H', W', C)."""
+    pixels = [_pixels(images) for images in rows.values()]
+    columns = max(map(len, pixels))
+    return np.concatenate([tile(images, columns=columns, gap=2, pad=2) for images in pixels])
+
+
+def _name_rows(axes: Axes, canvas: np.ndarray, labels: Sequence[str], letters: int = 26) -> None:
+    step, names = len(canvas) / len(labels), [wrap(label, letters) for label in labels]
+    axes.set_yticks([(row + 0.5) * step - 1.5 for row in range(len(labels))], names)
+
+
+def _show(axes: Axes, canvas: np.ndarray, extent: tuple[float, float, float, float] | None = None) -> None:
+    """Show a canvas (H, W, C) in [0, 1] on axes without a frame."""
     grey = canvas.shape[-1] == 1
     axes.imshow(canvas[..., 0] if grey else canvas, cmap="gray", vmin=0, vmax=1, extent=extent)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.tick_params(length=0, labelsize=8, labelcolor=INK)
     axes.spines[:].set_visible(False)
-    return figure, axes
 
 
 def _trim(figure: Figure, axes: Axes) -> Figure:

@@ -1,0 +1,66 @@
+"""log p(x) of each image, and how well it tells two sets of images apart."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vae.evaluation.importance import Estimates
+from vae.likelihoods import bits_per_dim
+from vae.networks import Shape
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a model makes of N images.
+
+    Attributes:
+        protocol: how the numbers were made; its `measure` says what log p(x) is the logarithm of.
+        estimates: of each image.
+        image_shape: (C, H, W).
+        has_bits: whether pixels have probabilities, so that there are bits per dimension.
+    """
+
+    protocol: Mapping[str, Any]
+    estimates: Estimates
+    image_shape: Shape
+    has_bits: bool
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return what a .npz holds, each (N,) but the protocol, which is JSON.
+
+        `index` in the split, `log_likelihood`, `elbo` (nats), `effective_sample_size` (from 1 to K), and where
+        there are any `bits_per_dim`.
+        """
+        found = self.estimates
+        arrays = {"log_likelihood": found.log_likelihood, "elbo": found.elbo}
+        arrays |= {"effective_sample_size": found.effective_sample_size}
+        if self.has_bits:
+            arrays["bits_per_dim"] = -found.log_likelihood * bits_per_dim(1.0, self.image_shape)
+        numbers = {name: values.cpu().numpy() for name, values in arrays.items()}
+        return {"index": np.arange(len(found.elbo)), **numbers, "protocol": np.array(json.dumps(self.protocol))}
+
+    def extremes(self, count: int) -> tuple[Tensor, Tensor]:
+        """Return the places of the least likely images, and of the most likely ones, each (count,) or all there are."""
+        order = self.estimates.log_likelihood.argsort(stable=True)
+        return order[:count], order.flip(0)[:count]
+
+
+def area_under_roc(positives: Tensor, negatives: Tensor) -> float:
+    """Return the area under the ROC curve of a score: P(a > b) + P(a = b) / 2 for a positive a and a negative b.
+
+    Exact, by ranks (Hanley & McNeil 1982: the statistic of Mann & Whitney 1947 by the number of pairs): 1 where each
+    positive is above all negatives, 0.5 where the score says nothing, below 0.5 where it is the wrong way round.
+
+    Args:
+        positives: scores (N,).
+        negatives: scores (M,).
+    """
+    ordered = negatives.double().sort().values
+    values = positives.double().contiguous()
+    below, up_to = torch.searchsorted(ordered, values), torch.searchsorted(ordered, values, right=True)
+    return (below + up_to).sum().item() / (2 * len(positives) * len(negatives))
