@@ -20,6 +20,7 @@ from vae.signals import Stopped, StopRequest
 from vae.sweep import Sweep
 from vae.sweep import load as load_sweep
 from vae.uses.command import COMMANDS as USES
+from vae.uses.factors import COMMANDS as FACTORS
 
 SECONDS_FOR_RANK_0 = 5  # to finish its report, before a launcher ends it because another process has ended
 
@@ -233,6 +234,7 @@ COMMANDS = {
     "report": add_report,
     "sweep": add_sweep,
     **USES,
+    **FACTORS,
 }
 
 

@@ -14,6 +14,7 @@ RUNS = Path("runs")  # where run folders are, unless run.dir says otherwise
 CONFIG, METRICS, SUMMARY, STARTS = "config.yaml", "metrics.jsonl", "summary.json", "starts.jsonl"
 LATENTS = "latents.json"  # kept, to be measured only once
 EVALUATION = "evaluation.json"  # kept by `python -m vae evaluate`
+DISENTANGLEMENT = "disentanglement.json"  # kept by `python -m vae disentangle`
 CHECKPOINTS, FIGURES, MODEL, TENSORBOARD = "checkpoints", "figures", "model", "tensorboard"
 LOCK, LOGS = ".lock", "logs"
 PARTIAL = ".partial-"

@@ -1,6 +1,6 @@
 """Pictures made of images: reconstructions, samples, interpolation, the decoded latent plane."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -39,12 +39,16 @@ def reconstructions(originals: Array, reconstructed: Array, *, columns: int = 10
     return _trim(figure, axes)
 
 
-def images_by_setting(title: str, note: str, rows: Mapping[str, Array]) -> Figure:
+def images_by_setting(
+    title: str, note: str, rows: Mapping[str, Array], *, columns: Sequence[str] = (), below: str = ""
+) -> Figure:
     """Draw a labelled row of images for each setting.
 
     Args:
         title, note: what is shown, and how it was made.
         rows: label -> images (N, C, H, W) in [0, 1], C = 1 or 3; the same N everywhere.
+        columns: N labels of the columns; none: no labels.
+        below: what these say.
     """
     pixels = [_pixels(images) for images in rows.values()]
     canvas = np.concatenate([tile(images, columns=len(images), gap=2, pad=2) for images in pixels])
@@ -54,6 +58,10 @@ def images_by_setting(title: str, note: str, rows: Mapping[str, Array]) -> Figur
     axes.set_title(note, **TEXT)
     step = height / len(pixels)
     axes.set_yticks([(row + 0.5) * step - 1.5 for row in range(len(pixels))], labels)
+    if columns:
+        wide = (width + 2) / len(columns)
+        axes.set_xticks([(column + 0.5) * wide - 1.5 for column in range(len(columns))], columns)
+        axes.set_xlabel(below, **TEXT)
     return _trim(figure, axes)
 
 

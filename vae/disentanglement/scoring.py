@@ -1,0 +1,132 @@
+"""A finished run whose data have known factors -> its scores, with how they were made."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributions import Independent, Normal
+
+from vae.components import InputError
+from vae.data import randomness
+from vae.data.factors import Factors, read
+from vae.data.sources import Split
+from vae.disentanglement import dci, mig, sap
+from vae.distributions import marginals
+from vae.evaluation import chunks, evaluating, images_of, labels_for
+from vae.evaluation.kept import Kept, checkpoint_of
+from vae.model import VAE
+from vae.report.loading import Opened
+from vae.run import versions
+
+MOST_LEARNT, MOST_NEW = 10_000, 5_000  # images that predictors learn from, and others that they are tried on
+PROTOCOL = {
+    "mig": "I(z_j; v_k) by integration over q(z_j), all images",
+    "dci": f"random forest of {dci.TREES} trees with at least {dci.LEAF} images in a leaf, E[z|x]; accuracy",
+    "sap": "R^2 where the factor has an order, else balanced accuracy of thresholds, E[z|x]",
+}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A run that is to be scored: its unwrapped model on the CPU, the images as it sees them, and how it is done."""
+
+    folder: Path
+    model: VAE
+    part: Split
+    factors: Factors
+    protocol: dict[str, Any]
+    checkpoint: dict[str, str]
+
+
+def prepare(folder: Path, opened: Opened) -> Subject:
+    """Return a finished run, ready to be scored.
+
+    Raises:
+        InputError: its data have no factors, or its q(z|x) no Gaussian marginals.
+    """
+    config, model, factors = opened.config, opened.model, read(opened.config.data.name)
+    part = factors.split
+    if config.data.binarize != "none":
+        part = Split(randomness.binarize(part.images, 0, "binarize/factors"), part.labels)
+    encode(model, part[torch.arange(1)], folder)
+    learnt, new = _halves(len(part))
+    how = {
+        "data": opened.data.name,
+        "pixels_crc32": part.fingerprint,
+        "factors": list(factors.names),
+        "levels": factors.levels,
+        "learnt": len(learnt),
+        "new": len(new),
+    }
+    return Subject(folder, model, part, factors, how | PROTOCOL, checkpoint_of(folder))
+
+
+def encode(model: VAE, part: Split, folder: Path) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation, (N, D) each, of the marginals of q(z|x) of the images of a part of the data.
+
+    Raises:
+        InputError: these are no Gaussians, or those of several stochastic layers.
+    """
+    found = []
+    with evaluating(model):
+        for rows in chunks(slice(0, len(part))):
+            x = images_of(model, part, rows)
+            layer, *others = model.infer(x, x.new_zeros(len(x), model.noise_dim), labels_for(model, part, rows))
+            q = marginals(layer.q)
+            if others or not (isinstance(q, Independent) and isinstance(q.base_dist, Normal)):
+                needed = "one stochastic layer with a normal q(z|x), as model.posterior=DiagonalNormal"
+                raise InputError(f"{folder}: the scores need {needed}")
+            found.append(torch.stack([q.mean, q.stddev]))
+    mean, std = torch.cat(found, 1)
+    return mean, std
+
+
+def score(subject: Subject) -> Kept:
+    """Return the scores of a run.
+
+    Returns:
+        `mig`, `disentanglement`, `completeness`, `informativeness` and `sap`; under `by_factor` of each factor what it
+        adds to them; under `matrices` (F, D) what they were made from.
+    """
+    started, factors = time.perf_counter(), subject.factors
+    mean, std = encode(subject.model, subject.part, subject.folder)
+    said = mig.information(mean, std, factors.values)
+    learnt, new = _halves(len(mean))
+    code = mean.numpy()
+    parts = code[learnt], factors.values[learnt], code[new], factors.values[new]
+    forests = dci.predict(*parts)
+    alone = sap.predictability(*parts, [factor.ordered for factor in factors.factors])
+    by_factor = {
+        "mig": said.gaps,
+        "entropy": said.entropy,
+        "informativeness": forests.accuracy,
+        "sap": mig.top_gaps(alone),
+    }
+    matrices = {"information": said.nats, "importance": forests.importance, "predictability": alone}
+    results = {
+        "mig": float(said.gaps.mean()),
+        "disentanglement": dci.disentanglement(forests.importance),
+        "completeness": dci.completeness(forests.importance),
+        "informativeness": float(forests.accuracy.mean()),
+        "sap": float(by_factor["sap"].mean()),
+        "by_factor": {name: _by_name(factors, each) for name, each in by_factor.items()},
+        "matrices": {name: _by_name(factors, each) for name, each in matrices.items()},
+    }
+    seconds = time.perf_counter() - started
+    made = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "seconds": seconds, "versions": versions()}
+    return Kept(subject.protocol, subject.checkpoint, results, made)
+
+
+def _by_name(factors: Factors, rows: np.ndarray) -> dict[str, Any]:
+    return dict(zip(factors.names, rows.tolist(), strict=True))
+
+
+def _halves(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return which images predictors learn from, and which they are tried on: of a fixed permutation three to one."""
+    order = randomness.permutation(count, 0, "disentanglement").numpy()
+    learnt = min(3 * count // 4, MOST_LEARNT)
+    return order[:learnt], order[learnt : learnt + MOST_NEW]
