@@ -89,7 +89,7 @@ def make(grid: Grid) -> Factors:
     return Factors(images[:, None], np.indices(levels).reshape(len(levels), -1).T, factors)
 
 
-# --- shapes: closed lines through vertices (x, y), (V, 2), symmetric about the x axis; y runs down, as rows of pixels do
+# --- shapes: closed lines through vertices (x, y), (V, 2), symmetric about the x axis; y runs down, as pixel rows do
 
 
 def _triangle() -> np.ndarray:
@@ -130,15 +130,15 @@ def _placed(values: dict[str, np.ndarray], largest: float) -> Iterator[np.ndarra
 def _coverage(grid: Grid, vertices: np.ndarray) -> np.ndarray:
     """Return the share of each pixel, (size, size), that lies inside a closed line about the first place.
 
-    A point is inside if a ray from it to the right crosses the line an odd number of times.
+    A point is inside if the line crosses its row an odd number of times on the way to it from the left.
     """
-    here = vertices + grid.first_place
-    after = np.roll(here, -1, 0)
     points = (np.arange(grid.size * SUPERSAMPLES) + 0.5) / SUPERSAMPLES - 0.5
-    rows = points[:, None]
-    spans = (here[:, 1] > rows) != (after[:, 1] > rows)  # (points, V): which edges a row of points meets
-    with np.errstate(divide="ignore", invalid="ignore"):  # of edges that it does not
-        meets = here[:, 0] + (rows - here[:, 1]) * (after[:, 0] - here[:, 0]) / (after[:, 1] - here[:, 1])
-    crossings = ((meets[:, None] > points[:, None]) & spans[:, None]).sum(-1)
-    blocks = (crossings % 2).reshape(grid.size, SUPERSAMPLES, grid.size, SUPERSAMPLES)
-    return blocks.mean((1, 3))
+    start = vertices + grid.first_place
+    end = np.roll(start, -1, 0)
+    row, edge = np.nonzero((start[:, 1] > points[:, None]) != (end[:, 1] > points[:, None]))
+    (x, y), (dx, dy) = start[edge].T, (end - start)[edge].T
+    crossed_from = np.searchsorted(points, x + (points[row] - y) * dx / dy)
+    crossings = np.zeros((len(points), len(points) + 1), int)
+    np.add.at(crossings, (row, crossed_from), 1)
+    inside = crossings.cumsum(1)[:, :-1] % 2
+    return inside.reshape(grid.size, SUPERSAMPLES, grid.size, SUPERSAMPLES).mean((1, 3))
