@@ -90,7 +90,8 @@ def read(name: str) -> Factors:
             f"{path}: `{FACTORS}` has shape {found.shape} ({found.dtype}); must be ({len(part)}, F), integers"
         )
     count = found.shape[1]
-    names, ordered = arrays.get(NAMES, np.arange(count)), arrays.get(ORDERED, np.zeros(count, bool))
+    names = arrays[NAMES] if NAMES in arrays else np.arange(count)
+    ordered = arrays[ORDERED] if ORDERED in arrays else np.zeros(count, bool)
     for key, array in ((NAMES, names), (ORDERED, ordered)):
         if array.shape != (count,):
             raise InputError(f"{path}: `{key}` has shape {array.shape}; must be ({count},), one for each factor")

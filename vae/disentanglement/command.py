@@ -1,5 +1,6 @@
 """`python -m vae disentangle`: scores finished runs, keeps what comes out, and compares settings over their seeds."""
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -8,7 +9,8 @@ from matplotlib.figure import Figure
 
 from vae import figures
 from vae.components import InputError
-from vae.disentanglement.scoring import Subject, encode, prepare, score
+from vae.data import factors
+from vae.disentanglement.scoring import Subject, prepare, score
 from vae.disentanglement.traversal import PLACES, traverse
 from vae.evaluation import ACTIVE, kept, visible
 from vae.evaluation.kept import Kept
@@ -19,6 +21,7 @@ from vae.report.loading import Loader
 from vae.report.pictures import save
 from vae.report.runs import Run, Setting, Spread, compare, find, read
 from vae.report.table import number
+from vae.uses.encoding import encode
 
 SCORES = ("mig", "disentanglement", "completeness", "informativeness", "sap")
 HEAD = ("MIG", "disentanglement", "completeness", "informativeness", "SAP", "reconstruction", "KL")
@@ -34,8 +37,8 @@ def score_runs(paths: Sequence[Path], *, again: bool = False) -> Iterator[str]:
     Raises:
         InputError: a run cannot be scored, or several not on the same images: found before any is scored.
     """
-    loader = Loader()
-    subjects = [prepare(folder, loader.open(folder)) for folder in find(paths)]
+    loader, factors_of = Loader(), functools.cache(factors.read)
+    subjects = [prepare(folder, loader.open(folder), factors_of) for folder in find(paths)]
     if different := kept.differing([subject.protocol for subject in subjects]):
         raise InputError(
             f"{', '.join(map(str, paths))}: not one protocol: {'; '.join(different)}; give what belongs together"
@@ -45,7 +48,8 @@ def score_runs(paths: Sequence[Path], *, again: bool = False) -> Iterator[str]:
     yield _title(subjects[0])
     found: dict[Path, Kept] = {}
     for subject in subjects:
-        known = None if again else _known(subject)
+        how = subject.protocol, subject.checkpoint
+        known = None if again else kept.known(subject.folder, *how, DISENTANGLEMENT)
         yield f"{subject.folder}: {'scored already' if known else 'scoring'}"
         found[subject.folder] = known or score(subject)
         if not known:
@@ -62,14 +66,6 @@ def _title(subject: Subject) -> str:
     return f"{how['data']}: {len(subject.part):,} images of {levels}; higher is better, 1 is best"
 
 
-def _known(subject: Subject) -> Kept | None:
-    """Return the scores that were made in the same way of the same weights, if there are any."""
-    of_this = (
-        one for one in kept.read(subject.folder, DISENTANGLEMENT) if one.is_of(subject.protocol, subject.checkpoint)
-    )
-    return next(of_this, None)
-
-
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
@@ -78,7 +74,7 @@ def _tables(found: Mapping[Path, Kept]) -> Iterator[str]:
     settings = compare(read(folder) for folder in found)
     if len(found) == 1:
         settings = [Setting({}, settings[0].runs)]
-    label = {len(found): "run"}.get(1, "setting")
+    label = "run" if len(found) == 1 else "setting"
     yield from aligned([(label, "seeds", *HEAD), *(_row(setting, found) for setting in settings)])
     names = next(iter(found.values())).protocol["factors"]
     rows = [(f"MIG of a factor ({label})", *names)]
@@ -89,7 +85,8 @@ def _tables(found: Mapping[Path, Kept]) -> Iterator[str]:
 
 
 def _label(setting: Setting) -> str:
-    return setting.label if setting.varied or len(setting.runs) > 1 else str(setting.runs[0].folder)
+    alone = len(setting.runs) == 1 and not setting.varied
+    return str(setting.runs[0].folder) if alone else setting.label
 
 
 def _row(setting: Setting, found: Mapping[Path, Kept]) -> tuple[str, ...]:
@@ -117,7 +114,7 @@ def _draw(subject: Subject, scores: Kept) -> dict[str, Figure]:
     )
     note = f"I($z_d$; factor) / H(factor); MIG {found['mig']:.3f}"
     drawn = {"factor_information": figures.factor_information(shares, names, note)}
-    variance = encode(subject.model, subject.part, subject.folder)[0].var(0)
+    variance = encode(subject.model, subject.part).mean.var(0)
     active = [dimension for dimension in by_factor(shares) if variance[dimension] > ACTIVE]
     if active:
         labels = [f"$z_{{{dim + 1}}}$: {names[shares[:, dim].argmax()]} {shares[:, dim].max():.2f}" for dim in active]

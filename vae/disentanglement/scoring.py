@@ -1,26 +1,27 @@
 """A finished run whose data have known factors -> its scores, with how they were made."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.distributions import Independent, Normal
 
 from vae.components import InputError
 from vae.data import randomness
-from vae.data.factors import Factors, read
+from vae.data.factors import Factors
 from vae.data.sources import Split
 from vae.disentanglement import dci, mig, sap
 from vae.distributions import marginals
-from vae.evaluation import chunks, evaluating, images_of, labels_for
+from vae.evaluation import evaluating, images_of, labels_for
 from vae.evaluation.kept import Kept, checkpoint_of
 from vae.model import VAE
 from vae.report.loading import Opened
 from vae.run import versions
+from vae.uses.encoding import encode
 
 MOST_LEARNT, MOST_NEW = 10_000, 5_000  # images that predictors learn from, and others that they are tried on
 PROTOCOL = {
@@ -42,18 +43,23 @@ class Subject:
     checkpoint: dict[str, str]
 
 
-def prepare(folder: Path, opened: Opened) -> Subject:
+def prepare(folder: Path, opened: Opened, factors_of: Callable[[str], Factors]) -> Subject:
     """Return a finished run, ready to be scored.
+
+    Args:
+        folder: of the run.
+        opened: what it holds.
+        factors_of: reads the data of a name with their factors, see `vae.data.factors.read`.
 
     Raises:
         InputError: its data have no factors, or its q(z|x) no Gaussian marginals.
     """
-    config, model, factors = opened.config, opened.model, read(opened.config.data.name)
+    config, model, factors = opened.config, opened.model, factors_of(opened.config.data.name)
     part = factors.split
     if config.data.binarize != "none":
         part = Split(randomness.binarize(part.images, 0, "binarize/factors"), part.labels)
-    encode(model, part[torch.arange(1)], folder)
-    learnt, new = _halves(len(part))
+    must_have_gaussians(folder, model, part[torch.arange(1)])
+    learnt, new = _parts(len(part))
     how = {
         "data": opened.data.name,
         "pixels_crc32": part.fingerprint,
@@ -65,24 +71,21 @@ def prepare(folder: Path, opened: Opened) -> Subject:
     return Subject(folder, model, part, factors, how | PROTOCOL, checkpoint_of(folder))
 
 
-def encode(model: VAE, part: Split, folder: Path) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation, (N, D) each, of the marginals of q(z|x) of the images of a part of the data.
+def must_have_gaussians(folder: Path, model: VAE, part: Split) -> None:
+    """Raise `InputError` unless q(z|x) has normal marginals, which do not depend on other stochastic layers.
 
-    Raises:
-        InputError: these are no Gaussians, or those of several stochastic layers.
+    Args:
+        folder: of the run.
+        model: unwrapped.
+        part: an image or more.
     """
-    found = []
+    x = images_of(model, part, slice(None))
     with evaluating(model):
-        for rows in chunks(slice(0, len(part))):
-            x = images_of(model, part, rows)
-            layer, *others = model.infer(x, x.new_zeros(len(x), model.noise_dim), labels_for(model, part, rows))
-            q = marginals(layer.q)
-            if others or not (isinstance(q, Independent) and isinstance(q.base_dist, Normal)):
-                needed = "one stochastic layer with a normal q(z|x), as model.posterior=DiagonalNormal"
-                raise InputError(f"{folder}: the scores need {needed}")
-            found.append(torch.stack([q.mean, q.stddev]))
-    mean, std = torch.cat(found, 1)
-    return mean, std
+        layer, *others = model.infer(x, x.new_zeros(len(x), model.noise_dim), labels_for(model, part, slice(None)))
+    q = marginals(layer.q)
+    if others or not (isinstance(q, Independent) and isinstance(q.base_dist, Normal)):
+        needed = "one stochastic layer with a normal q(z|x), as model.posterior=DiagonalNormal"
+        raise InputError(f"{folder}: the scores need {needed}")
 
 
 def score(subject: Subject) -> Kept:
@@ -93,10 +96,11 @@ def score(subject: Subject) -> Kept:
         adds to them; under `matrices` (F, D) what they were made from.
     """
     started, factors = time.perf_counter(), subject.factors
-    mean, std = encode(subject.model, subject.part, subject.folder)
-    said = mig.information(mean, std, factors.values)
-    learnt, new = _halves(len(mean))
-    code = mean.numpy()
+    codes = encode(subject.model, subject.part)
+    assert codes.std is not None  # see `must_have_gaussians`
+    said = mig.information(codes.mean, codes.std, factors.values)
+    learnt, new = _parts(len(subject.part))
+    code = codes.mean.numpy()
     parts = code[learnt], factors.values[learnt], code[new], factors.values[new]
     forests = dci.predict(*parts)
     alone = sap.predictability(*parts, [factor.ordered for factor in factors.factors])
@@ -125,7 +129,7 @@ def _by_name(factors: Factors, rows: np.ndarray) -> dict[str, Any]:
     return dict(zip(factors.names, rows.tolist(), strict=True))
 
 
-def _halves(count: int) -> tuple[np.ndarray, np.ndarray]:
+def _parts(count: int) -> tuple[np.ndarray, np.ndarray]:
     """Return which images predictors learn from, and which they are tried on: of a fixed permutation three to one."""
     order = randomness.permutation(count, 0, "disentanglement").numpy()
     learnt = min(3 * count // 4, MOST_LEARNT)

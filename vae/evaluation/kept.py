@@ -69,6 +69,11 @@ def read(folder: Path, name: str = EVALUATION) -> list[Kept]:
         raise InputError(f"{path}: not a list of evaluations; restore it, or move it away") from None
 
 
+def known(folder: Path, protocol: Protocol, checkpoint: Mapping[str, str], name: str = EVALUATION) -> Kept | None:
+    """Return the evaluation that a run's folder keeps of these weights, made in this way, if there is one."""
+    return next((one for one in read(folder, name) if one.is_of(protocol, checkpoint)), None)
+
+
 def keep(folder: Path, new: Kept, name: str = EVALUATION) -> None:
     """Add an evaluation to a run's, in the place of one that is of the same weights and made in the same way, if any.
 
