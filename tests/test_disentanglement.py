@@ -16,6 +16,7 @@ from vae.data import factors, shapes, sources
 from vae.data.factors import Factors
 from vae.data.shapes import Grid
 from vae.disentanglement import dci, mig, sap
+from vae.disentanglement.scoring import active_alone
 
 # --- images -----------------------------------------------------------------------------------------------------------
 
@@ -168,7 +169,7 @@ def test_dci_of_an_importance_matrix_by_hand() -> None:
 def test_gaps_with_one_dimension_are_to_nothing_and_dimensions_that_rest_predict_nothing() -> None:
     assert mig.top_gaps(np.array([[0.4], [0.1]])) == pytest.approx([0.4, 0.1])
     values = full_grid(4, 5)
-    code = np.stack([values[:, 0] * 1e-3, values[:, 1]], 1)
+    code = active_alone(np.stack([values[:, 0] * 1e-3, values[:, 1]], 1))
     found = sap.predictability(code, values, code, values, [True, False])
     assert found == pytest.approx(np.array([[0, 0], [0, 1]]), abs=1e-12)
 

@@ -15,7 +15,7 @@ from vae.disentanglement.traversal import PLACES, traverse
 from vae.evaluation import ACTIVE, kept, visible
 from vae.evaluation.kept import Kept
 from vae.evaluation.words import aligned
-from vae.figures.factors import by_factor
+from vae.figures.factors import LEAST, by_factor
 from vae.files import DISENTANGLEMENT, FIGURES
 from vae.report.loading import Loader
 from vae.report.pictures import save
@@ -117,7 +117,7 @@ def _draw(subject: Subject, scores: Kept) -> dict[str, Figure]:
     variance = encode(subject.model, subject.part).mean.var(0)
     active = [dimension for dimension in by_factor(shares) if variance[dimension] > ACTIVE]
     if active:
-        labels = [f"$z_{{{dim + 1}}}$: {names[shares[:, dim].argmax()]} {shares[:, dim].max():.2f}" for dim in active]
+        labels = [f"$z_{{{dim + 1}}}$: {_said(shares[:, dim], names)}" for dim in active]
         rows = traverse(subject.model, subject.part, _middle(subject), active)
         shown = {label: visible(images) for label, images in zip(labels, rows, strict=True)}
         note = "mean of p(x|z); one dimension moves, the others stay at E[z|x] of one image\n"
@@ -127,6 +127,11 @@ def _draw(subject: Subject, scores: Kept) -> dict[str, Figure]:
             "Latent traversal", note, shown, columns=places, below="$z_d$"
         )
     return drawn
+
+
+def _said(shares: np.ndarray, names: Sequence[str]) -> str:
+    """Return of what factor a dimension says most, and which share (F,), in words."""
+    return f"{names[shares.argmax()]} {shares.max():.2f}" if shares.max() >= LEAST else "no factor"
 
 
 def _middle(subject: Subject) -> int:

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vae.evaluation import ACTIVE
-
 
 def predictability(
     code: np.ndarray, values: np.ndarray, new_code: np.ndarray, new_values: np.ndarray, ordered: Sequence[bool]
@@ -13,8 +11,8 @@ def predictability(
     """Return how well each factor is predicted from each latent dimension alone, (F, D), from 0 to 1.
 
     Of a factor whose order means something R^2 of linear regression; of others the accuracy of the best thresholds, one
-    fewer than there are classes, on new images, each class with the same weight. A dimension that is not active
-    (`vae.evaluation.ACTIVE`) predicts nothing.
+    fewer than there are classes, on new images, each class with the same weight. A constant dimension
+    predicts nothing.
 
     Args:
         code, values: N images, (N, D) and (N, F), to learn from.
@@ -22,7 +20,7 @@ def predictability(
         ordered: of each factor, whether its order means something.
     """
     found = np.zeros((values.shape[1], code.shape[1]))
-    for dimension in np.flatnonzero(code.var(0) > ACTIVE):
+    for dimension in np.flatnonzero(code.std(0) > 0):
         one, new = code[:, [dimension]], new_code[:, [dimension]]
         for factor, known in enumerate(values.T):
             if ordered[factor]:

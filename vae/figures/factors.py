@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from vae.figures.style import INK, TEXT, titled_figure
 
 DARK = 0.6  # share of the colour scale from which numbers are white
+LEAST = 0.005  # share of a factor's entropy that is shown: less would be 0.00
 
 
 def factor_information(shares: np.ndarray, names: Sequence[str], note: str) -> Figure:
@@ -24,7 +25,7 @@ def factor_information(shares: np.ndarray, names: Sequence[str], note: str) -> F
     axes.set_title(note, **TEXT)
     image = axes.imshow(shares[:, order], cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (row, column), share in np.ndenumerate(shares[:, order]):
-        if share >= 0.005:
+        if share >= LEAST:
             color = "white" if share > DARK else INK
             axes.text(column, row, f"{share:.2f}", ha="center", va="center", fontsize=8, color=color)
     axes.set_yticks(range(count), names)
@@ -39,6 +40,10 @@ def factor_information(shares: np.ndarray, names: Sequence[str], note: str) -> F
 
 
 def by_factor(shares: np.ndarray) -> list[int]:
-    """Return latent dimensions by the factor that each says most of, the most telling of a factor first; (F, D)."""
+    """Return latent dimensions by the factor that each says most of, the most telling of a factor first.
+
+    Args:
+        shares: I(z_d; factor) / H(factor), (F, D); dimensions that say less than `LEAST` of each factor come last.
+    """
     best, most = shares.argmax(0), shares.max(0)
-    return sorted(range(shares.shape[1]), key=lambda dimension: (best[dimension], -most[dimension]))
+    return sorted(range(shares.shape[1]), key=lambda dim: (most[dim] < LEAST, best[dim], -most[dim]))
