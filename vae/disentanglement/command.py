@@ -131,7 +131,7 @@ def _draw(subject: Subject, scores: Kept) -> dict[str, Figure]:
 
 def _said(shares: np.ndarray, names: Sequence[str]) -> str:
     """Return of what factor a dimension says most, and which share (F,), in words."""
-    return f"{names[shares.argmax()]} {shares.max():.2f}" if shares.max() >= LEAST else "no factor"
+    return f"{names[int(shares.argmax())]} {shares.max():.2f}" if shares.max() >= LEAST else "no factor"
 
 
 def _middle(subject: Subject) -> int:

@@ -35,7 +35,12 @@ def predict(code: np.ndarray, values: np.ndarray, new_code: np.ndarray, new_valu
 
     importance, accuracy = [], []
     for known, wanted in zip(values.T, new_values.T, strict=True):
-        forest = RandomForestClassifier(TREES, max_features=1.0, min_samples_leaf=LEAF, random_state=0)
+        forest = RandomForestClassifier(
+            TREES,
+            max_features=None,  # pyright: ignore[reportArgumentType]
+            min_samples_leaf=LEAF,
+            random_state=0,
+        )
         forest.fit(code, known)
         importance.append(forest.feature_importances_)
         accuracy.append(float(np.mean(forest.predict(new_code) == wanted)))

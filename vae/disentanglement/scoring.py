@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.distributions import Independent, Normal
 
 from vae.components import InputError
@@ -99,40 +100,40 @@ def active_alone(code: np.ndarray) -> np.ndarray:
 
 
 def score(subject: Subject) -> Kept:
-    """Return the scores of a run.
+    """Return the scores of a run, see `scores_of`."""
+    started, codes = time.perf_counter(), encode(subject.model, subject.part)
+    assert codes.std is not None  # see `must_have_gaussians`
+    results = scores_of(codes.mean, codes.std, subject.factors)
+    seconds = time.perf_counter() - started
+    made = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "seconds": seconds, "versions": versions()}
+    return Kept(subject.protocol, subject.checkpoint, results, made)
+
+
+def scores_of(mean: Tensor, std: Tensor, factors: Factors) -> dict[str, Any]:
+    """Return the scores of Gaussians q(z_j|x), (N, D) each, for images with known factors.
 
     Returns:
         `mig`, `disentanglement`, `completeness`, `informativeness` and `sap`; under `by_factor` of each factor what it
-        adds to them; under `matrices` (F, D) what they were made from.
+        adds to them; under `matrices` of each factor and dimension what they were made from.
     """
-    started, factors = time.perf_counter(), subject.factors
-    codes = encode(subject.model, subject.part)
-    assert codes.std is not None  # see `must_have_gaussians`
-    said = mig.information(codes.mean, codes.std, factors.values)
-    learnt, new = _parts(len(subject.part))
-    code = active_alone(codes.mean.numpy())
+    said = mig.information(mean, std, factors.values)
+    learnt, new = _parts(len(mean))
+    code = active_alone(mean.numpy())
     parts = code[learnt], factors.values[learnt], code[new], factors.values[new]
     forests = dci.predict(*parts)
     alone = sap.predictability(*parts, [factor.ordered for factor in factors.factors])
-    by_factor = {
-        "mig": said.gaps,
-        "entropy": said.entropy,
-        "informativeness": forests.accuracy,
-        "sap": mig.top_gaps(alone),
-    }
+    gaps = mig.top_gaps(alone)
+    by_factor = {"mig": said.gaps, "entropy": said.entropy, "informativeness": forests.accuracy, "sap": gaps}
     matrices = {"information": said.nats, "importance": forests.importance, "predictability": alone}
-    results = {
+    return {
         "mig": float(said.gaps.mean()),
         "disentanglement": dci.disentanglement(forests.importance),
         "completeness": dci.completeness(forests.importance),
         "informativeness": float(forests.accuracy.mean()),
-        "sap": float(by_factor["sap"].mean()),
+        "sap": float(gaps.mean()),
         "by_factor": {name: _by_name(factors, each) for name, each in by_factor.items()},
         "matrices": {name: _by_name(factors, each) for name, each in matrices.items()},
     }
-    seconds = time.perf_counter() - started
-    made = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "seconds": seconds, "versions": versions()}
-    return Kept(subject.protocol, subject.checkpoint, results, made)
 
 
 def _by_name(factors: Factors, rows: np.ndarray) -> dict[str, Any]:
