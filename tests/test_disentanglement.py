@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from tests.folders import write_data, write_run
 from vae import __main__ as cli
@@ -15,8 +16,11 @@ from vae.components import InputError
 from vae.data import factors, shapes, sources
 from vae.data.factors import Factors
 from vae.data.shapes import Grid
+from vae.data.sources import Split
 from vae.disentanglement import dci, mig, sap
 from vae.disentanglement.scoring import active_alone
+from vae.disentanglement.traversal import PLACES, traverse
+from vae.model import VAE
 
 # --- images -----------------------------------------------------------------------------------------------------------
 
@@ -172,6 +176,26 @@ def test_gaps_with_one_dimension_are_to_nothing_and_dimensions_that_rest_predict
     code = active_alone(np.stack([values[:, 0] * 1e-3, values[:, 1]], 1))
     found = sap.predictability(code, values, code, values, [True, False])
     assert found == pytest.approx(np.array([[0, 0], [0, 1]]), abs=1e-12)
+
+
+def test_a_traversal_moves_one_dimension_and_leaves_the_others() -> None:
+    """Pixel d is sigmoid(z_d), and codes are 0.5 everywhere."""
+
+    class Encoder(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.full((len(x), 8), 0.5)
+
+    class Decoder(nn.Module):
+        def forward(self, z: Tensor) -> Tensor:
+            return z.unflatten(1, (1, 2, 2))
+
+    model = VAE(image_shape=(1, 2, 2), latent_dim=4, hidden_dim=4, depth=1)
+    model.encoder, model.decoder = Encoder(), Decoder()
+    model.anchor = nn.Parameter(torch.zeros(1))  # tells the device and the precision
+    (moved,) = traverse(model, Split(torch.zeros(3, 1, 2, 2)), 1, [2])
+    expected = torch.full((len(PLACES), 4), 0.5)
+    expected[:, 2] = PLACES
+    torch.testing.assert_close(moved.flatten(1), expected.sigmoid())
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

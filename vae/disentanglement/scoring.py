@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,8 @@ def score(subject: Subject) -> Kept:
     assert codes.std is not None  # see `must_have_gaussians`
     results = scores_of(codes.mean, codes.std, subject.factors)
     seconds = time.perf_counter() - started
-    made = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "seconds": seconds, "versions": versions()}
+    used = versions() | {"scikit-learn": version("scikit-learn")}
+    made = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "seconds": seconds, "versions": used}
     return Kept(subject.protocol, subject.checkpoint, results, made)
 
 
