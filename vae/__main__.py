@@ -22,6 +22,7 @@ from vae.sweep import Sweep
 from vae.sweep import load as load_sweep
 from vae.uses.command import COMMANDS as USES
 from vae.uses.command import add_score_arguments
+from vae.uses.factors import COMMANDS as FACTORS
 
 SECONDS_FOR_RANK_0 = 5  # to finish its report, before a launcher ends it because another process has ended
 
@@ -252,6 +253,7 @@ COMMANDS = {
     "score": add_score,
     "sweep": add_sweep,
     **USES,
+    **FACTORS,
 }
 
 

@@ -15,6 +15,7 @@ CONFIG, METRICS, SUMMARY, STARTS = "config.yaml", "metrics.jsonl", "summary.json
 LATENTS = "latents.json"  # kept, to be measured only once
 EVALUATION = "evaluation.json"  # kept by `python -m vae evaluate`
 QUALITY = "quality.json"  # kept by `python -m vae quality`
+DISENTANGLEMENT = "disentanglement.json"  # kept by `python -m vae disentangle`
 CHECKPOINTS, FIGURES, MODEL, TENSORBOARD = "checkpoints", "figures", "model", "tensorboard"
 USES = "uses"  # pictures and files of the commands that use a run
 LOCK, LOGS = ".lock", "logs"

@@ -261,7 +261,8 @@ def _locked(root: Path) -> Iterator[None]:
 # --- npz --------------------------------------------------------------------------------------------------------------
 
 
-def _read_npz(path: Path) -> DataSet:
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of an .npz that holds `images`; raises `InputError`."""
     try:
         with path.open("rb") as stream:
             archive = np.load(stream, allow_pickle=False)
@@ -275,9 +276,14 @@ def _read_npz(path: Path) -> DataSet:
     if "images" not in arrays:
         found = ", ".join(arrays) or "nothing"
         raise InputError(f"{path}: holds {found}; must hold `images` (N, H, W) or (N, C, H, W) and may hold `labels`")
-    train = _npz_split(path, arrays, "")
+    return arrays
+
+
+def _read_npz(path: Path) -> DataSet:
+    arrays = read_arrays(path)
+    train = npz_split(path, arrays, "")
     if "test_images" in arrays:
-        test = _npz_split(path, arrays, "test_")
+        test = npz_split(path, arrays, "test_")
         if test.images.shape[1:] != train.images.shape[1:]:
             shapes = f"{tuple(test.images.shape)}, but `images` {tuple(train.images.shape)}"
             raise InputError(f"{path}: `test_images` has shape {shapes}; all images must have one size")
@@ -288,7 +294,8 @@ def _read_npz(path: Path) -> DataSet:
     return DataSet(path.stem, train, test)
 
 
-def _npz_split(path: Path, arrays: dict[str, np.ndarray], prefix: str) -> Split:
+def npz_split(path: Path, arrays: dict[str, np.ndarray], prefix: str) -> Split:
+    """Return the images of an .npz called `{prefix}images`, with labels if it has any; raises `InputError`."""
     images, labels = arrays[f"{prefix}images"], arrays.get(f"{prefix}labels")
     where = f"{path}: `{prefix}images`"
     if images.ndim not in (3, 4) or 0 in images.shape or len(images) < 2:

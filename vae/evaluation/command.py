@@ -63,7 +63,8 @@ def evaluate_runs(paths: Sequence[Path], request: Request, means: Means) -> Iter
     yield title([subject.protocol for subject in subjects])
     found: dict[Path, Kept] = {}
     for subject in subjects:
-        known = None if means.again else launch.on_main(accelerator, partial(_known, subject))
+        look = partial(kept.known, subject.folder, subject.protocol, subject.checkpoint)
+        known = None if means.again else launch.on_main(accelerator, look)
         yield f"{subject.folder}: {'evaluated already' if known else 'evaluating'}"
         result = found[subject.folder] = known or _evaluated(accelerator, subject, request, means)
         yield from in_full(result)
@@ -109,12 +110,6 @@ def _evaluated(accelerator: Accelerator, subject: Subject, request: Request, mea
         raise InputError(
             "--batch: so many draws at once do not fit in the device's memory; give a smaller one"
         ) from None
-
-
-def _known(subject: Subject) -> Kept | None:
-    """Return the evaluation that was made in the same way of the same weights, if there is one."""
-    of_this = (one for one in kept.read(subject.folder) if one.is_of(subject.protocol, subject.checkpoint))
-    return next(of_this, None)
 
 
 def _kept_by(folder: Path, wanted: Protocol) -> list[Kept]:

@@ -1,4 +1,4 @@
-"""evaluation.json (or quality.json): a run's evaluations side by side, and which of them may be compared."""
+"""evaluation.json, and files like it: a run's evaluations side by side, and which of them may be compared."""
 
 import contextlib
 import json
@@ -49,13 +49,13 @@ def checkpoint_of(folder: Path) -> dict[str, str]:
     return {"file": f"{MODEL}/{WEIGHTS}", "sha256": sha256_of(folder / MODEL / WEIGHTS)}
 
 
-def read(folder: Path, file: str = EVALUATION) -> list[Kept]:
-    """Return the evaluations that a file of a run's folder keeps, oldest first; none if it is not there.
+def read(folder: Path, name: str = EVALUATION) -> list[Kept]:
+    """Return the evaluations that a run's folder keeps in a file, oldest first; none if there is no such file.
 
     Raises:
         InputError: it holds something else.
     """
-    path = folder / file
+    path = folder / name
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         if found["format"] != FORMAT:
@@ -69,17 +69,22 @@ def read(folder: Path, file: str = EVALUATION) -> list[Kept]:
         raise InputError(f"{path}: not a list of evaluations; restore it, or move it away") from None
 
 
-def keep(folder: Path, new: Kept, file: str = EVALUATION) -> None:
+def known(folder: Path, protocol: Protocol, checkpoint: Mapping[str, str], name: str = EVALUATION) -> Kept | None:
+    """Return the evaluation that a run's folder keeps of these weights, made in this way, if there is one."""
+    return next((one for one in read(folder, name) if one.is_of(protocol, checkpoint)), None)
+
+
+def keep(folder: Path, new: Kept, name: str = EVALUATION) -> None:
     """Add an evaluation to a run's, in the place of one that is of the same weights and made in the same way, if any.
 
     Raises:
         InputError: the file cannot be read or written.
     """
     with _alone(folder):
-        others = [each for each in read(folder, file) if not each.is_of(new.protocol, new.checkpoint)]
+        others = [each for each in read(folder, name) if not each.is_of(new.protocol, new.checkpoint)]
         entries = [{part: getattr(each, part) for part in PARTS} for each in [*others, new]]
         text = json.dumps({"format": FORMAT, "evaluations": entries}, indent=1, allow_nan=False)
-        write_text(folder / file, text + "\n")
+        write_text(folder / name, text + "\n")
 
 
 def log_likelihoods(folder: Path, draw: int) -> dict[int, float]:
@@ -104,15 +109,15 @@ def log_likelihoods(folder: Path, draw: int) -> dict[int, float]:
     return {each.protocol["samples"]: each.results["log_likelihood"] for each in chosen}
 
 
-def must_be_writable(folder: Path, file: str = EVALUATION) -> None:
+def must_be_writable(folder: Path, name: str = EVALUATION) -> None:
     """Raise `InputError` now rather than after hours of work, if a folder cannot take or does not hold evaluations."""
     with _alone(folder):
-        read(folder, file)
+        read(folder, name)
 
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Keep other processes from changing evaluation.json meanwhile; raises `InputError` if it cannot be written."""
+    """Keep other processes from changing such a file meanwhile; raises `InputError` if it cannot be written."""
     try:
         with FileLock(folder / LOCK):
             yield

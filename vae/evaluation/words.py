@@ -44,8 +44,12 @@ def in_full(kept: Kept) -> Iterator[str]:
 def table(evaluations: Mapping[Path, Kept]) -> Iterator[str]:
     """Yield the lines of a table of evaluations that have one protocol, best first."""
     order = sorted(evaluations.items(), key=lambda item: -item[1].results["log_likelihood"])
-    rows = [HEAD, *(_row(folder, kept) for folder, kept in order)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
+    yield from aligned([HEAD, *(_row(folder, kept) for folder, kept in order)])
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield the lines of a table of cells: the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         first, *numbers = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
         yield "  ".join([row[0].ljust(len(first)), *numbers])

@@ -1,6 +1,7 @@
 """Pictures: arrays in, a matplotlib `Figure` out. Nothing is read, written or shown here, and pyplot is not used."""
 
 from vae.figures.curves import gradient_norm, loss_curves
+from vae.figures.factors import factor_information
 from vae.figures.images import images_by_setting, interpolation, latent_plane, reconstructions, samples
 from vae.figures.latents import ShownPrior, latent_histogram, latent_marginals, latent_scatter
 from vae.figures.quality import sample_quality
@@ -10,6 +11,7 @@ from vae.figures.usage import latent_use, latent_use_by_setting
 
 __all__ = [
     "ShownPrior",
+    "factor_information",
     "gradient_norm",
     "images_by_setting",
     "interpolation",

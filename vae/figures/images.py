@@ -39,18 +39,26 @@ def reconstructions(originals: Array, reconstructed: Array, *, columns: int = 10
     return _trim(figure, axes)
 
 
-def images_by_setting(title: str, note: str, rows: Mapping[str, Array]) -> Figure:
+def images_by_setting(
+    title: str, note: str, rows: Mapping[str, Array], *, columns: Sequence[str] = (), below: str = ""
+) -> Figure:
     """Draw a labelled row of images for each setting.
 
     Args:
         title, note: what is shown, and how it was made.
         rows: label -> images (N, C, H, W) in [0, 1], C = 1 or 3; the same N everywhere.
+        columns: N labels of the columns; none: no labels.
+        below: what these say.
     """
     canvas = _canvas(rows)
     height, width = canvas.shape[:2]
     figure, axes = _image_figure(title, canvas, width=min(7.5, max(4.2, MAX_HEIGHT * width / height + 1.6)))
     axes.set_title(note, **TEXT)
     _name_rows(axes, canvas, list(rows))
+    if columns:
+        wide = (width + 2) / len(columns)
+        axes.set_xticks([(column + 0.5) * wide - 1.5 for column in range(len(columns))], columns)
+        axes.set_xlabel(below, **TEXT)
     return _trim(figure, axes)
 
 

@@ -89,7 +89,7 @@ def draw_figures(
             drawn = draw()
         for name, figure in drawn.items():
             before_each()
-            written.append(_save(figure, run_dir / FIGURES / f"{name}.png"))
+            written.append(save(figure, run_dir / FIGURES / f"{name}.png"))
     return written
 
 
@@ -178,8 +178,8 @@ def one_of_each(split: Split, *, count: int) -> Tensor:
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-def _save(figure: Figure, path: Path) -> Path:
-    """Write a PNG so that a crash leaves either the old picture or the new one."""
+def save(figure: Figure, path: Path) -> Path:
+    """Write a PNG so that a crash leaves either the old picture or the new one; raises `InputError`."""
     try:
         path.parent.mkdir(exist_ok=True)
         with replacing(path) as partial:
