@@ -172,11 +172,11 @@ class Tracker:
             return
         row = {"loss": result.loss, "reconstruction": result.reconstruction, "kl": result.kl}
         bits = {} if result.bits_per_dim is None else {"bits_per_dim": result.bits_per_dim}
-        used = {} if result.latents.perplexity is None else {"perplexity": result.latents.perplexity}
         self._write_row(
             split, step, epoch, row, beta=beta, lr=lr,
-            reconstruction_mean_z=result.reconstruction_mean_z, examples=result.examples, **bits, **used,
-            active_units=result.latents.active, kl_by_dimension=result.latents.kl, collapsed=collapsed,
+            reconstruction_mean_z=result.reconstruction_mean_z, examples=result.examples, **bits,
+            active_units=result.latents.active, **result.latents.of_codes,
+            kl_by_dimension=result.latents.kl, collapsed=collapsed,
         )  # fmt: skip
         self._write_scalars(split.capitalize(), row, step)
         self.board.add("scalar", f"Loss/{split.capitalize()}/BCE_at_mean_z", result.reconstruction_mean_z, step)
@@ -186,7 +186,7 @@ class Tracker:
             self.board.add("scalar", f"Loss/{split.capitalize()}/{name}", value, step)
             loss += f", {value:.4f} bits per dimension"
         active = f"{result.latents.active} of {len(result.latents.variance)} active"
-        active += "".join(f", perplexity of the codes {value:.1f}" for value in used.values())
+        active += "".join(f", perplexity of the codes {value:.1f}" for value in result.latents.of_codes.values())
         self.say(f"epoch {epoch:6.2f}  {split} {loss}, {active}")
 
     def remark(self, sentence: str, step: int) -> None:
@@ -251,8 +251,8 @@ class Tracker:
 
     def _add_latents(self, name: str, latents: LatentMeasures, step: int) -> None:
         self.board.add("scalar", f"{name}/ActiveUnits", latents.active, step)
-        if latents.perplexity is not None:
-            self.board.add("scalar", f"{name}/Perplexity", latents.perplexity, step)
+        for value in latents.of_codes.values():
+            self.board.add("scalar", f"{name}/Perplexity", value, step)
         finite = np.array([nats for nats in latents.kl or () if math.isfinite(nats)])
         if finite.size:  # one picture for any number of dimensions
             self.board.add("summary", "", histogram(f"{name}/KL", finite, "auto"), step)

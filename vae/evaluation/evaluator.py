@@ -138,7 +138,7 @@ def assess(
         "active_units": held_out.latents.active,
         "active_above": ACTIVE,
         "latent_dimensions": len(held_out.latents.variance),
-        "perplexity": held_out.latents.perplexity,
+        **held_out.latents.of_codes,
         "reconstruction_mean_z": held_out.reconstruction_mean_z,
         "aggregate": None if whole is None else asdict(whole),
     }

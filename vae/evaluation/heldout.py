@@ -44,8 +44,8 @@ class Evaluation:
     def numbers(self) -> dict[str, Any]:
         """Return the numbers by name, as a summary has them."""
         names = ("loss", "reconstruction", "kl", "reconstruction_mean_z", "examples", "bits_per_dim")
-        used = {} if self.latents.perplexity is None else {"perplexity": self.latents.perplexity}
-        return {name: getattr(self, name) for name in names} | {"active_units": self.latents.active} | used
+        units = {"active_units": self.latents.active, **self.latents.of_codes}
+        return {name: getattr(self, name) for name in names} | units
 
 
 def evaluate(accelerator: Accelerator, model: VAE, part: Split, *, seed: int, split: str) -> Evaluation:

@@ -40,6 +40,11 @@ class LatentMeasures:
         return sum(variance > ACTIVE for variance in self.variance)
 
     @property
+    def of_codes(self) -> dict[str, float]:
+        """`perplexity` by its name, where z is a sequence of codes, else nothing: as records have it."""
+        return {} if self.perplexity is None else {"perplexity": self.perplexity}
+
+    @property
     def shared_kl(self) -> float | None:
         """What no dimension has alone: `total_kl` less the sum of `kl`, nats.
 

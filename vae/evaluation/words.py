@@ -34,7 +34,7 @@ def in_full(kept: Kept) -> Iterator[str]:
     yield _line("reconstruction", f"{found['reconstruction']:.3f}; {at_mean} {found['squared_error_mean_z']:.5f}")
     yield _line("KL", f"{found['kl']:.3f}{_parts(found['aggregate'])}")
     yield _line("active units", f"{found['active_units']} of {found['latent_dimensions']}")
-    if found.get("perplexity") is not None:  # evaluations made before there were codes have none
+    if "perplexity" in found:
         yield _line("perplexity of codes", f"{found['perplexity']:.1f}")
     low = ", ".join(f"{float(share):.0%} {value:.1f}" for share, value in size["quantiles"].items())
     words = f"mean {size['mean']:.1f} of {kept.protocol['samples']:,}; least {size['min']:.1f}; quantiles {low}"
