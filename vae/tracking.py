@@ -172,9 +172,10 @@ class Tracker:
             return
         row = {"loss": result.loss, "reconstruction": result.reconstruction, "kl": result.kl}
         bits = {} if result.bits_per_dim is None else {"bits_per_dim": result.bits_per_dim}
+        accuracy = {} if result.accuracy is None else {"accuracy": result.accuracy}
         self._write_row(
             split, step, epoch, row, beta=beta, lr=lr,
-            reconstruction_mean_z=result.reconstruction_mean_z, examples=result.examples, **bits,
+            reconstruction_mean_z=result.reconstruction_mean_z, examples=result.examples, **bits, **accuracy,
             active_units=result.latents.active, kl_by_dimension=result.latents.kl, collapsed=collapsed,
         )  # fmt: skip
         self._write_scalars(split.capitalize(), row, step)
@@ -184,6 +185,9 @@ class Tracker:
         for name, value in bits.items():
             self.board.add("scalar", f"Loss/{split.capitalize()}/{name}", value, step)
             loss += f", {value:.4f} bits per dimension"
+        for share in accuracy.values():
+            self.board.add("scalar", f"Accuracy/{split.capitalize()}", share, step)
+            loss += f", accuracy {share:.2%}"
         active = f"{result.latents.active} of {len(result.latents.variance)} active"
         self.say(f"epoch {epoch:6.2f}  {split} {loss}, {active}")
 

@@ -83,7 +83,8 @@ def _prepare(loader: Loader, folder: Path, request: Request) -> Subject:
     how = protocol(data, binarize, model.likelihood, seed=request.seed, split=request.split)
     part = part_of(data, request.split)
     given = "label" if model.needs_labels else None  # then it is log p(x|y)
-    how |= {"bound": BOUND, "samples": request.samples, "examples": len(part), "draw": draw, "given": given}
+    bound = BOUND if model.classifier is None else f"{BOUND}, each with every label y, over which w is summed"
+    how |= {"bound": bound, "samples": request.samples, "examples": len(part), "draw": draw, "given": given}
     return Subject(folder, config, model, part, how, checkpoint_of(folder))
 
 
@@ -118,6 +119,8 @@ def assess(
     whole = aggregate(accelerator, model, part, progress=progress, **how)
     results = likelihood_results(each, request.samples)
     nats = -results["log_likelihood"]
+    if held_out.accuracy is not None:
+        results["accuracy"] = held_out.accuracy
     results["bits_per_dim"] = bits_per_dim(nats, model.image_shape) if has_probabilities(model, part) else None
     results |= {
         "kl": held_out.kl,

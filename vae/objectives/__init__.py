@@ -4,10 +4,11 @@ from vae.objectives.across import BetaTCVAE, CapacityVAE, InfoVAE
 from vae.objectives.base import Objective, Scheduled, Terms, negative_elbo
 from vae.objectives.elbo import ELBO
 from vae.objectives.iwae import IWAE
+from vae.objectives.semi_supervised import SemiSupervised
 
 __all__ = [
-    "ELBO", "IWAE", "OBJECTIVES", "BetaTCVAE", "CapacityVAE", "InfoVAE", "Objective", "Scheduled", "Terms",
-    "negative_elbo",
+    "ELBO", "IWAE", "OBJECTIVES", "BetaTCVAE", "CapacityVAE", "InfoVAE", "Objective", "Scheduled", "SemiSupervised",
+    "Terms", "negative_elbo",
 ]  # fmt: skip
 
 OBJECTIVES: dict[str, type[Objective]] = {
@@ -16,4 +17,5 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "BetaTCVAE": BetaTCVAE,
     "CapacityVAE": CapacityVAE,
     "InfoVAE": InfoVAE,
+    "SemiSupervised": SemiSupervised,
 }

@@ -120,7 +120,7 @@ def _draw_images(model: VAE, data: DataSet, seed: int) -> dict[str, Figure]:
         z = torch.cartesian_prod(ticks, ticks).flip(-1)  # z_1 runs fastest
         images = visible(model.decode(z.to(originals)).mean)
         drawn["latent_plane"] = figures.latent_plane(images, ticks, standard=prior is None)
-    if model.needs_labels:
+    if model.sees_labels:
         drawn["samples_by_class"] = _draw_classes(model, class_names(data.name), seed)
     return drawn
 

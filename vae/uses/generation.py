@@ -22,6 +22,9 @@ def interpolate(
         labels: (2, N), of starts and ends, of a model that sees them; the decoder sees that of the nearer end.
     """
     with evaluating(model):
+        inferred = model.classify(torch.cat([starts, ends])) if labels is None else None
+        if inferred is not None:
+            labels = inferred.most_probable.view(2, -1)
         first = model.code(starts, None if labels is None else labels[0])
         last = model.code(ends, None if labels is None else labels[1])
         weights = torch.linspace(0, 1, steps, device=first.device, dtype=first.dtype)
