@@ -27,7 +27,7 @@ def log_weights(output: VAEOutput, x: Tensor) -> tuple[Tensor, Tensor]:
     """
     log_p_x = output.p_x.log_prob(x).double()
     log_w = log_p_x - sum(layer.log_ratio().double() for layer in output.latents)
-    return (log_w if output.labels is None else output.labels.log_mean_under_p(log_w)), output.over_labels(log_p_x)
+    return (log_w if output.labels is None else output.labels.log_mean_under_prior(log_w)), output.over_labels(log_p_x)
 
 
 class WeightSums:
