@@ -106,13 +106,13 @@ class DataSet:
     def hide_labels(self, labelled: int, repeats: int, seed: int) -> "DataSet":
         """Return the data set with the labels of all but a few training images gone.
 
-        These are as many of each class, drawn by the seed. They stand behind the others once more for each repeat, so
-        that they are a larger share of an epoch; nothing that trains sees another label.
+        These are as many of each class, the first ones of a permutation, whatever the labels further on may be. They
+        stand behind the others once more for each repeat, so that they are a larger share of an epoch.
 
         Args:
             labelled: how many images keep theirs.
             repeats: how often an epoch has each of these.
-            seed: which they are.
+            seed: of the permutation.
 
         Raises:
             InputError: there are no labels, or not so many of each class.
@@ -125,7 +125,8 @@ class DataSet:
         if rest or each > fewest:
             wanted = f"a multiple of the {self.classes} classes, at most {self.classes * fewest}"
             raise InputError(f"{key}: must be {wanted} (the smallest class has {fewest} images for training)")
-        kept = torch.cat([_some(labels == label, each, seed, f"labelled/{label}") for label in range(self.classes)])
+        order = randomness.permutation(len(labels), seed, "labelled")
+        kept = torch.cat([order[labels[order] == label][:each] for label in range(self.classes)])
         known = torch.full_like(labels, HIDDEN).index_copy(0, kept, labels[kept])
         epoch = torch.cat([torch.arange(len(labels)), kept.sort().values.repeat(repeats - 1)])
         return replace(self, train=replace(self.train, labels=known)[epoch])
@@ -137,12 +138,6 @@ class DataSet:
             return replace(part, images=randomness.binarize(part.images, seed, f"binarize/{name}"))
 
         return replace(self, val=draw(self.val, "val") if self.val else None, test=draw(self.test, "test"))
-
-
-def _some(among: Tensor, count: int, seed: int, stream: str) -> Tensor:
-    """Return `count` of the places where `among` (N,) is true, drawn by the seed."""
-    places = among.nonzero()[:, 0]
-    return places[randomness.permutation(len(places), seed, stream)[:count]]
 
 
 def load(name: str, root: str | Path) -> DataSet:

@@ -53,6 +53,6 @@ class SemiSupervised(Objective):
             raise InputError("objective.name = 'SemiSupervised': needs model.infer_labels=true")
         bound, has_label, entropy = negative_elbo(output, x), output.labels.is_given, output.labels.cross_entropy()
         loss = bound.reconstruction + now["beta"] * bound.kl
-        loss = torch.where(has_label, self.labelled, self.unlabelled) * loss + self.alpha * entropy
+        loss = torch.where(has_label, self.labelled * loss, self.unlabelled * loss) + self.alpha * entropy
         extra = {"labelled": has_label.to(loss.dtype), "cross_entropy": entropy}
         return Terms(loss, bound.reconstruction, bound.kl, extra)

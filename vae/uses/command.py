@@ -224,9 +224,8 @@ def _images(args: argparse.Namespace, opened: "Opened") -> "tuple[str, Split]":
 
     data, settings = opened.data, opened.config
     if args.data is not None:
-        settings = Config.model_validate(
-            settings.model_dump() | {"data": settings.data.model_dump() | {"name": args.data, "val_size": 0}}
-        )
+        whole = {"name": args.data, "val_size": 0, "labelled": 0, "repeat_labelled": 1}
+        settings = Config.model_validate(settings.model_dump() | {"data": settings.data.model_dump() | whole})
         data = build_data(settings)
         if data.image_shape != opened.model.image_shape:
             wanted = opened.model.image_shape
