@@ -194,7 +194,9 @@ def test_pictures_are_made_with_the_most_probable_label() -> None:
     assert labels is not None
     assert torch.equal(labels, model.classifier(x).argmax(-1))
     assert torch.equal(model.reconstruct(x), model.reconstruct(x, labels))
-    assert torch.equal(model.labels_of(x, GIVEN), torch.where(GIVEN >= 0, GIVEN, labels))
+    completed = model.labels_of(x, GIVEN)
+    assert completed is not None
+    assert torch.equal(completed, torch.where(GIVEN >= 0, GIVEN, labels))
     assert not torch.equal(model.reconstruct(x, (labels + 1) % CLASSES), model.reconstruct(x))
     torch.testing.assert_close(model.interpolate(x[0], x[1])[0], model.reconstruct(x)[0])
     assert model.sample(5, noise(5, D)).shape == (5, 1, 3, 3)
