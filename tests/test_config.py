@@ -32,7 +32,7 @@ TABLES = {
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_file_builds_and_says_how_to_run_it(path: Path) -> None:
     loaded = load(path)
-    assert assemble.build_model(loaded, (1, 28, 28)).count_parameters() > 0
+    assert assemble.build_model(loaded, (1, 28, 28), classes=10).count_parameters() > 0
     assemble.build_objective(loaded)
     assert path.read_text().startswith(f"# python train_ddp.py --config {path.relative_to(ROOT)}")
     assert config.warnings(loaded, epochs=loaded.train.epochs) == []

@@ -43,13 +43,15 @@ def load_data(config: Config) -> DataSet:
 
 
 def build_data(config: Config, loaded: DataSet | None = None) -> DataSet:
-    """Return the data set, split and, for evaluation, binarised as configured; raises `InputError`.
+    """Return the data set, split, labels hidden and, for evaluation, binarised as configured; raises `InputError`.
 
     Args:
         config: the run's configuration.
         loaded: what `load_data` returns for it, if it is there already.
     """
     data = load_data(config) if loaded is None else loaded
+    if config.data.labelled:
+        data = data.hide_labels(config.data.labelled, config.data.repeat_labelled, config.run.seed)
     return data if config.data.binarize == "none" else data.binarize_evaluation(config.run.seed)
 
 
@@ -116,7 +118,7 @@ def build_batches(
     world_size: int = 1,
 ) -> TrainingBatches:
     """Return this rank's part of each global training batch, resident on `device`, with what the model needs."""
-    labels = data.train.labels if vae.needs_labels else None
+    labels = data.train.labels if vae.sees_labels else None
     return TrainingBatches(
         data.train.images.to(device),
         batch_size=config.train.batch_size,
@@ -211,7 +213,12 @@ def _parts(
         "batches": batches,
         "objective": objective,
         "update": build_update(config, accelerator, vae, name),
-        "ledger": Ledger(accelerator, skip_nonfinite=config.train.on_nonfinite == "skip", extra=objective.extra),
+        "ledger": Ledger(
+            accelerator,
+            skip_nonfinite=config.train.on_nonfinite == "skip",
+            extra=objective.extra,
+            extra_of=objective.extra_of,
+        ),
         "learning_rate": build_learning_rate(config),
     }
 

@@ -13,6 +13,7 @@ from torch.distributions import Distribution
 
 from vae.components import Spec, build
 from vae.hierarchy import HIERARCHIES, Families, Hierarchy, Latent
+from vae.labels import LabelPosterior
 from vae.likelihoods import LIKELIHOODS, Likelihood
 from vae.networks import DECODERS, ENCODERS, Shape, Sizes
 from vae.posteriors import POSTERIORS, Posterior
@@ -23,10 +24,18 @@ LatentPath = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class VAEOutput:
-    """What a forward pass gives: one `Latent` for each stochastic layer, and p(x|z), batch (B,) or (K, B)."""
+    """What a forward pass gives: one `Latent` for each stochastic layer, and p(x|z), batch (B,) or (K, B).
+
+    Of a model that infers labels both are there for each label, batch (C, B) or (K, C, B), and `labels` weighs them.
+    """
 
     latents: tuple[Latent, ...]
     p_x: Distribution
+    labels: LabelPosterior | None = None
+
+    def over_labels(self, values: Tensor) -> Tensor:
+        """Return the mean over y, (B,) or (K, B), of what depends on a label; values themselves if nothing does."""
+        return values if self.labels is None else self.labels.mean(values)
 
 
 class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variational-autoencoder"]):
@@ -40,6 +49,8 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
         hidden_dim, depth: of encoder and decoder, see `vae.networks.Sizes`.
         center_input: whether the encoder sees x - 0.5 instead of x; the likelihood always sees x.
         condition: whether encoder and decoder see the label: q(z|x, y), p(x|z, y) (Sohn et al. 2015).
+        infer_labels: whether a network like the encoder gives q(y|x), and a forward pass is made with each label where
+            none is given: the model M2 of Kingma et al. 2014, Semi-supervised learning with deep generative models.
         classes: of the labels, 0: there are none.
         hierarchy: which stochastic layers there are above that one.
         encoder, decoder, posterior, prior, likelihood: specs, e.g. `{"name": "DiagonalNormal", "scale": "exp"}`.
@@ -51,7 +62,9 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
     Attributes:
         noise_dim: standard normal numbers that one draw of all latents takes, z ~ q.
         draw_dim: the same, z ~ p.
-        needs_labels: whether labels (B,), int64, have to be given with images, and with a z.
+        sees_labels: whether labels (B,), int64, are of use to it, and have to be given with a z.
+        passes: how often an image is encoded and decoded in a forward pass: with each label, where these are inferred.
+        needs_labels: whether they have to be given with images too: it sees them, and does not infer them.
     """
 
     def __init__(
@@ -62,6 +75,7 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
         depth: int = 2,
         center_input: bool = False,
         condition: bool = False,
+        infer_labels: bool = False,
         classes: int = 0,
         hierarchy: str | Spec = "Flat",
         encoder: str | Spec = "MLPEncoder",
@@ -86,9 +100,14 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
         self.encoder: nn.Module = build(ENCODERS, encoder, sizes, self.hierarchy.features)
         self.decoder: nn.Module = build(DECODERS, decoder, sizes, self.likelihood.output_shape)
         self.noise_dim, self.draw_dim = self.hierarchy.noise_dim, self.hierarchy.draw_dim(self.prior)
-        self.needs_labels = condition or self.prior.needs_labels
-        if self.needs_labels and not classes:
+        self.sees_labels = condition or self.prior.needs_labels
+        self.needs_labels = self.sees_labels and not infer_labels
+        if self.sees_labels and not classes:
             raise ValueError("labels are needed (by condition, or by the prior), and there are none")
+        self.classifier: nn.Module | None = None
+        self.passes = classes if infer_labels else 1
+        if infer_labels:
+            self.classifier = build(ENCODERS, encoder, replace(sizes, context_dim=0), classes)
 
     @classmethod
     def _from_pretrained(cls, **location: Any) -> "VAE":
@@ -104,18 +123,35 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
             x: images (B, C, H, W) in [0, 1].
             noise: standard normal (B, noise_dim) that determines z, or (B, K, noise_dim) for K draws for each image,
                 which stand first in the output: z (K, B, D). Without it, one draw of torch's own.
-            labels: (B,), of a model that needs them.
+            labels: (B,), of a model that sees them. One that infers them takes `HIDDEN` for an image without, or None
+                for all; z and p(x|z) are then made with each label, from one noise.
         """
-        latents = self.infer(x, noise, labels)
-        return VAEOutput(latents, self.decode(latents[0].z, labels))
+        inferred = self.classify(x, labels)
+        seen = labels if inferred is None else inferred.every
+        latents = self.infer(x, noise, seen)
+        return VAEOutput(latents, self.decode(latents[0].z, seen), inferred)
+
+    def classify(self, x: Tensor, labels: Tensor | None = None) -> LabelPosterior | None:
+        """Return q(y|x) and the labels that are given; None: the model infers none."""
+        return None if self.classifier is None else LabelPosterior(self.classifier(self._seen(x)), labels)
+
+    def labels_of(self, x: Tensor, labels: Tensor | None = None) -> Tensor | None:
+        """Return labels (B,) with the most probable one where none is given, if the model infers them."""
+        inferred = self.classify(x, labels) if labels is None or labels.dim() == 1 else None
+        return labels if inferred is None else inferred.most_probable
 
     def infer(self, x: Tensor, noise: Tensor | None = None, labels: Tensor | None = None) -> tuple[Latent, ...]:
         """Return q, p and z of each stochastic layer, the one that is decoded first.
 
         Args:
-            x, noise, labels: as for a forward pass.
+            x, noise: as for a forward pass.
+            labels: as for a forward pass, the most probable ones in the place of those that are not given; or (C, B),
+                several for each image, which stand in front of B in the output: z (C, B, D) or (K, C, B, D).
         """
+        labels = self.labels_of(x, labels)
         own = noise.movedim(1, 0) if noise is not None and noise.dim() == 3 else noise
+        if own is not None and labels is not None and labels.dim() == 2:
+            own = own.unsqueeze(-3)
         return self.hierarchy.infer(self._numbers(x, labels), own, self._families(), self._given(x, labels))
 
     def encode(self, x: Tensor, labels: Tensor | None = None) -> Distribution:
@@ -138,12 +174,12 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
         Args:
             count: how many, when no noise is given.
             noise: standard normal (count, draw_dim) that determines z.
-            labels: (count,), of a model that needs them; without them 0, 1, ..., and again from 0.
+            labels: (count,), of a model that sees them; without them 0, 1, ..., and again from 0.
         """
         weights = next(self.parameters())
         if noise is None:
             noise = torch.randn(count, self.draw_dim, device=weights.device, dtype=weights.dtype)
-        if self.needs_labels and labels is None:
+        if self.sees_labels and labels is None:
             labels = torch.arange(len(noise), device=weights.device) % self.classes
         return self.decode(self.draw(noise, labels), labels).mean
 
@@ -152,7 +188,7 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
 
         Args:
             noise: standard normal (B, draw_dim) that determines z.
-            labels: (B,), of a model that needs them.
+            labels: (B,), of a model that sees them.
         """
         return self.hierarchy.draw(noise, self._families(), self._given(noise, labels))
 
@@ -167,6 +203,7 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
     @torch.no_grad()
     def reconstruct(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return the mean of p(x|z) at z = E[z|x], (B, C, H, W): for pictures; a test loss draws z ~ q."""
+        labels = self.labels_of(x, labels)
         return self.decode(self.code(x, labels), labels).mean
 
     @torch.no_grad()
@@ -178,19 +215,30 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
         Args:
             start, end: images (C, H, W) in [0, 1].
             steps: points on the path, both ends included.
-            labels: (2,), of a model that needs them; the decoder sees the one that is nearer.
+            labels: (2,), of a model that sees them; the decoder sees the one that is nearer.
             path: two codes (D,) and weights (steps, 1) from 0 to 1 -> points (steps, D): the straight line, or an arc
                 (`vae.uses.generation.slerp`).
         """
-        first, last = self.code(torch.stack([start, end]), labels)
+        ends = torch.stack([start, end])
+        labels = self.labels_of(ends, labels)
+        first, last = self.code(ends, labels)
         weight = torch.linspace(0, 1, steps, device=first.device, dtype=first.dtype)[:, None]
         nearer = None if labels is None else labels[(weight[:, 0] > 0.5).long()]
         return self.decode(path(first, last, weight), nearer).mean
 
     def _numbers(self, x: Tensor, labels: Tensor | None) -> Tensor:
-        """Return what the encoder gives, (B, features)."""
-        seen, context = x - 0.5 if self.center_input else x, self._context(labels)
-        return self.encoder(seen) if context is None else self.encoder(seen, context)
+        """Return what the encoder gives, (B, features), or (C, B, features) for labels (C, B)."""
+        seen, context = self._seen(x), self._context(labels)
+        if context is None:
+            return self.encoder(seen)
+        if context.dim() == 2:
+            return self.encoder(seen, context)
+        several = seen.expand(len(context), *seen.shape).flatten(0, 1)
+        return self.encoder(several, context.flatten(0, 1)).unflatten(0, context.shape[:2])
+
+    def _seen(self, x: Tensor) -> Tensor:
+        """Return images as encoder and classifier see them."""
+        return x - 0.5 if self.center_input else x
 
     def _families(self) -> Families:
         return Families(self.posterior, self.prior)
@@ -199,12 +247,12 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
         return Given(like, self.encode, labels, self.posterior.vectors())
 
     def _context(self, labels: Tensor | None) -> Tensor | None:
-        """Return what encoder and decoder see of labels (B,): (B, classes), or nothing."""
+        """Return what encoder and decoder see of labels (...): (..., classes), or nothing."""
         if not self.condition:
             return None
         if labels is None:
             raise ValueError("labels: must be given to a model that sees them")
-        return labels[:, None] == torch.arange(self.classes, device=labels.device)
+        return labels[..., None] == torch.arange(self.classes, device=labels.device)
 
     def count_parameters(self) -> int:
         """Return the number of trainable parameters."""

@@ -186,6 +186,8 @@ def write_results(
     try:
         checkpoint.save_model(folder / MODEL, vae)
         results = {name: summary["test"][key] for name, key in FINAL_RESULTS.items()}
+        if "accuracy" in summary["test"]:
+            results["Accuracy"] = summary["test"]["accuracy"]
         measures = kept(folder, lambda: measure_latents(vae, data.test, seed=config.run.seed))
         results["active dimensions"] = measures.active
         tracker.log_hyperparameters(config, results, step=summary["steps"])

@@ -172,10 +172,11 @@ class Tracker:
             return
         row = {"loss": result.loss, "reconstruction": result.reconstruction, "kl": result.kl}
         bits = {} if result.bits_per_dim is None else {"bits_per_dim": result.bits_per_dim}
+        accuracy = {} if result.accuracy is None else {"accuracy": result.accuracy}
         self._write_row(
             split, step, epoch, row, beta=beta, lr=lr,
             reconstruction_mean_z=result.reconstruction_mean_z, examples=result.examples, **bits,
-            active_units=result.latents.active, **result.latents.of_codes,
+            **accuracy, active_units=result.latents.active, **result.latents.of_codes,
             kl_by_dimension=result.latents.kl, collapsed=collapsed,
         )  # fmt: skip
         self._write_scalars(split.capitalize(), row, step)
@@ -185,6 +186,9 @@ class Tracker:
         for name, value in bits.items():
             self.board.add("scalar", f"Loss/{split.capitalize()}/{name}", value, step)
             loss += f", {value:.4f} bits per dimension"
+        for share in accuracy.values():
+            self.board.add("scalar", f"Accuracy/{split.capitalize()}", share, step)
+            loss += f", accuracy {share:.2%}"
         active = f"{result.latents.active} of {len(result.latents.variance)} active"
         active += "".join(f", perplexity of the codes {value:.1f}" for value in result.latents.of_codes.values())
         self.say(f"epoch {epoch:6.2f}  {split} {loss}, {active}")

@@ -192,6 +192,42 @@ def _z_is_made_of_whole_codes(config: Config) -> str | None:
     return None
 
 
+def _inferred_labels_are_seen(config: Config) -> str | None:
+    model = config.model
+    if not model.infer_labels or model.condition or model.prior["name"] == "ClassNormal":
+        return None
+    return "model.infer_labels = True: nothing sees a label; set model.condition=true, or infer_labels=false"
+
+
+def _inferred_labels_have_a_bound(config: Config) -> str | None:
+    name, infers = config.objective["name"], config.model.infer_labels
+    if name == "SemiSupervised" and not infers:
+        return f"objective.name = {name!r}: needs q(y|x); set model.infer_labels=true model.condition=true"
+    if infers and name not in ("SemiSupervised", "ELBO"):
+        return (
+            f"model.infer_labels = True: objective.name = {name!r} has no rule for labels that are marginalised; take "
+            "SemiSupervised or ELBO"
+        )
+    return None
+
+
+def _hidden_labels_are_inferred(config: Config) -> str | None:
+    data = config.data
+    if data.labelled and not config.model.infer_labels:
+        return (
+            f"data.labelled = {data.labelled}: the model does nothing with images whose label is hidden; set "
+            "model.infer_labels=true model.condition=true objective=SemiSupervised, or labelled=0"
+        )
+    if data.repeat_labelled > 1 and not data.labelled:
+        return f"data.repeat_labelled = {data.repeat_labelled}: no label is hidden; set data.labelled, or 1"
+    if data.repeat_labelled > 1 and data.binarize == "static":
+        return (
+            f"data.repeat_labelled = {data.repeat_labelled}: each repeat would have 0/1 pixels of its own, with "
+            "data.binarize = 'static' they are drawn once; take dynamic, or 1"
+        )
+    return None
+
+
 # each returns one line that names the key, its value and the way out, or None
 RULES: list[Rule] = [
     _layers_have_a_width,
@@ -208,4 +244,7 @@ RULES: list[Rule] = [
     _pseudo_inputs_can_be_encoded,
     _codes_have_their_prior_and_objective,
     _z_is_made_of_whole_codes,
+    _inferred_labels_are_seen,
+    _inferred_labels_have_a_bound,
+    _hidden_labels_are_inferred,
 ]

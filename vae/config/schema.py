@@ -50,6 +50,15 @@ class DataConfig(Section):
         default="none",
         description="grey pixels -> 0/1 with probability equal to the pixel: never, anew each epoch, once",
     )
+    labelled: int = Field(
+        default=0,
+        ge=0,
+        description="training images that keep their label, as many of each class, drawn by the seed; those of the "
+        "others are hidden; 0: all keep theirs",
+    )
+    repeat_labelled: int = Field(
+        default=1, ge=1, description="how often an epoch has each of these images; the others it has once"
+    )
 
 
 class ModelConfig(Section):
@@ -69,6 +78,10 @@ class ModelConfig(Section):
     )
     center_input: bool = Field(default=False, description="the encoder sees x - 0.5; the likelihood always sees x")
     condition: bool = Field(default=False, description="encoder and decoder see the label: a conditional VAE")
+    infer_labels: bool = Field(
+        default=False,
+        description="labels that are not given are inferred by a network like the encoder, q(y|x), and marginalised",
+    )
     hierarchy: Annotated[Spec, PieceOf("vae.hierarchy:HIERARCHIES")] = Field(
         default={"name": "Flat"}, description="stochastic layers above z"
     )

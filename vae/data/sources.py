@@ -20,6 +20,7 @@ from torch import Tensor
 
 from vae.components import InputError, nearest
 from vae.data import randomness
+from vae.labels import HIDDEN
 from vae.networks import Shape
 
 LOCK_TIMEOUT = 1800  # seconds to wait for another process that downloads or unpacks
@@ -27,7 +28,7 @@ LOCK_TIMEOUT = 1800  # seconds to wait for another process that downloads or unp
 
 @dataclass(frozen=True)
 class Split:
-    """Images (N, C, H, W), uint8 or float32 in [0, 1], and their labels (N,), int64, where there are any."""
+    """Images (N, C, H, W), uint8 or float32 in [0, 1], and labels (N,), int64, where there are any (-1: hidden)."""
 
     images: Tensor
     labels: Tensor | None = None
@@ -48,6 +49,11 @@ class Split:
             return 2
         is_whole = scaled.dtype == torch.uint8 or bool(((scaled - scaled.round()).abs() < 1e-3).all())
         return 256 if is_whole else None
+
+    @cached_property
+    def hides_labels(self) -> bool:
+        """Whether some images have no label."""
+        return self.labels is None or bool((self.labels == HIDDEN).any())
 
     def __getitem__(self, index: Tensor) -> "Split":
         return Split(self.images[index], None if self.labels is None else self.labels[index])
@@ -96,6 +102,34 @@ class DataSet:
         order = randomness.permutation(count, 0, "validation")
         kept, held_out = order[:-val_size].sort().values, order[-val_size:]
         return replace(self, train=self.train[kept], val=self.train[held_out])
+
+    def hide_labels(self, labelled: int, repeats: int, seed: int) -> "DataSet":
+        """Return the data set with the labels of all but a few training images gone.
+
+        These are as many of each class, the first ones of a permutation, whatever the labels further on may be. They
+        stand behind the others once more for each repeat, so that they are a larger share of an epoch.
+
+        Args:
+            labelled: how many images keep theirs.
+            repeats: how often an epoch has each of these.
+            seed: of the permutation.
+
+        Raises:
+            InputError: there are no labels, or not so many of each class.
+        """
+        labels, key = self.train.labels, f"data.labelled = {labelled}"
+        if labels is None:
+            raise InputError(f"{key}: {self.name} has no labels to keep; use 0")
+        each, rest = divmod(labelled, self.classes)
+        fewest = int(labels.bincount(minlength=self.classes).min())
+        if rest or each > fewest:
+            wanted = f"a multiple of the {self.classes} classes, at most {self.classes * fewest}"
+            raise InputError(f"{key}: must be {wanted} (the smallest class has {fewest} images for training)")
+        order = randomness.permutation(len(labels), seed, "labelled")
+        kept = torch.cat([order[labels[order] == label][:each] for label in range(self.classes)])
+        known = torch.full_like(labels, HIDDEN).index_copy(0, kept, labels[kept])
+        epoch = torch.cat([torch.arange(len(labels)), kept.sort().values.repeat(repeats - 1)])
+        return replace(self, train=replace(self.train, labels=known)[epoch])
 
     def binarize_evaluation(self, seed: int) -> "DataSet":
         """Return the data set with one fixed draw of 0/1 pixels for validation and test."""

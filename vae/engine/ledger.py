@@ -1,7 +1,7 @@
 """What happened since the last logging point: it stays on the device until somebody asks for it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -32,7 +32,7 @@ class Interval:
         grad_norm: mean over the steps, before clipping.
         examples: how many were learnt from.
         skipped: steps left out because they were not finite.
-        extra: means of the objective's extra terms over the real examples, by name.
+        extra: means of the objective's extra terms over the real examples that have them, by name; none where none has.
     """
 
     loss: float
@@ -51,11 +51,19 @@ class Ledger:
         accelerator: the process group, its device, the loss scaler if there is one.
         skip_nonfinite: whether a non-finite update is skipped and counted; else it stops the run.
         extra: names of the objective's extra terms.
+        extra_of: of those that not every example has, the extra term that counts the examples which have it.
     """
 
-    def __init__(self, accelerator: Accelerator, *, skip_nonfinite: bool, extra: Sequence[str] = ()):
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        *,
+        skip_nonfinite: bool,
+        extra: Sequence[str] = (),
+        extra_of: Mapping[str, str] | None = None,
+    ):
         self.accelerator, self.skip_nonfinite = accelerator, skip_nonfinite
-        self.extra = tuple(extra)
+        self.extra, self.extra_of = tuple(extra), dict(extra_of or {})
         self._names, self._fault_names = SUMS + self.extra, FAULT + self.extra
         # in fp16 an overflow now and then is how the loss scale is found: always skipped, by the scaler
         self.keeps_going = skip_nonfinite or accelerator.scaler is not None
@@ -101,7 +109,9 @@ class Ledger:
         if self._skipped_in_a_row >= MAX_SKIPPED:
             raise NonFiniteError(int(self.fault[0]), f"the last {self._skipped_in_a_row} losses or gradients")
         self._start_anew()
-        terms, extra = ({n: totals[n] / (examples or math.nan) for n in names} for names in (SUMS[:3], self.extra))
+        terms = {name: totals[name] / (examples or math.nan) for name in SUMS[:3]}
+        counts = {name: totals[self.extra_of.get(name, "examples")] for name in self.extra}
+        extra = {name: totals[name] / count for name, count in counts.items() if count}
         grad_norm = totals["grad_norm"] / (steps or math.nan)
         return Interval(**terms, grad_norm=grad_norm, examples=round(examples), skipped=skipped, extra=extra)
 

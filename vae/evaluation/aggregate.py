@@ -51,7 +51,8 @@ def aggregate(
 ) -> Aggregate | None:
     """Return what the aggregate posterior tells of a model (all ranks); None: q(z|x) has no density at any other z.
 
-    That is so with several stochastic layers, whose q depends on each other's z.
+    That is so with several stochastic layers, whose q depends on each other's z, and where labels are inferred: then
+    q(z|x) is a mixture over them.
 
     Args:
         accelerator: the process group.
@@ -60,6 +61,8 @@ def aggregate(
         seed, split: of the noise; z_i is the first draw that `vae.evaluation.importance` has for image i.
         progress: is told after each chunk.
     """
+    if model.classifier is not None:
+        return None
     rank, world_size = accelerator.process_index, accelerator.num_processes
     count = min(DRAWS, len(part))
     places = torch.arange(count) * len(part) // count

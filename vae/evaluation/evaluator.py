@@ -95,7 +95,8 @@ def estimated(data: DataSet, binarize: str, model: VAE, request: Request, exampl
     """
     how = protocol(data, binarize, model.likelihood, seed=request.seed, split=request.split)
     given = "label" if model.needs_labels else None  # then it is log p(x|y)
-    more = {"bound": BOUND, "samples": request.samples, "examples": examples, "draw": request.draw, "given": given}
+    bound = BOUND if model.classifier is None else f"{BOUND}, each with every label y, over which w is summed"
+    more = {"bound": bound, "samples": request.samples, "examples": examples, "draw": request.draw, "given": given}
     return how | more
 
 
@@ -130,6 +131,8 @@ def assess(
     whole = aggregate(accelerator, model, part, progress=progress, **how)
     results = likelihood_results(each, request.samples)
     nats = -results["log_likelihood"]
+    if held_out.accuracy is not None:
+        results["accuracy"] = held_out.accuracy
     results["bits_per_dim"] = bits_per_dim(nats, model.image_shape) if has_probabilities(model, part) else None
     results |= {
         "kl": held_out.kl,

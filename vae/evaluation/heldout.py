@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch.distributions import Distribution
 
 from vae.data import randomness
 from vae.data.batches import share
@@ -14,7 +15,7 @@ from vae.data.sources import Split
 from vae.evaluation.latents import LatentMeasures, Tally, total_kl
 from vae.evaluation.passes import chunks, evaluating, images_of, labels_for
 from vae.likelihoods import bits_per_dim
-from vae.model import VAE
+from vae.model import VAE, VAEOutput
 from vae.objectives import negative_elbo
 
 
@@ -29,6 +30,7 @@ class Evaluation:
         reconstruction_mean_z: -log p(x|z) at z = E[z|x]: lower than `reconstruction`, and not part of any bound.
         examples: how many.
         latents: what the latent dimensions are used for.
+        accuracy: share of the images whose most probable label under q(y|x) is theirs; None: labels are not inferred.
         bits_per_dim: `loss` in bits for each number of an image, where p(x|z) has a probability for each value that
             these have; else None.
     """
@@ -40,12 +42,14 @@ class Evaluation:
     examples: int
     latents: LatentMeasures
     bits_per_dim: float | None
+    accuracy: float | None = None
 
     def numbers(self) -> dict[str, Any]:
         """Return the numbers by name, as a summary has them."""
         names = ("loss", "reconstruction", "kl", "reconstruction_mean_z", "examples", "bits_per_dim")
         units = {"active_units": self.latents.active, **self.latents.of_codes}
-        return {name: getattr(self, name) for name in names} | units
+        right = {} if self.accuracy is None else {"accuracy": self.accuracy}
+        return {name: getattr(self, name) for name in names} | units | right
 
 
 def evaluate(accelerator: Accelerator, model: VAE, part: Split, *, seed: int, split: str) -> Evaluation:
@@ -59,25 +63,37 @@ def evaluate(accelerator: Accelerator, model: VAE, part: Split, *, seed: int, sp
     """
     mine = share(len(part), accelerator.process_index, accelerator.num_processes)
     noise = randomness.normal(len(part), model.noise_dim, seed, f"evaluate/{split}")
+    truth = None if model.classifier is None or part.hides_labels else part.labels
 
     def parts() -> Iterator[Tally]:
-        for rows in list(chunks(mine)) or [slice(0, 1)]:  # a rank without an example: a stand-in
+        for rows in list(chunks(mine, model.passes)) or [slice(0, 1)]:  # a rank without an example: a stand-in
             x, labels = images_of(model, part, rows), labels_for(model, part, rows)
             with accelerator.autocast():
                 output = model(x, noise[rows].to(x), labels)
-                at_mean = model.decode(output.latents[0].q.mean, labels)
+                at_mean = _at_mean(model, output, x, labels)
             terms = negative_elbo(output, x)
-            values = torch.stack([terms.loss, terms.reconstruction, terms.kl, -at_mean.log_prob(x)])
-            yield Tally.of(output.latents, values)
+            values = [terms.loss, terms.reconstruction, terms.kl, -at_mean.log_prob(x)]
+            if truth is not None and output.labels is not None:
+                values.append((output.labels.most_probable == truth[rows].to(x.device)).to(terms.loss))
+            yield Tally.of(output.latents, torch.stack(values), output.labels)
 
     with evaluating(model):
         own = Tally.merged(list(parts()))
     gathered = accelerator.gather(own.packed()[None] * (mine.stop > mine.start))  # a stand-in does not count
     assert isinstance(gathered, Tensor)
     tally = Tally.merged([own.unpacked(row) for row in gathered])
-    loss, reconstruction, divergence, at_mean_z = (tally.sums / tally.count).tolist()
+    loss, reconstruction, divergence, at_mean_z, *accuracy = (tally.sums / tally.count).tolist()
     bits = bits_per_dim(loss, model.image_shape) if has_probabilities(model, part) else None
-    return Evaluation(loss, reconstruction, divergence, at_mean_z, len(part), tally.measures(divergence), bits)
+    latents = tally.measures(divergence)
+    return Evaluation(loss, reconstruction, divergence, at_mean_z, len(part), latents, bits, *accuracy)
+
+
+def _at_mean(model: VAE, output: VAEOutput, x: Tensor, labels: Tensor | None) -> Distribution:
+    """Return p(x|z) at z = E[z|x], of an inferred label the most probable one."""
+    if output.labels is None:
+        return model.decode(output.latents[0].q.mean, labels)
+    best = output.labels.most_probable
+    return model.decode(model.code(x, best), best)
 
 
 def has_probabilities(model: VAE, part: Split) -> bool:
@@ -96,10 +112,11 @@ def measure_latents(model: VAE, part: Split, *, seed: int) -> LatentMeasures:
     noise = randomness.normal(len(part), model.noise_dim, seed, "evaluate/test")
 
     def parts() -> Iterator[Tally]:
-        for rows in chunks(slice(0, len(part))):
-            x = images_of(model, part, rows)
-            latents = model.infer(x, noise[rows].to(x), labels_for(model, part, rows))
-            yield Tally.of(latents, total_kl(latents)[None])
+        for rows in chunks(slice(0, len(part)), model.passes):
+            x, labels = images_of(model, part, rows), labels_for(model, part, rows)
+            inferred = model.classify(x)
+            latents = model.infer(x, noise[rows].to(x), labels if inferred is None else inferred.every)
+            yield Tally.of(latents, total_kl(latents, inferred)[None], inferred)
 
     with evaluating(model):
         tally = Tally.merged(list(parts()))

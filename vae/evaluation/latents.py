@@ -11,6 +11,7 @@ from torch.distributions import Distribution
 from vae.codes import Quantized, perplexity
 from vae.distributions import marginals
 from vae.hierarchy import Latent
+from vae.labels import LabelPosterior
 
 ACTIVE = 0.01  # variance of E[z_d|x] above which dimension d is active (Burda et al. 2016, section 5)
 
@@ -74,16 +75,19 @@ class Tally:
     codes: Tensor
 
     @classmethod
-    def of(cls, latents: Sequence[Latent], numbers: Tensor) -> "Tally":
+    def of(cls, latents: Sequence[Latent], numbers: Tensor, labels: LabelPosterior | None = None) -> "Tally":
         """Return the tally of B examples.
 
         Args:
             latents: each stochastic layer, of one draw for each example; their dimensions stand side by side. Of a
                 layer whose q depends on another layer's z, E[z|x] is taken at the z that was drawn there.
             numbers: of each example, (S, B).
+            labels: over which the layers are averaged, where these are inferred.
         """
         groups = [replace(layer, q=marginals(layer.q)).kl_by_group() for layer in latents]
         means = torch.cat([layer.q.mean for layer in latents], -1).double()
+        if labels is not None:
+            groups, means = [labels.mean(each, event_dims=1) for each in groups], labels.mean(means, event_dims=1)
         mean = means.mean(0)
         squares = (means - mean).square().sum(0)
         count = mean.new_full((), len(means))
@@ -125,6 +129,7 @@ def counts_of(q: Distribution) -> Tensor:
     return q.codes.flatten().bincount(minlength=len(q.counts)) if isinstance(q, Quantized) else torch.empty(0)
 
 
-def total_kl(latents: Sequence[Latent]) -> Tensor:
-    """Return KL(q(z|x) || p(z)), (B,), nats, summed over stochastic layers."""
-    return sum((layer.kl() for layer in latents), start=latents[0].z.new_zeros(()))
+def total_kl(latents: Sequence[Latent], labels: LabelPosterior | None = None) -> Tensor:
+    """Return KL(q(z|x) || p(z)), (B,), nats, summed over stochastic layers; where labels are inferred, with theirs."""
+    divergence = sum((layer.kl() for layer in latents), start=latents[0].z.new_zeros(()))
+    return divergence if labels is None else labels.mean(divergence) + labels.kl()

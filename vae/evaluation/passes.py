@@ -40,10 +40,11 @@ def labels_for(model: VAE, part: Split, rows: slice | Tensor) -> Tensor | None:
     return part.labels[rows].to(next(model.parameters()).device)
 
 
-def chunks(part: slice) -> Iterator[slice]:
-    """Yield slices of a slice that are small enough for one forward pass."""
-    for start in range(part.start, part.stop, CHUNK):
-        yield slice(start, min(start + CHUNK, part.stop))
+def chunks(part: slice, passes: int = 1) -> Iterator[slice]:
+    """Yield slices of a slice that are small enough for one forward pass, which is made `passes` times at once."""
+    size = max(1, CHUNK // passes)
+    for start in range(part.start, part.stop, size):
+        yield slice(start, min(start + size, part.stop))
 
 
 def mean_and_error(values: Tensor) -> tuple[float, float | None]:

@@ -15,6 +15,9 @@ from vae.model import VAEOutput
 def log_weights(output: VAEOutput, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return log w = log p(x|z) + sum over layers (log p(z) - log q(z|x)), and log p(x|z), nats, float64.
 
+    Where labels are inferred, w is the sum over y of p(y) w_y: y is summed over, not drawn. log p(x|z) is the mean over
+    q(y|x).
+
     Args:
         output: of a forward pass of these images with K draws.
         x: images (B, C, H, W).
@@ -23,7 +26,8 @@ def log_weights(output: VAEOutput, x: Tensor) -> tuple[Tensor, Tensor]:
         Both (K, B).
     """
     log_p_x = output.p_x.log_prob(x).double()
-    return log_p_x - sum(layer.log_ratio().double() for layer in output.latents), log_p_x
+    log_w = log_p_x - sum(layer.log_ratio().double() for layer in output.latents)
+    return (log_w if output.labels is None else output.labels.log_mean_under_prior(log_w)), output.over_labels(log_p_x)
 
 
 class WeightSums:

@@ -33,6 +33,8 @@ def in_full(kept: Kept) -> Iterator[str]:
     at_mean = f"{found['reconstruction_mean_z']:.3f} at z = E[z|x], where a pixel's squared error is"
     yield _line("reconstruction", f"{found['reconstruction']:.3f}; {at_mean} {found['squared_error_mean_z']:.5f}")
     yield _line("KL", f"{found['kl']:.3f}{_parts(found['aggregate'])}")
+    if "accuracy" in found:
+        yield _line("accuracy", f"{found['accuracy']:.2%} of the labels are the most probable one under q(y|x)")
     yield _line("active units", f"{found['active_units']} of {found['latent_dimensions']}")
     if "perplexity" in found:
         yield _line("perplexity of codes", f"{found['perplexity']:.1f}")

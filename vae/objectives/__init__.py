@@ -5,10 +5,11 @@ from vae.objectives.base import Objective, Scheduled, Terms, negative_elbo
 from vae.objectives.elbo import ELBO
 from vae.objectives.iwae import IWAE
 from vae.objectives.quantization import VectorQuantization
+from vae.objectives.semi_supervised import SemiSupervised
 
 __all__ = [
-    "ELBO", "IWAE", "OBJECTIVES", "BetaTCVAE", "CapacityVAE", "InfoVAE", "Objective", "Scheduled", "Terms",
-    "VectorQuantization", "negative_elbo",
+    "ELBO", "IWAE", "OBJECTIVES", "BetaTCVAE", "CapacityVAE", "InfoVAE", "Objective", "Scheduled", "SemiSupervised",
+    "Terms", "VectorQuantization", "negative_elbo",
 ]  # fmt: skip
 
 OBJECTIVES: dict[str, type[Objective]] = {
@@ -18,4 +19,5 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "CapacityVAE": CapacityVAE,
     "InfoVAE": InfoVAE,
     "VectorQuantization": VectorQuantization,
+    "SemiSupervised": SemiSupervised,
 }

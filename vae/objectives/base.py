@@ -48,6 +48,7 @@ class Objective(ABC):
         samples: K, draws of z for each example; with more than 1 `output` has batch shape (K, B), else (B,).
         across_examples: whether the loss of an example depends on others: then `peers` are asked, by the eager engine.
         extra: names of the terms that it reports beside loss, reconstruction and KL.
+        extra_of: of an extra term that not every example has, the extra term, 0 or 1, that says which have it.
     """
 
     schedules: Mapping[str, Schedule] = {}
@@ -55,6 +56,7 @@ class Objective(ABC):
     samples: int = 1
     across_examples: bool = False
     extra: tuple[str, ...] = ()
+    extra_of: Mapping[str, str] = {}
 
     def at(self, progress: float) -> dict[str, float]:
         """Return the numbers that follow a schedule, at `progress` epochs: the same names at any time."""
@@ -79,9 +81,17 @@ class Objective(ABC):
 
 
 def negative_elbo(output: VAEOutput, x: Tensor) -> Terms:
-    """Return the terms of -ELBO (beta = 1), each (B,): what evaluation reports, whatever was minimised."""
+    """Return the terms of -ELBO (beta = 1), each (B,): what evaluation reports, whatever was minimised.
+
+    Where labels are inferred, y is a latent variable like z: terms are means over q(y|x), or of a label that is given,
+    and the KL has KL(q(y|x) || p(y)). It is L(x, y) or U(x) of Kingma et al. 2014, Semi-supervised learning with deep
+    generative models (eq. 6 and 7).
+    """
     reconstruction = -output.p_x.log_prob(x)
     divergence = sum((layer.kl() for layer in output.latents), start=reconstruction.new_zeros(()))
+    if output.labels is not None:
+        reconstruction = output.over_labels(reconstruction)
+        divergence = output.over_labels(divergence) + output.labels.kl()
     return Terms(loss=reconstruction + divergence, reconstruction=reconstruction, kl=divergence)
 
 

@@ -48,8 +48,9 @@ class ELBO(Objective):
 
     def _raised_kl(self, output: VAEOutput) -> Tensor:
         """Return the KL, (B,), of which no group of dimensions has less than it has free."""
-        total = output.latents[0].z.new_zeros(())
+        total = output.latents[0].z.new_zeros(()) if output.labels is None else output.labels.kl()
         for layer in output.latents:
             groups = layer.kl_by_group()
-            total = total + groups.clamp(min=self.free_bits * layer.z.shape[-1] / groups.shape[-1]).sum(-1)
+            raised = groups.clamp(min=self.free_bits * layer.z.shape[-1] / groups.shape[-1]).sum(-1)
+            total = total + output.over_labels(raised)
         return total

@@ -21,7 +21,7 @@ def prior_samples(model: VAE, count: int, *, seed: int, draws: bool = False) -> 
     """
     weights, made = next(model.parameters()), []
     noise = randomness.normal(count, model.draw_dim, seed, "quality")
-    labels = torch.arange(count) % model.classes if model.needs_labels else None
+    labels = torch.arange(count) % model.classes if model.sees_labels else None
     with evaluating(model), torch.random.fork_rng(devices=[]):
         for rows in chunks(slice(0, count)):
             own = None if labels is None else labels[rows]

@@ -47,7 +47,7 @@ def obstacle(model: VAE) -> str | None:
         return "the page cannot run an MLPDecoder whose layers are normalised"
     if model.posterior.codes:
         return "the page moves z by degrees, and this one is a sequence of codes"
-    if model.needs_labels:
+    if model.sees_labels:
         return "the page has no labels to show the decoder or the prior"
     if type(model.likelihood) not in MEANS:
         return f"the page does not know the mean of a {type(model.likelihood).__name__} likelihood"

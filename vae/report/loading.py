@@ -45,7 +45,8 @@ class Loader:
 
     def data(self, config: Config) -> DataSet:
         """Return what a run is trained and evaluated on; raises `InputError` if it is not there."""
-        draw = config.run.seed if config.data.binarize != "none" else None  # of 0/1 pixels: the run's own
+        # of 0/1 pixels, and which labels are hidden: the run's own
+        draw = config.run.seed if config.data.binarize != "none" or config.data.labelled else None
         key = repr((config.data.model_dump(), draw))
         if self._last is None or self._last[0] != key:
             self._last = key, build_data(config)

@@ -117,7 +117,7 @@ def _draw_images(model: VAE, data: DataSet, seed: int) -> dict[str, Figure]:
     if len(originals) > 1:
         ends = model.interpolate(originals[0], originals[1], labels=None if labels is None else labels[:2])
         drawn["interpolation"] = figures.interpolation(visible(ends))
-    if model.needs_labels:
+    if model.sees_labels:
         drawn["samples_by_class"] = _draw_classes(model, class_names(data.name), seed)
     return drawn
 

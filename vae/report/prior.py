@@ -60,7 +60,7 @@ def _draws(model: VAE, part: Split, seed: int) -> np.ndarray:
     weights = next(model.parameters())
     noise = randomness.normal(DRAWS, model.draw_dim, seed, "figures/prior").to(weights)
     labels = None
-    if model.needs_labels:
+    if model.prior.needs_labels:
         assert part.labels is not None
         labels = part.labels[torch.arange(DRAWS) % len(part)].to(weights.device)
     found = [

@@ -203,6 +203,11 @@ def _table(
     if any(bits):
         head = _inserted(head, place, "bits per dimension")
         rows = [_inserted(row, place, number(spread, "{:.4f}".format)) for row, spread in zip(rows, bits, strict=True)]
+    accuracy = [setting.spread("test", "accuracy") for setting, _ in settings]
+    if any(accuracy):
+        head = _inserted(head, place, "accuracy")
+        cells = [number(spread, "{:.2%}".format) for spread in accuracy]
+        rows = [_inserted(row, place, cell) for row, cell in zip(rows, cells, strict=True)]
     if samples := _in_common([run for setting, _ in settings for run in setting.runs], weighted):
         head = _inserted(head, place, "log p(x)")
         rows = [

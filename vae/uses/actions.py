@@ -43,7 +43,7 @@ def run_sample(args: argparse.Namespace) -> Lines:
     """Write samples.npz and samples.png."""
     model, labels = Loader().open(args.run).model, None
     if args.label is not None:
-        if not model.needs_labels:
+        if not model.sees_labels:
             raise InputError(f"--label {args.label}: {args.run} holds a model that sees no labels")
         if not 0 <= args.label < model.classes:
             raise InputError(f"--label {args.label}: must be one of 0 to {model.classes - 1}")

@@ -43,7 +43,8 @@ def other_data(opened: Opened, option: str, name: str, root: str | None) -> Data
         InputError: there are no such data, or their images have another shape.
     """
     settings = opened.config
-    changed = {"name": name, "val_size": 0} | ({} if root is None else {"root": root})
+    whole = {"val_size": 0, "labelled": 0, "repeat_labelled": 1}
+    changed = {"name": name} | whole | ({} if root is None else {"root": root})
     data = build_data(Config.model_validate(settings.model_dump() | {"data": settings.data.model_dump() | changed}))
     if data.image_shape != opened.model.image_shape:
         wanted = opened.model.image_shape

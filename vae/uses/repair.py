@@ -69,8 +69,9 @@ def impute(
             noise = x.new_zeros(len(x), model.noise_dim)
             if draw:
                 noise = randomness.normal(len(x), model.noise_dim, seed, "impute", sweep).to(x)
-            z = model.infer(filled, noise, labels)[0].z
-            filled = torch.where(missing, model.decode(z, labels).mean.to(x.dtype), x)
+            seen = model.labels_of(filled, labels)
+            z = model.infer(filled, noise, seen)[0].z
+            filled = torch.where(missing, model.decode(z, seen).mean.to(x.dtype), x)
             if sweep >= sweeps // 2:
                 total, counted = total + filled, counted + 1
     repaired = torch.where(missing, total / counted, x) if draw else filled
