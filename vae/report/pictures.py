@@ -137,8 +137,9 @@ def _draw_classes(model: VAE, names: Sequence[str] | None, seed: int) -> Figure:
         given = torch.full((CLASS_COLUMNS,), label, device=noise.device)
         name = names[label] if names and label < len(names) else str(label)
         rows[name] = visible(model.sample(noise=noise, labels=given))
+    p_x, p_z = "p(x|z, y)" if model.condition else "p(x|z)", "p(z|y)" if model.prior.needs_labels else "p(z)"
     return figures.images_by_setting(
-        "Samples by class", "mean of p(x|z, y), z ~ p(z|y); the same noise in each column", rows
+        "Samples by class", f"mean of {p_x}, z ~ {p_z}; the same noise in each column", rows
     )
 
 
