@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
 from vae.distributions import kl, kl_by_group
+from vae.labels import LabelPosterior
 from vae.networks import Sizes, mlp
 from vae.networks.options import ACTIVATIONS, Activation, Initialization
 from vae.posteriors import DiagonalNormal, Posterior
@@ -46,6 +47,12 @@ class Latent:
     def log_ratio(self) -> Tensor:
         """Return log q(z) - log p(z), (B,) or (K, B), nats."""
         return self.q.log_prob(self.z) - self.p.log_prob(self.z)
+
+
+def total_kl(latents: Sequence[Latent], labels: LabelPosterior | None = None) -> Tensor:
+    """Return KL(q(z|x) || p(z)), (B,), nats, summed over stochastic layers; where labels are inferred, with theirs."""
+    divergence = sum((layer.kl() for layer in latents), start=latents[0].z.new_zeros(()))
+    return divergence if labels is None else labels.mean(divergence) + labels.kl()
 
 
 @dataclass(frozen=True)

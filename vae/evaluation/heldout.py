@@ -12,8 +12,9 @@ from torch.distributions import Distribution
 from vae.data import randomness
 from vae.data.batches import share
 from vae.data.sources import Split
-from vae.evaluation.latents import LatentMeasures, Tally, total_kl
+from vae.evaluation.latents import LatentMeasures, Tally
 from vae.evaluation.passes import chunks, evaluating, images_of, labels_for
+from vae.hierarchy import total_kl
 from vae.likelihoods import bits_per_dim
 from vae.model import VAE, VAEOutput
 from vae.objectives import negative_elbo

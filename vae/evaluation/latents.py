@@ -127,9 +127,3 @@ class Tally:
 def counts_of(q: Distribution) -> Tensor:
     """Return how often each of K codes is chosen, (K,), or of a q(z|x) without codes nothing, (0,)."""
     return q.codes.flatten().bincount(minlength=len(q.counts)) if isinstance(q, Quantized) else torch.empty(0)
-
-
-def total_kl(latents: Sequence[Latent], labels: LabelPosterior | None = None) -> Tensor:
-    """Return KL(q(z|x) || p(z)), (B,), nats, summed over stochastic layers; where labels are inferred, with theirs."""
-    divergence = sum((layer.kl() for layer in latents), start=latents[0].z.new_zeros(()))
-    return divergence if labels is None else labels.mean(divergence) + labels.kl()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from vae.components import InputError
-from vae.hierarchy import Latent
+from vae.hierarchy import Latent, total_kl
 from vae.model import VAEOutput
 from vae.peers import Peers, alone
 from vae.schedules import Constant, Schedule
@@ -87,11 +87,8 @@ def negative_elbo(output: VAEOutput, x: Tensor) -> Terms:
     and the KL has KL(q(y|x) || p(y)). It is L(x, y) or U(x) of Kingma et al. 2014, Semi-supervised learning with deep
     generative models (eq. 6 and 7).
     """
-    reconstruction = -output.p_x.log_prob(x)
-    divergence = sum((layer.kl() for layer in output.latents), start=reconstruction.new_zeros(()))
-    if output.labels is not None:
-        reconstruction = output.over_labels(reconstruction)
-        divergence = output.over_labels(divergence) + output.labels.kl()
+    reconstruction = output.over_labels(-output.p_x.log_prob(x))
+    divergence = total_kl(output.latents, output.labels)
     return Terms(loss=reconstruction + divergence, reconstruction=reconstruction, kl=divergence)
 
 
