@@ -19,6 +19,7 @@ RUNS_OF = {
     "quick": 4,
     "stability": 60,
     "loss_scale": 12,
+    "disentanglement": 12,
 }
 
 
