@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vae.data.batches import share
 from vae.data.sources import Split
-from vae.evaluation.budget import agreed, room_for
+from vae.evaluation.budget import agreed, give_back, room_for
 from vae.evaluation.passes import evaluating, images_of, labels_for
 from vae.evaluation.progress import Progress
 from vae.evaluation.weights import Draws, WeightSums, log_weights
@@ -76,6 +76,7 @@ def estimate(
                     block.draw(count := min(draws, different - drawn), times)
                     progress.advance(count * times * len(block.rows))
                 found.append(block.estimates())
+                give_back()
     together = Peers(len(part), len(part), rank, world_size).gather(torch.cat(found))
     return Estimates(*together.unbind(1))
 
