@@ -6,6 +6,7 @@ from typing import Any
 
 from vae.evaluation import kept
 from vae.evaluation.kept import Kept
+from vae.evaluation.words import aligned
 
 UNCERTAIN = 0.5  # nats, of a prediction: e.g. two classes, one of them with a probability of 0.8
 HEAD = ("run", "classifier Frechet distance (squared)", "entropy of the classes", "of a prediction")
@@ -41,11 +42,7 @@ def table(found: Mapping[Path, Kept]) -> Iterator[str]:
         yield f"no table, for these numbers are not to be compared: {'; '.join(different)}"
         return
     order = sorted(found.items(), key=lambda item: item[1].results["classifier_frechet_distance"])
-    rows = [HEAD, *((str(folder), *_numbers(each.results)) for folder, each in order)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
-    for row in rows:
-        first, *numbers = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        yield "  ".join([row[0].ljust(len(first)), *numbers])
+    yield from aligned([HEAD, *((str(folder), *_numbers(each.results)) for folder, each in order)])
 
 
 def _numbers(results: Mapping[str, Any]) -> tuple[str, ...]:
