@@ -1,14 +1,14 @@
 """The programs that measure still run on the job as it is; what they measure in seconds means nothing."""
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT, run
+from tests.helpers import ROOT
+from tests.helpers.starts import run
 
 
 def measured(result: Any) -> Iterator[float]:
@@ -27,7 +27,7 @@ def measured(result: Any) -> Iterator[float]:
 def test_every_program_measures_prints_and_writes(program: str, tmp_path: Path) -> None:
     output = tmp_path / "result.json"
     script = ROOT / "benchmarks" / f"{program}.py"
-    done = run([sys.executable, str(script), "--quick", "--patience", "0", "--output", str(output)], cwd=tmp_path)
+    done = run(script, "--quick", "--patience", "0", "--output", output, cwd=tmp_path)
     assert done.code == 0, done.err
     result = json.loads(output.read_text())
     assert {"program", "args", "machine", "versions", "commit"} <= result.keys()
@@ -40,7 +40,7 @@ def test_every_program_measures_prints_and_writes(program: str, tmp_path: Path) 
 
 def test_a_benchmark_refuses_what_it_cannot_do_in_one_line(tmp_path: Path) -> None:
     script = ROOT / "benchmarks" / "throughput.py"
-    refused = run([sys.executable, str(script), "--device", "cuda", "--output", str(tmp_path / "r.json")])
+    refused = run(script, "--device", "cuda", "--output", tmp_path / "r.json")
     assert refused.code == 2
     assert refused.line.startswith("throughput.py: ")
     assert not (tmp_path / "r.json").exists()

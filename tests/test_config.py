@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import ROOT
+from tests.helpers import ROOT
 from vae import assemble, config
 from vae.config import Config, InputError, describe, describe_components, load
 from vae.likelihoods import LIKELIHOODS

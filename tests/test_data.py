@@ -4,8 +4,6 @@ import gzip
 import io
 import shutil
 import struct
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,8 @@ from torchvision import datasets
 from torchvision.datasets.utils import calculate_md5
 from torchvision.transforms import v2
 
-from tests.conftest import DATA, ROOT, environment
+from tests.helpers import DATA
+from tests.helpers.starts import Program
 from vae.components import InputError
 from vae.data import batches as batches_module
 from vae.data import randomness, sources
@@ -75,11 +74,8 @@ def test_unpacks_once_and_repairs_what_a_killed_start_left(root: Path, mnist: so
 
 def test_jobs_that_start_together_on_one_folder_all_read_the_data(root: Path, mnist: sources.DataSet) -> None:
     code = f"from vae.data.sources import load; print(load('MNIST', {str(root)!r}).fingerprint)"
-    jobs = [
-        subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=environment(), stdout=subprocess.PIPE)
-        for _ in range(4)
-    ]
-    assert [job.communicate()[0].decode().strip() for job in jobs] == [mnist.fingerprint] * 4
+    jobs = [Program("-c", code) for _ in range(4)]
+    assert [job.wait().out.strip() for job in jobs] == [mnist.fingerprint] * 4
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "missing"])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.folders import write_data, write_run
+from tests.helpers.folders import write_data, write_run
 from vae import __main__ as cli
 from vae.components import InputError
 from vae.data import factors, shapes, sources

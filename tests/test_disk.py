@@ -4,14 +4,13 @@ import contextlib
 import os
 import resource
 import subprocess
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, arguments, environment, launch, launcher, machine_seconds, rows, scalars
+from tests.helpers.runs import rows, scalars
+from tests.helpers.starts import JOB, Program, arguments, launch, ranks, together
 from vae import checkpoint
 from vae.components import InputError
 from vae.signals import StopRequest
@@ -36,45 +35,21 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 class Job:
-    """A job in the background whose stderr is read as it comes."""
+    """A job in the background, on one rank or several."""
 
     def __init__(self, processes: int, *settings: str, limit: int = resource.RLIM_INFINITY):
-        command = launcher(processes) + arguments(*SETTINGS, *settings)
-        bounds = (limit, resource.RLIM_INFINITY)
-        self.process = subprocess.Popen(
-            command, cwd=ROOT, env=environment() | {"OMP_NUM_THREADS": "1"}, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, bounds),
-        )  # fmt: skip
-        self.err = ""
-        self._readers = [threading.Thread(target=self._read_err), threading.Thread(target=self._drop_out)]
-        for reader in self._readers:
-            reader.start()
+        words = [JOB, *arguments(*SETTINGS, *settings)]
+        self.ranks = [Program(*words, env=env, largest_file=limit) for env in ranks(processes)]
+
+    @property
+    def err(self) -> str:
+        return "".join(rank.err for rank in self.ranks)
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
-        deadline = machine_seconds() + 120
-        while not condition():
-            assert self.process.poll() is None, self.err
-            assert machine_seconds() < deadline, self.err
-            time.sleep(0.005)
+        self.ranks[0].wait_until(condition)
 
     def end(self) -> int:
-        code = self.process.wait(900)
-        for reader in self._readers:
-            reader.join()
-        return code
-
-    def _read_err(self) -> None:
-        assert self.process.stderr is not None
-        with self.process.stderr as lines:
-            for line in lines:
-                self.err += line
-
-    def _drop_out(self) -> None:
-        assert self.process.stdout is not None
-        with self.process.stdout as lines:
-            for _ in lines:
-                pass
+        return together(self.ranks).code
 
 
 def fill(disk: Path) -> Path:
@@ -142,7 +117,7 @@ def test_a_limit_that_is_lifted_in_time_costs_nothing(small: Path, tmp_path: Pat
     folder = tmp_path / "run"
     job = Job(1, f"data.name={small}", f"run.dir={folder}", limit=150_000)
     job.wait_until(lambda: "not saved" in job.err)
-    resource.prlimit(job.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    resource.prlimit(job.ranks[0].pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     assert job.end() == 0, job.err
     assert checkpoint.newest_valid(folder / "checkpoints") == (folder / "checkpoints" / "step-00000960", [])
 

@@ -2,9 +2,6 @@
 
 import os
 import re
-import socket
-import subprocess
-import sys
 import tomllib
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,37 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import DATA, ROOT, Outcome, environment
+from tests.helpers import DATA, ROOT
+from tests.helpers.starts import TORCHRUN, Outcome, Program, environment, ranks, run
 from vae import __main__
-from vae.doctor import examination, machine, ranks, scheduler, storage
+from vae.doctor import examination, machine, scheduler, storage
+from vae.doctor import ranks as doctor_ranks
 from vae.doctor.findings import Finding, Peer, failure, ok, warning
 
 Doctor = Callable[..., Outcome]
 SMALL = ["model.hidden_dim=32"]
 
 
-def start(*args: str, env: dict[str, str], cwd: Path, module: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-    """Start the doctor in a process of its own."""
-    variables = environment() | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | env
-    command = [sys.executable, "-W", "default", *module, "-m", "vae", "doctor", f"data.root={DATA}", *SMALL, *args]
-    return subprocess.Popen(command, cwd=cwd, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def outcome(process: subprocess.Popen[str]) -> Outcome:
-    out, err = process.communicate(timeout=240)
-    return Outcome(process.returncode, out, err)
-
-
-def by_hand(rank: int, cwd: Path, *args: str, **env: str) -> subprocess.Popen[str]:
-    """Start one of two ranks without a launcher, which would end both when one has ended."""
-    launched = {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
-    return start(*args, env=launched | {"MASTER_ADDR": "127.0.0.1"} | env, cwd=cwd)
-
-
-def free_port() -> str:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return str(listening.getsockname()[1])
+DOCTOR = ["-m", "vae", "doctor", f"data.root={DATA}", *SMALL]
 
 
 def levels(out: str) -> dict[str, str]:
@@ -75,7 +53,7 @@ def test_alone_all_is_well_and_nothing_is_left_behind(doctor: Doctor, tmp_path: 
     done = doctor("run.name=new")
     assert done.code == 0, done.out
     found = levels(done.out)
-    assert found.keys() >= {*machine.CHECKS, *ranks.CHECKS, "run folder", "free space", "rendezvous", "slurm"}
+    assert found.keys() >= {*machine.CHECKS, *doctor_ranks.CHECKS, "run folder", "free space", "rendezvous", "slurm"}
     assert "failure" not in found.values()
     assert "60,000 training + 10,000 test images (1x28x28)" in done.out
     assert done.out.splitlines()[-1].endswith("training can start")
@@ -149,11 +127,10 @@ def test_a_check_that_breaks_is_a_failure_and_not_a_traceback(doctor: Doctor, mo
 
 
 def test_two_ranks_meet_add_up_and_have_equal_gradient_norms(tmp_path: Path) -> None:
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    done = outcome(start("run.name=new", env={}, cwd=tmp_path, module=torchrun))
+    done = run(*TORCHRUN, 2, *DOCTOR, "run.name=new", real=True, cwd=tmp_path)
     assert done.code == 0, done.out + done.err
     found = levels(done.out)
-    assert {found[name] for name in ("launcher", "rendezvous", "ranks", *ranks.CHECKS)} <= {"ok", "warning"}
+    assert {found[name] for name in ("launcher", "rendezvous", "ranks", *doctor_ranks.CHECKS)} <= {"ok", "warning"}
     assert "torchrun: 2 processes" in done.out
     assert "(ranks 0, 1)" in done.out
     assert len(re.findall("^ok +all-reduce +right", done.out, re.MULTILINE)) == 1  # one process reports
@@ -163,13 +140,13 @@ def test_two_ranks_meet_add_up_and_have_equal_gradient_norms(tmp_path: Path) -> 
 
 def test_what_is_wrong_on_another_rank_is_reported_by_rank_0(tmp_path: Path) -> None:
     """Rank 1 starts in another folder, where it finds no data (not of the size of MNIST) and no token."""
-    here, there, port = tmp_path / "here", tmp_path / "there", free_port()
+    here, there = tmp_path / "here", tmp_path / "there"
     for folder in (here, there):
         folder.mkdir()
     np.savez(here / "data.npz", images=np.zeros((20, 8, 8), np.uint8))
-    first = by_hand(0, here, "data.name=data.npz", MASTER_PORT=port)
-    second = by_hand(1, there, "data.name=data.npz", MASTER_PORT=port)
-    one, other = outcome(first), outcome(second)
+    places = zip(ranks(2), (here, there), strict=True)
+    started = [Program(*DOCTOR, "data.name=data.npz", env=env, cwd=folder) for env, folder in places]
+    one, other = (program.wait() for program in started)
     assert (one.code, other.code) == (1, 1), one.err + other.err
     assert other.out == ""
     assert re.search(r"^failure +data .*\(rank 1\)$", one.out, re.MULTILINE)
@@ -197,21 +174,9 @@ sys.exit(__main__.main(["doctor", "data.root={data}", "model.hidden_dim=32"]))
 
 
 def broken(tmp_path: Path, trouble: str = "pass", unsynchronised: bool = False) -> list[Outcome]:
-    program = BROKEN.format(trouble=trouble, unsynchronised=unsynchronised, data=DATA)
-    common = environment() | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MASTER_PORT": free_port()}
-    common |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", program],
-            cwd=tmp_path,
-            env=common | {"RANK": rank, "LOCAL_RANK": rank},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in "01"
-    ]
-    return [outcome(process) for process in processes]
+    code = BROKEN.format(trouble=trouble, unsynchronised=unsynchronised, data=DATA)
+    started = [Program("-c", code, env=env, cwd=tmp_path) for env in ranks(2)]
+    return [program.wait() for program in started]
 
 
 def test_a_rank_in_trouble_says_so_and_keeps_nobody_waiting(tmp_path: Path) -> None:
@@ -236,7 +201,8 @@ def test_gradients_that_are_not_synchronised_are_a_failure(tmp_path: Path) -> No
 
 
 def test_a_rendezvous_that_fails_is_a_failure_on_each_machine(tmp_path: Path) -> None:
-    done = outcome(by_hand(1, tmp_path, MASTER_ADDR="no-such-host.invalid", MASTER_PORT="1", LOCAL_RANK="0"))
+    unreachable = {"MASTER_ADDR": "no-such-host.invalid", "MASTER_PORT": "1", "LOCAL_RANK": "0"}
+    done = run(*DOCTOR, env=ranks(2)[1] | unreachable, cwd=tmp_path)
     assert done.code == 1
     assert re.search("^failure +launcher .*no-such-host.invalid:1: not to be resolved", done.out, re.MULTILINE)
     assert "Traceback" not in done.err
@@ -262,7 +228,7 @@ PEER = Peer(0, "node1", {"torch": "2.15.0", "numpy": "2.4"}, frozenset({0, 1}), 
 
 
 def test_ranks_that_are_alike() -> None:
-    found = ranks.judge_peers([PEER, replace(PEER, rank=1), replace(PEER, rank=2, host="node2", clock=1001.0)])
+    found = doctor_ranks.judge_peers([PEER, replace(PEER, rank=1), replace(PEER, rank=2, host="node2", clock=1001.0)])
     assert found == ok("node1 (ranks 0, 1), node2 (rank 2); same software, data and time")
 
 
@@ -281,7 +247,7 @@ def test_ranks_that_are_alike() -> None:
     ],
 )
 def test_ranks_that_differ(change: dict[str, object], level: str, says: str) -> None:
-    found = ranks.judge_peers([PEER, replace(PEER, rank=1, **change)])  # pyright: ignore[reportArgumentType]
+    found = doctor_ranks.judge_peers([PEER, replace(PEER, rank=1, **change)])  # pyright: ignore[reportArgumentType]
     assert found.level == level
     assert says in found.found
 
@@ -295,14 +261,14 @@ def test_threads_are_compared_with_the_cores_of_all_processes_on_a_machine(
     threads: tuple[int, int], cores: tuple[set[int], set[int]], level: str
 ) -> None:
     peers = [replace(PEER, rank=rank, threads=threads[rank], cores=frozenset(cores[rank])) for rank in range(2)]
-    assert ranks.judge_threads(peers, chosen=False, on_cuda=False).level == level
+    assert doctor_ranks.judge_threads(peers, chosen=False, on_cuda=False).level == level
 
 
 def test_idle_cores_are_no_warning_on_a_gpu_or_where_the_user_chose_so() -> None:
     peers = [replace(PEER, cores=frozenset(range(16)))]
-    assert ranks.judge_threads(peers, chosen=False, on_cuda=False).advice.endswith("train.threads=16")
-    assert ranks.judge_threads(peers, chosen=False, on_cuda=True).level == "ok"
-    assert ranks.judge_threads(peers, chosen=True, on_cuda=False).level == "ok"
+    assert doctor_ranks.judge_threads(peers, chosen=False, on_cuda=False).advice.endswith("train.threads=16")
+    assert doctor_ranks.judge_threads(peers, chosen=False, on_cuda=True).level == "ok"
+    assert doctor_ranks.judge_threads(peers, chosen=True, on_cuda=False).level == "ok"
 
 
 def test_findings_of_many_ranks_become_one_line_for_each_problem() -> None:

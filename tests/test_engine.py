@@ -1,8 +1,6 @@
 """The training step: against plain torch, and what all ranks do when one of them has a fault."""
 
 import math
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import ROOT, environment
+from tests.helpers import ROOT
+from tests.helpers.starts import on_ranks
 from vae import assemble, launch
 from vae.components import InputError
 from vae.config import load
@@ -241,13 +240,8 @@ def test_what_cannot_go_together_is_refused(settings: list[str], words: str) -> 
 
 def on_two_ranks(folder: Path, *arguments: str) -> list[str]:
     """Return what each rank found."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    variables = environment() | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    script = [str(ROOT / "tests" / "engine_on_two_ranks.py"), str(folder)]
-    done = subprocess.run(
-        [*command, *script, *arguments], env=variables, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    done = on_ranks(2, ROOT / "tests/engine_on_two_ranks.py", folder, *arguments)
+    assert done.code == 0, done.err
     return [(folder / rank).read_text() for rank in ("0", "1")]
 
 

@@ -1,12 +1,10 @@
 """The evaluator, against closed forms, a grid and other process counts; what each evaluation says of latents."""
 
+import hashlib
 import json
 import math
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +17,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
-from tests.conftest import ROOT, Outcome, environment, events, rows, scalars
-from tests.folders import write_data, write_run
+from tests.helpers.folders import write_data, write_run
+from tests.helpers.runs import events, rows, scalars
+from tests.helpers.starts import Outcome, Program, on_ranks
 from vae import __main__ as cli
 from vae import checkpoint, launch
 from vae.components import InputError
@@ -337,30 +336,14 @@ def flat(values: Any, key: str = "") -> dict[str, Any]:
     return {key: values}
 
 
-def on_ranks(processes: int, *words: str) -> list[Outcome]:
-    """Run a command in so many processes, which are told about each other as `srun` or a launcher would do it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    variables = environment() | place | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "WORLD_SIZE": str(processes)}
-    variables["LOCAL_WORLD_SIZE"] = variables["WORLD_SIZE"]
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    started = [
-        subprocess.Popen([sys.executable, *words], env=variables | {"RANK": rank, "LOCAL_RANK": rank}, **pipes)
-        for rank in map(str, range(processes))
-    ]
-    printed = [process.communicate() for process in started]
-    return [Outcome(process.returncode, *texts) for process, texts in zip(started, printed, strict=True)]
-
-
 @pytest.mark.parametrize("processes", [2, 3])
 def test_several_processes_find_what_one_finds(finished: Path, processes: int) -> None:
     """On 7 images."""
     command(finished, split="val")
     (alone,) = kept(finished)
-    ranks = on_ranks(processes, "-m", "vae", "evaluate", str(finished), "--samples=9", "--split=val", "--again")
-    assert [rank.code for rank in ranks] == [0] * processes, ranks
-    assert [rank.out.count("log p(x)") for rank in ranks] == [1] + [0] * (processes - 1), "the main process speaks"
+    done = on_ranks(processes, "-m", "vae", "evaluate", finished, "--samples=9", "--split=val", "--again")
+    assert done.codes == (0,) * processes, done
+    assert done.out.count("log p(x)") == 1, "the main process speaks"
     (together,) = kept(finished)
     assert together["made"]["world_size"] == processes
     assert (together["protocol"], together["checkpoint"]) == (alone["protocol"], alone["checkpoint"])
@@ -375,8 +358,8 @@ def test_an_evaluation_says_how_it_was_made_and_is_that_of_the_functions(finishe
         "normalised": True, "measure": "probability of 0/1 pixels", "seed": 0, "samples": 9, "examples": 70,
         "draw": 0, "given": None, "bound": found["protocol"]["bound"],
     }  # fmt: skip
-    digest = subprocess.run(["sha256sum", finished / "model/model.safetensors"], capture_output=True, text=True)
-    assert found["checkpoint"]["sha256"] == digest.stdout.split()[0]
+    digest = hashlib.sha256((finished / "model/model.safetensors").read_bytes()).hexdigest()
+    assert found["checkpoint"]["sha256"] == digest
     assert "torch" in found["made"]["versions"]
     results = found["results"]
     assert results["kl"] == pytest.approx(sum(results["kl_by_dimension"]), rel=1e-9)
@@ -483,16 +466,13 @@ def test_a_stopped_evaluation_leaves_nothing_and_what_was_complete_stays(finishe
 
 
 def test_control_c_ends_the_command_at_once_and_cleanly(finished: Path) -> None:
-    words = [sys.executable, "-m", "vae", "evaluate", str(finished), "--samples=100000000", "--device=cpu"]
-    variables = environment() | {"PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(words, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert "K = 100,000,000" in process.stdout.readline()
-        assert "evaluating" in process.stdout.readline()
-        process.send_signal(signal.SIGINT)
-        _, problem = process.communicate()
-    assert process.returncode == 130
-    assert problem.splitlines()[-1].startswith("python -m vae: SIGINT: stopped before the evaluation was complete")
+    running = Program("-m", "vae", "evaluate", finished, "--samples=100000000", "--device=cpu")
+    running.wait_until(lambda: "evaluating" in running.out)
+    assert "K = 100,000,000" in running.out.splitlines()[0]
+    running.send_signal(signal.SIGINT)
+    done = running.wait()
+    assert done.code == 130
+    assert done.err.splitlines()[-1].startswith("python -m vae: SIGINT: stopped before the evaluation was complete")
     assert not (finished / "evaluation.json").exists()
 
 

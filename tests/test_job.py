@@ -3,9 +3,6 @@
 import json
 import math
 import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,20 +12,9 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from tests.conftest import (
-    DATA,
-    ROOT,
-    Outcome,
-    arguments,
-    environment,
-    events,
-    largest_difference,
-    launch,
-    machine_seconds,
-    rows,
-    scalars,
-    weights,
-)
+from tests.helpers import DATA, ROOT
+from tests.helpers.runs import events, largest_difference, rows, scalars, weights
+from tests.helpers.starts import ACCELERATE, JOB, Outcome, Program, arguments, launch, run
 from vae import checkpoint
 from vae.config import load
 from vae.data import sources
@@ -180,11 +166,9 @@ def test_the_model_loads_in_a_fresh_process(finished: Path) -> None:
         f"model = VAE.from_pretrained({str(finished / 'model')!r})\n"
         "print(model.sample(noise=torch.zeros(1, 2)).sum().item())"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment(), capture_output=True, text=True, check=True
-    )
+    done = run("-c", code, real=True)
     here = VAE.from_pretrained(finished / "model").sample(noise=torch.zeros(1, 2)).sum().item()
-    assert float(done.stdout) == pytest.approx(here, rel=1e-6)
+    assert float(done.out) == pytest.approx(here, rel=1e-6)
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -298,19 +282,9 @@ def test_the_best_checkpoint_is_chosen_on_validation_and_kept(job: Job, small: P
 
 
 def test_accelerate_launch_with_the_shipped_file_starts_two_processes(tmp_path: Path, small: Path) -> None:
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "launch/accelerate/cpu.yaml"]
     settings = arguments(f"data.name={small}", f"run.dir={tmp_path / 'r'}", *SMALL)
-    variables = environment() | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, "train_ddp.py", *settings],
-        cwd=ROOT,
-        env=variables,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = run(*ACCELERATE, JOB, *settings, real=True)
+    assert done.code == 0, done.err
     assert json.loads((tmp_path / "r" / "summary.json").read_text())["world_size"] == 2
 
 
@@ -441,12 +415,8 @@ def test_the_threads_asked_for_are_the_threads_used(job: Job, small: Path) -> No
     launched = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
     assert "(1 threads each)" in job(f"data.name={small}", "--dry-run", "train.threads=1").out
     code = "import os, sys, train_ddp, torch; train_ddp.main(sys.argv[1:]); print(torch.get_num_threads())"
-    variables = environment() | launched
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments(f"data.name={small}", "--dry-run", "train.threads=2")],
-        cwd=ROOT, env=variables, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert done.stdout.endswith("\n2\n")
+    done = run("-c", code, *arguments(f"data.name={small}", "--dry-run", "train.threads=2"), env=launched)
+    assert done.out.endswith("\n2\n"), done.err
 
 
 def test_a_failing_picture_does_not_fail_the_run(job: Job, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -468,22 +438,11 @@ def test_resume_never_refuses_a_folder_with_a_run(job: Job, finished: Path, smal
 
 def test_two_jobs_on_one_folder_the_second_is_refused(job: Job, small: Path, tmp_path: Path) -> None:
     settings = [f"data.name={small}", f"run.dir={tmp_path / 'shared'}", "train.epochs=1000", "train.eval_every=0"]
-    first = subprocess.Popen(
-        [sys.executable, str(ROOT / "train_ddp.py"), *arguments(*settings)],
-        cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        deadline = machine_seconds() + 60
-        while not (tmp_path / "shared" / "config.yaml").exists():
-            assert first.poll() is None
-            assert machine_seconds() < deadline
-            time.sleep(0.01)
-        refused = job(*settings)
-        assert refused.code == 2
-        assert "another job is running in this folder" in refused.line
-    finally:
-        first.kill()
-        first.wait()
+    first = Program(JOB, *arguments(*settings))
+    first.wait_until((tmp_path / "shared" / "config.yaml").exists)
+    refused = job(*settings)
+    assert refused.code == 2
+    assert "another job is running in this folder" in refused.line
 
 
 def test_with_two_processes_a_refusal_appears_once(tmp_path: Path) -> None:
@@ -494,7 +453,7 @@ def test_with_two_processes_a_refusal_appears_once(tmp_path: Path) -> None:
     ):
         refused = launch(2, setting, cwd=tmp_path)
         assert refused.err.count(words) == 1, refused.err
-        assert "exitcode  : 2" in refused.err
+        assert refused.codes == (2, 2)
         assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 

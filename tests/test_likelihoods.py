@@ -11,7 +11,7 @@ import torch.distributions as td
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.conftest import rows, scalars
+from tests.helpers.runs import rows, scalars
 from tests.test_pieces import images, noise
 from vae import launch
 from vae.components import InputError, build

@@ -10,7 +10,8 @@ import torch
 import torch.distributions as td
 from torch import Tensor
 
-from tests.conftest import Outcome, rows, scalars
+from tests.helpers.runs import rows, scalars
+from tests.helpers.starts import Outcome
 from vae import assemble, launch
 from vae.components import InputError, Spec, build
 from vae.config import Config, load, warnings

@@ -3,8 +3,6 @@
 import json
 import math
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +12,9 @@ import pytest
 import torch
 
 import train_packed
-from tests.conftest import DATA, ROOT, Outcome, environment, largest_difference, machine_seconds, rows, scalars, weights
+from tests.helpers import DATA, ROOT
+from tests.helpers.runs import largest_difference, rows, scalars, weights
+from tests.helpers.starts import Outcome, Program
 from tests.test_startup import TORCH, without
 from vae import assemble, launch
 from vae.config import Config, flatten, load, merged
@@ -342,18 +342,13 @@ def test_a_member_that_fails_is_named_and_the_others_are_what_they_are_alone(
 
 
 def test_a_real_signal_saves_all_members(file: Path, tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "train_packed.py"), str(file), "0", "1", "train.max_steps=100000"]
-    variables = environment() | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    pipes: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    running = subprocess.Popen([*command, "train.epochs=100000"], cwd=tmp_path, env=variables, **pipes)
-    deadline = machine_seconds() + 120
-    while len(list(tmp_path.glob("runs/s/*/checkpoints/step-*"))) < 2:
-        assert running.poll() is None, running.communicate()
-        assert machine_seconds() < deadline
+    words = [ROOT / "train_packed.py", file, 0, 1, "train.max_steps=100000", "train.epochs=100000"]
+    running = Program(*words, cwd=tmp_path)
+    running.wait_until(lambda: len(list(tmp_path.glob("runs/s/*/checkpoints/step-*"))) >= 2)
     running.send_signal(signal.SIGUSR1)
-    _, err = running.communicate(timeout=60)
-    assert running.returncode == 85, err
-    step = int(err.splitlines()[-1].split("stopped after step ")[1].split(",")[0].replace(",", ""))
+    done = running.wait(60)
+    assert done.code == 85, done.err
+    step = int(done.err.splitlines()[-1].split("stopped after step ")[1].split(",")[0].replace(",", ""))
     assert len(list(tmp_path.glob(f"runs/s/*/checkpoints/step-{step:08d}/manifest.json"))) == 2
 
 

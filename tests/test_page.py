@@ -10,15 +10,15 @@ import pytest
 import torch
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.conftest import DATA
-from tests.folders import SIZE, write_data, write_run
+from tests.helpers import DATA
+from tests.helpers.folders import SIZE, write_data, write_run
 from vae.model import VAE
 from vae.networks.options import ACTIVATIONS
 from vae.report.loading import Loader
 from vae.report.writing import write_report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here; install the package chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium: not installed")
 
 DESK, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 FRONT = ".plane-front"

@@ -1,14 +1,13 @@
 """Losses that look across examples: all ranks see the same global batch, and train what one process would."""
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 
-from tests.conftest import ROOT, environment
+from tests.helpers import ROOT
+from tests.helpers.starts import on_ranks
 from tests.peers_on_ranks import COUNTS, SPECS, pairs, trained
 from vae import launch
 
@@ -17,11 +16,8 @@ from vae import launch
 def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of several ranks has found."""
     folder = tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(request.param)]
-    variables = environment() | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    program = [str(ROOT / "tests/peers_on_ranks.py"), str(folder)]
-    done = subprocess.run([*command, *program], env=variables, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
+    done = on_ranks(request.param, ROOT / "tests/peers_on_ranks.py", folder)
+    assert done.code == 0, done.err
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(request.param)]
 
 

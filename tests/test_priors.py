@@ -1,8 +1,6 @@
 """Priors: densities against explicit sums, quadrature and the Jacobian of what makes z; which component noise picks."""
 
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
-from tests.conftest import ROOT, environment
 from tests.families_on_ranks import FAMILIES
+from tests.helpers import ROOT
+from tests.helpers.starts import on_ranks
 from vae.components import InputError, build
 from vae.config import load
 from vae.data import randomness
@@ -235,14 +234,10 @@ def test_under_autocast_densities_are_the_same_and_in_float32(name: str) -> None
 
 def test_two_processes_train_the_same_weights_as_one(tmp_path: Path) -> None:
     """In float64, with batches that the two share unevenly; each family of priors and posteriors that has weights."""
-    running = []
     for processes in (1, 2):
         (folder := tmp_path / str(processes)).mkdir()
-        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"] if processes == 2 else []
-        variables = environment() | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, *torchrun, str(ROOT / "tests/families_on_ranks.py"), str(folder)]
-        running.append(subprocess.Popen(command, env=variables))
-    assert [process.wait(timeout=300) for process in running] == [0, 0]
+        done = on_ranks(processes, ROOT / "tests/families_on_ranks.py", folder)
+        assert done.code == 0, done.err
     for place in range(len(FAMILIES)):
         alone, together = (torch.load(tmp_path / f"{n}" / f"{place}.pt", weights_only=True) for n in (1, 2))
         start = torch.load(tmp_path / "1" / f"{place}-start.pt", weights_only=True)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tests.folders import SIZE, write_data, write_run
+from tests.helpers.folders import SIZE, write_data, write_run
 from vae import __main__ as cli
 from vae import figures
 from vae.components import InputError

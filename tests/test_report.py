@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
 
-from tests.conftest import Outcome
-from tests.folders import write_data, write_run
+from tests.helpers.folders import write_data, write_run
+from tests.helpers.starts import Outcome
 from vae import __main__ as cli
 from vae.components import InputError
 from vae.data.sources import Split

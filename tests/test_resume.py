@@ -1,29 +1,16 @@
 """Cut off anywhere and started again, a run ends as if it had never been disturbed."""
 
-import contextlib
 import json
 import random
-import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
-from tests.conftest import (
-    ROOT,
-    arguments,
-    at_a_point,
-    environment,
-    largest_difference,
-    launch,
-    launcher,
-    machine_seconds,
-    rows,
-    scalars,
-)
+from tests.helpers.runs import largest_difference, rows, scalars
+from tests.helpers.starts import JOB, TORCHRUN, Program, arguments, at_a_point, launch
 from vae import checkpoint
 
 # 16 steps an epoch; logging, checkpoints and evaluations fall on different steps
@@ -77,22 +64,10 @@ def test_killed_at_random_points_again_and_again_it_is_bitwise_the_undisturbed_r
 
 def kill_after_checkpoint(processes: int, folder: Path, step: int, settings: list[Any]) -> None:
     """Start the job and kill -9 all of it, launcher included, once it has moved on from the checkpoint of `step`."""
-    variables = environment() | {"OMP_NUM_THREADS": "1"}
-    command = launcher(processes) + arguments(*settings, f"run.dir={folder}")
-    running = subprocess.Popen(
-        command, cwd=ROOT, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    deadline = machine_seconds() + 120
-    while not (folder / "checkpoints" / checkpoint.name_of(step)).exists():
-        assert running.poll() is None, "ended before it could be killed"
-        assert machine_seconds() < deadline
-        time.sleep(0.002)
+    running = Program(*TORCHRUN, processes, JOB, *arguments(*settings, f"run.dir={folder}"), real=True)
+    running.wait_until((folder / "checkpoints" / checkpoint.name_of(step)).exists)
     time.sleep(0.05)
-    parent = psutil.Process(running.pid)
-    for process in [parent, *parent.children(recursive=True)]:  # torchrun gives each worker a session of its own
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    running.wait()
+    running.kill_all()
     assert not (folder / "summary.json").exists(), "it had already finished"
 
 

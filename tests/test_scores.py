@@ -10,8 +10,9 @@ from PIL import Image
 from torch import Tensor
 from torch.distributions import Bernoulli, Normal
 
-from tests.folders import SIZE, write_data, write_run
-from tests.test_evaluator import in_float64, on_ranks
+from tests.helpers.folders import SIZE, write_data, write_run
+from tests.helpers.starts import on_ranks
+from tests.test_evaluator import in_float64
 from vae import __main__ as cli
 from vae.data import randomness
 from vae.data.sources import load
@@ -138,9 +139,9 @@ def test_drawn_pixels_of_the_training_set_are_those_of_the_run(tmp_path: Path, a
 def test_two_processes_write_what_one_writes(run: Path, tmp_path: Path) -> None:
     words = ["score", str(run), "--samples", "5", "--count", "7", "--device", "cpu"]
     assert cli.main([*words, "--output", str(tmp_path / "one")]) == 0
-    ranks = on_ranks(2, "-m", "vae", *words, "--output", str(tmp_path / "two"))
-    assert [rank.code for rank in ranks] == [0, 0], ranks
-    assert ranks[1].out == "", "the main process speaks"
+    done = on_ranks(2, "-m", "vae", *words, "--output", tmp_path / "two")
+    assert done.codes == (0, 0), done
+    assert done.ranks[1].out == "", "the main process speaks"
     one, two = (np.load(tmp_path / name / "scores-data-test.npz") for name in ("one", "two"))
     assert set(one) == set(two)
     for name in ("index", "log_likelihood", "elbo", "effective_sample_size"):

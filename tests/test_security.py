@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, Outcome, arguments, launcher, run
+from tests.helpers import ROOT
+from tests.helpers.starts import JOB, Outcome, arguments, run
 from tests.test_job import SMALL, Job
 
 
@@ -27,8 +28,8 @@ def test_a_run_name_with_spaces_quotes_and_shell_syntax_is_just_a_name(job: Job,
 
 
 def test_nothing_is_writable_by_others_even_without_a_umask(tmp_path: Path, small: Path) -> None:
-    command = [*launcher(1), *arguments(f"data.name={small}", f"run.dir={tmp_path / 'run'}", *SMALL)]
-    done = run(["sh", "-c", 'umask 0; exec "$@"', "sh", *command])
+    code = "import os, runpy, sys; os.umask(0); sys.argv.pop(0); runpy.run_path(sys.argv[0], run_name='__main__')"
+    done = run("-c", code, JOB, *arguments(f"data.name={small}", f"run.dir={tmp_path / 'run'}", *SMALL))
     assert done.code == 0, done.err
     loose = [path for path in [tmp_path / "run", *(tmp_path / "run").rglob("*")] if path.stat().st_mode & stat.S_IWOTH]
     assert not loose

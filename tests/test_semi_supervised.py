@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Independent, Normal, kl_divergence
 
-from tests.conftest import Outcome, largest_difference, launch, rows, scalars
-from tests.folders import write_data, write_run
+from tests.helpers.folders import write_data, write_run
+from tests.helpers.runs import largest_difference, rows, scalars
+from tests.helpers.starts import Outcome, launch
 from vae import __main__ as cli
 from vae import assemble
 from vae import launch as processes

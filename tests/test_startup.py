@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, Outcome, environment, run
+from tests.helpers import ROOT
+from tests.helpers.starts import Outcome, environment, run
 from tests.test_slurm_environment import STEP
 from vae import __main__ as cli
 from vae.config import describe_components
@@ -19,7 +20,7 @@ VAE = "runpy.run_module('vae', run_name='__main__', alter_sys=True)"
 def without(modules: tuple[str, ...], program: str, *args: str, env: dict[str, str] | None = None) -> Outcome:
     """Run a program where it is an error to import one of the modules."""
     code = f"import runpy, sys; sys.modules.update(dict.fromkeys({modules!r})); {program}"
-    return run([sys.executable, "-c", code, *args], env=env)
+    return run("-c", code, *args, real=True, env=env)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ while not stop.signum:
     time.sleep(0.01)
 print(here["RANK"], "RANK" in os.environ, signal.Signals(stop.signum).name, oct(os.umask(0)))
 """
-    done = run([sys.executable, "-c", program])
+    done = run("-c", program, real=True)
     assert (done.out, done.err) == ("3 False SIGUSR1 0o22\n", "")
 
 

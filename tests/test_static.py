@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import launch as start
+from tests.helpers.starts import launch as start
 from vae import assemble, launch
 from vae.config import Config, load
 from vae.data.batches import TrainingBatches

@@ -5,15 +5,14 @@ import os
 import re
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
-from tests.conftest import DATA, ROOT, environment
+from tests.helpers import DATA
+from tests.helpers.forking import Piped
+from tests.helpers.starts import Program
 from vae import config
 from vae.config import to_yaml
 from vae.signals import StopRequest
@@ -33,6 +32,17 @@ def sweep_of(folder: Path, grid: str, **settings: object) -> Sweep:
     return load(folder / "s.yaml")
 
 
+QUICKLY = {"vae.sweep.runner:SECONDS_BETWEEN_LOOKS": 0.02, "vae.sweep.runner:SECONDS_BETWEEN_CLAIMS": 0.1}
+
+
+@pytest.fixture(autouse=True)
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Members are forked, and looked at often, where the runner is in this process."""
+    monkeypatch.setattr("vae.sweep.runner.start_process", Piped)
+    for name, seconds in QUICKLY.items():
+        monkeypatch.setattr(name.replace(":", "."), seconds)
+
+
 def run(sweep: Sweep, *, jobs: int = 2, pack: int = 1, retry: bool = False) -> int:
     return Runner(sweep, os.environ, jobs=jobs, pack=pack, retry=retry, stop=StopRequest()).run()
 
@@ -46,27 +56,9 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def wait_for(condition: Callable[[], object], what: str, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not {what} in time"
-        time.sleep(0.05)
-
-
-def command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "vae", "sweep", "s.yaml", *words]
-
-
-def start(*words: str) -> subprocess.Popen[str]:
-    variables = environment() | {"PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        command(*words),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=variables,
-        start_new_session=True,
-    )
+def start(*words: str) -> Program:
+    """Run a sweep in a process of its own, which starts its members as a user's does."""
+    return Program("-m", "vae", "sweep", "s.yaml", *words, cwd=Path.cwd(), patches=QUICKLY)
 
 
 def test_members_are_trained_one_that_diverges_fails_and_only_what_is_missing_runs_again(
@@ -198,12 +190,12 @@ def test_a_signal_saves_all_and_the_same_command_continues(tmp_path: Path, signu
     sweep = sweep_of(tmp_path, "{model.latent_dim: [2, 3, 4]}", **{"train.epochs": 400, "train.checkpoint_every": 7})
     process = start("--run", "--jobs", "2")
     first, second, third = sweep.members
-    wait_for(lambda: all(any(member.folder.glob("checkpoints/step-*")) for member in (first, second)), "training")
+    process.wait_until(lambda: all(any(each.folder.glob("checkpoints/step-*")) for each in (first, second)), "training")
     assert [status(member).state for member in (first, second)] == ["running", "running"]
     os.kill(process.pid, signum)
-    out, err = process.communicate(timeout=120)
-    assert (process.returncode, err) == (code, "")
-    assert "0 done, 2 stopped, 1 waiting" in out
+    done = process.wait(120)
+    assert (done.code, done.err) == (code, "")
+    assert "0 done, 2 stopped, 1 waiting" in done.out
     assert states(sweep) == ["interrupted", "interrupted", "waiting"]
     assert not third.folder.exists()
     far = [recorded(member).epoch for member in (first, second)]
@@ -218,13 +210,13 @@ def test_a_signal_saves_all_and_the_same_command_continues(tmp_path: Path, signu
 def test_two_sweeps_at_once_share_the_members(tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path, "{model.latent_dim: [2, 3, 4, 5]}", **{"train.epochs": 2})
     both = [start("--run", "--jobs", "1") for _ in range(2)]
-    said = [process.communicate(timeout=300) for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
+    ended = [process.wait(300) for process in both]
+    assert [end.code for end in ended] == [0, 0], ended
     assert states(sweep) == ["done"] * 4
     for member in sweep.members:  # by one of them alone
         assert len((member.folder / "starts.jsonl").read_text().splitlines()) == 1
-        assert sum(f"done: {member.name}:" in out for out, _ in said) == 1
-    assert all("done: " in out for out, _ in said)
+        assert sum(f"done: {member.name}:" in end.out for end in ended) == 1
+    assert all("done: " in end.out for end in ended)
 
 
 def test_a_member_that_runs_elsewhere_is_left_to_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -241,12 +233,12 @@ def test_a_member_that_is_killed_is_reported_and_retried(tmp_path: Path, capsys:
     sweep = sweep_of(tmp_path, "{model.latent_dim: [2]}", **{"train.epochs": 1000, "train.checkpoint_every": 5})
     process = start("--run")
     (member,) = sweep.members
-    wait_for(lambda: any(member.folder.glob("checkpoints/step-*")), "training")
+    process.wait_until(lambda: any(member.folder.glob("checkpoints/step-*")), "training")
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(children[0]), signal.SIGKILL)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 1
-    assert "ended by SIGKILL" in err
+    done = process.wait(120)
+    assert done.code == 1
+    assert "ended by SIGKILL" in done.err
     assert states(sweep) == ["failed"]
     shorter = load(tmp_path / "s.yaml", [f"train.epochs={int(recorded(member).epoch) + 2}"])
     assert run(shorter) == 1
@@ -266,10 +258,7 @@ def test_a_member_that_is_killed_is_reported_and_retried(tmp_path: Path, capsys:
 )
 def test_what_cannot_be_run_is_refused_in_one_line(tmp_path: Path, words: list[str], said: str) -> None:
     sweep_of(tmp_path, "{model.latent_dim: [2]}")
-    done = subprocess.run(
-        command(*words), capture_output=True, text=True, env=environment() | {"PYTHONPATH": str(ROOT)}, check=False
-    )
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1
-    assert said in done.stderr
+    done = start(*words).wait()
+    assert done.code == 2
+    assert said in done.line
     assert not (tmp_path / "runs").exists()

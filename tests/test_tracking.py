@@ -16,7 +16,8 @@ from PIL import Image
 from tensorboard.plugins.hparams import metadata
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from tests.conftest import Outcome, events, scalars
+from tests.helpers.runs import events, scalars
+from tests.helpers.starts import Outcome
 from vae.data import sources
 from vae.model import VAE
 from vae.records import Board, Journal, cut

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from tests.folders import write_data, write_run
+from tests.helpers.folders import write_data, write_run
 from vae import __main__ as cli
 from vae.data.sources import Split
 from vae.model import VAE

@@ -2,8 +2,6 @@
 
 import itertools
 import math
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,9 @@ import torch
 from torch import Tensor
 
 from tests.codes_on_ranks import FAMILIES, SMALL, WAYS, engine_of, trained
-from tests.conftest import ROOT, Outcome, environment, rows, scalars
+from tests.helpers import ROOT
+from tests.helpers.runs import rows, scalars
+from tests.helpers.starts import Outcome, on_ranks
 from vae import assemble, checkpoint, launch
 from vae.codebook import Codebook
 from vae.codes import CodeSequences, Quantized, nearest, perplexity
@@ -374,12 +374,9 @@ def test_several_processes_train_the_same_model_and_codebook_as_one(
     processes: int, alone: dict[str, Any], tmp_path: Path
 ) -> None:
     """The last batch is of one example, so that other ranks have none; in fixed parts it is the same to the bit."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    variables = environment() | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    program = [str(ROOT / "tests/codes_on_ranks.py"), str(tmp_path)]
-    done = subprocess.run([*command, *program], env=variables, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "Warning" not in done.stderr
+    done = on_ranks(processes, ROOT / "tests/codes_on_ranks.py", tmp_path)
+    assert done.code == 0, done.err
+    assert "Warning" not in done.err
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(processes)]
     for way, tolerance in {"plain": 1e-13, "exact": 0.0}.items():
         expected, first = alone[way], ranks[0][way]

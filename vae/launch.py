@@ -26,6 +26,7 @@ from vae.signals import StopRequest
 Result = TypeVar("Result")
 SECONDS_BETWEEN_VOTES = 1.0
 MIN_SECONDS_TO_MEET = 30.0  # processes that start together may take that long to import torch
+SECONDS_AFTER_WATCHDOG = 10.0  # it is to be first: it knows which rank is missing
 _HOW_TO_LAUNCH = "start N processes with torchrun --nproc-per-node N (or accelerate launch), or unset WORLD_SIZE"
 
 
@@ -66,8 +67,9 @@ def make_accelerator(
         project_config=ProjectConfiguration(logging_dir="."),  # the tracker sets the run folder once it is known
         kwargs_handlers=[
             DistributedDataParallelKwargs(gradient_as_bucket_view=True),
-            # the watchdog is to be first: it knows which rank is missing
-            InitProcessGroupKwargs(timeout=timedelta(seconds=max(MIN_SECONDS_TO_MEET, timeout + 10))),
+            InitProcessGroupKwargs(
+                timeout=timedelta(seconds=max(MIN_SECONDS_TO_MEET, timeout + SECONDS_AFTER_WATCHDOG))
+            ),
         ],
     )
     if accelerator.num_processes != announced:  # each process would believe to be alone and write the same files

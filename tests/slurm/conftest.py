@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import DATA, ROOT, environment
+from tests.helpers import DATA, ROOT
+from tests.helpers.starts import environment
 
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "unshare", "nsenter", "ip")
 LAUNCH = ROOT / "launch" / "slurm"
@@ -26,7 +27,7 @@ def problem() -> str | None:
     if sys.platform != "linux" or os.geteuid() != 0:
         return "SLURM: needs root on Linux"
     if missing := [name for name in PROGRAMS if shutil.which(name) is None]:
-        return f"SLURM: {', '.join(missing)} not installed (.ci/run does that)"
+        return f"SLURM: {', '.join(missing)} not installed"
     namespaces = ["unshare", "--pid", "--fork", "--mount-proc", "--mount", "--uts", "--net", "true"]
     if subprocess.run(namespaces, capture_output=True, check=False).returncode != 0:
         return "SLURM: no namespaces to be had (in a container? it needs --privileged)"

@@ -11,8 +11,9 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.conftest import ROOT, launch
-from tests.conftest import run as run_here
+from tests.helpers import ROOT
+from tests.helpers.starts import launch
+from tests.helpers.starts import run as run_here
 from tests.slurm.conftest import LAUNCH, Cluster, Job, settings
 from tests.test_slurm_environment import NODE_LISTS
 from vae.evaluation.kept import read

@@ -175,7 +175,7 @@ class Runner:
         return lock
 
     def _process(self, members: Sequence[Member], slot: int) -> subprocess.Popen[bytes]:
-        """Start the process of some members; a session of its own keeps the keyboard's Ctrl-C from it."""
+        """Start the process of some members."""
         if len(members) == 1:
             command = members[0].command
         else:
@@ -185,11 +185,7 @@ class Runner:
         variables = {**self.environment, "PYTHONUNBUFFERED": "1"}
         if self.devices:
             variables["CUDA_VISIBLE_DEVICES"] = self.devices[slot % len(self.devices)]
-        return subprocess.Popen(
-            [sys.executable, *command, *threads],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            env=variables, start_new_session=True,
-        )  # fmt: skip
+        return start_process([*command, *threads], variables)
 
     def _collect(self) -> None:
         """See to the processes that have ended."""
@@ -279,6 +275,20 @@ class Runner:
     def _say(self, line: str) -> None:
         tqdm.write(line)
         sys.stdout.flush()
+
+
+def start_process(words: Sequence[str], variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start a program of the project's; a session of its own keeps the keyboard's Ctrl-C from it.
+
+    Args:
+        words: the program's path and its arguments.
+        variables: its environment.
+    """
+    return subprocess.Popen(
+        [sys.executable, *words],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env=variables, start_new_session=True,
+    )  # fmt: skip
 
 
 def _visible_devices(environment: Mapping[str, str]) -> list[str]:
