@@ -55,8 +55,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> None:
-    """Small tensors gain nothing by a second thread: the laws take several times as long. Jobs set their own."""
+def the_same_each_time() -> None:
+    """Initial weights do not depend on the tests before; one thread, since small tensors gain nothing by a second."""
+    torch.manual_seed(0)
     torch.set_num_threads(1)
 
 

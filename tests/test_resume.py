@@ -47,7 +47,7 @@ def attempts(processes: int) -> Sequence[tuple[str, int, str]]:
 def test_killed_at_random_points_again_and_again_it_is_bitwise_the_undisturbed_run(
     processes: int, tmp_path: Path, small: Path
 ) -> None:
-    settings = [f"data.name={small}", *SMALL, *OFTEN, "train.timeout=20"]
+    settings = [f"data.name={small}", *SMALL, *OFTEN, "train.timeout=5"]
     undisturbed = launch(processes, *settings, f"run.dir={tmp_path / 'whole'}")
     assert undisturbed.code == 0, undisturbed.err
     for point, count, rank in attempts(processes):

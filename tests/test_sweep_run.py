@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from tests.helpers import DATA
 from tests.helpers.forking import Piped
 from tests.helpers.starts import Program
 from vae import config
@@ -21,7 +20,7 @@ from vae.sweep.runner import Runner
 from vae.sweep.status import Desk, recorded, status, table
 
 SMALL = {
-    "data.root": DATA, "model.hidden_dim": 16, "train.batch_size": 500, "train.epochs": 1, "train.log_every": 5,
+    "data.name": "small.npz", "model.hidden_dim": 16, "train.batch_size": 500, "train.epochs": 1, "train.log_every": 5,
     "train.eval_every": 0, "run.figures": "false",
 }  # fmt: skip
 
@@ -52,8 +51,9 @@ def states(sweep: Sweep) -> list[str]:
 
 
 @pytest.fixture(autouse=True)
-def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def in_a_folder_of_its_own(tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.npz").symlink_to(small)
 
 
 def start(*words: str) -> Program:
@@ -187,7 +187,9 @@ def test_how_much_of_a_run_is_made_is_a_share_of_its_epochs_or_its_steps_whichev
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 85)])
 def test_a_signal_saves_all_and_the_same_command_continues(tmp_path: Path, signum: int, code: int) -> None:
-    sweep = sweep_of(tmp_path, "{model.latent_dim: [2, 3, 4]}", **{"train.epochs": 400, "train.checkpoint_every": 7})
+    sweep = sweep_of(
+        tmp_path, "{model.latent_dim: [2, 3, 4]}", **{"train.epochs": 20_000, "train.checkpoint_every": 50}
+    )
     process = start("--run", "--jobs", "2")
     first, second, third = sweep.members
     process.wait_until(lambda: all(any(each.folder.glob("checkpoints/step-*")) for each in (first, second)), "training")
@@ -200,7 +202,7 @@ def test_a_signal_saves_all_and_the_same_command_continues(tmp_path: Path, signu
     assert not third.folder.exists()
     far = [recorded(member).epoch for member in (first, second)]
     # shorter, or it would take too long; how long a run is may change
-    assert run(load(tmp_path / "s.yaml", [f"train.epochs={int(max(far)) + 2}"]), jobs=3) == 0
+    assert run(load(tmp_path / "s.yaml", [f"train.epochs={int(max(far)) + 50}"]), jobs=3) == 0
     for member in (first, second):
         starts = [json.loads(line)["step"] for line in (member.folder / "starts.jsonl").read_text().splitlines()]
         assert len(starts) == 2
@@ -230,7 +232,7 @@ def test_a_member_that_runs_elsewhere_is_left_to_it(tmp_path: Path, capsys: pyte
 
 
 def test_a_member_that_is_killed_is_reported_and_retried(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sweep = sweep_of(tmp_path, "{model.latent_dim: [2]}", **{"train.epochs": 1000, "train.checkpoint_every": 5})
+    sweep = sweep_of(tmp_path, "{model.latent_dim: [2]}", **{"train.epochs": 20_000, "train.checkpoint_every": 50})
     process = start("--run")
     (member,) = sweep.members
     process.wait_until(lambda: any(member.folder.glob("checkpoints/step-*")), "training")
@@ -240,7 +242,7 @@ def test_a_member_that_is_killed_is_reported_and_retried(tmp_path: Path, capsys:
     assert done.code == 1
     assert "ended by SIGKILL" in done.err
     assert states(sweep) == ["failed"]
-    shorter = load(tmp_path / "s.yaml", [f"train.epochs={int(recorded(member).epoch) + 2}"])
+    shorter = load(tmp_path / "s.yaml", [f"train.epochs={int(recorded(member).epoch) + 50}"])
     assert run(shorter) == 1
     assert run(shorter, retry=True) == 0
     assert "1 done" in capsys.readouterr().out

@@ -9,12 +9,12 @@ import runpy
 import signal
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import vae.checkpoint
 import vae.evaluation.passes
 import vae.figures
+from tests.helpers import ROOT
 from vae.engine.stepwise import Stepwise
 
 POINTS: dict[str, tuple[Any, str]] = {
@@ -24,7 +24,7 @@ POINTS: dict[str, tuple[Any, str]] = {
     "figures": (vae.figures, "samples"),
 }
 
-REACHED = "at the point"  # conftest.py looks for it
+REACHED = "at the point"  # starts.py looks for it
 
 
 def interrupted(function: Callable[..., Any], signum: int, count: int) -> Callable[..., Any]:
@@ -46,6 +46,6 @@ if __name__ == "__main__":
     if rank in ("all", os.environ.get("RANK", "0")):
         place, attribute = POINTS[point]
         setattr(place, attribute, interrupted(getattr(place, attribute), signal.Signals[name], int(count)))
-    script = Path(__file__).parent.parent / "train_ddp.py"
+    script = ROOT / "train_ddp.py"
     sys.argv = [str(script), *arguments]
     runpy.run_path(str(script), run_name="__main__")

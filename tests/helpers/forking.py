@@ -68,6 +68,7 @@ class Start:
         elif option == "-c":
             exec(compile(program, "<string>", "exec"), {"__name__": "__main__"})
         else:
+            sys.path.insert(0, str(Path(program).parent))
             runpy.run_path(program, run_name="__main__")
 
 

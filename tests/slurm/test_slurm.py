@@ -144,10 +144,10 @@ def test_an_evaluation_on_two_nodes_is_that_of_one_process(submit: Submit, small
     done = launch(1, *settings("train.max_steps=40", f"data.name={small}", "run.dir=together"), cwd=tmp_path)
     assert done.code == 0, done.err
     shutil.copytree(tmp_path / "together", tmp_path / "alone")
-    evaluate = [sys.executable, "-m", "vae", "evaluate", "--samples", "20", "--device", "cpu"]
-    alone = run_here([*evaluate, "alone"], cwd=tmp_path)
+    evaluate = ["-m", "vae", "evaluate", "--samples", "20", "--device", "cpu"]
+    alone = run_here(*evaluate, "alone", cwd=tmp_path)
     assert alone.code == 0, alone.err
-    job = submit(*TWO_NODES, "--wrap", f"srun {' '.join(evaluate)} together")
+    job = submit(*TWO_NODES, "--wrap", f"srun {sys.executable} {' '.join(evaluate)} together")
     assert job.end()[:2] == ("COMPLETED", "0:0"), job.report()
     first, second = (read(tmp_path / name)[0] for name in ("alone", "together"))
     assert (first.made["world_size"], second.made["world_size"]) == (1, 2)
