@@ -123,20 +123,21 @@ def scratch() -> Iterator[None]:
                 os.environ["TMPDIR"] = before
 
 
-def python_on(processes: int) -> list[str]:
-    """Return the command that starts a Python program as so many processes of one job on this machine."""
+def start(words: Sequence[str], processes: int) -> subprocess.CompletedProcess[str]:
+    """Run a Python program as so many processes of one job on this machine; returns what it printed."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    return [sys.executable, *(launcher if processes > 1 else [])]
+    command = [sys.executable, *(launcher if processes > 1 else []), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def run(command: Sequence[str]) -> str:
-    """Run a command and return what it printed; raises `JobError` with the line that says why it failed."""
-    done = subprocess.run(command, capture_output=True, text=True)
+def run(words: Sequence[str], *, processes: int = 1) -> str:
+    """Run a program, see `start`; returns what it printed, raises `JobError` with the line that says why it failed."""
+    done = start(words, processes)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no message"]
         said = [line for line in lines if line.startswith("train_ddp.py: ")]
         why = (said or lines)[-1].strip()
-        raise JobError(f"{why} (exit code {done.returncode} of: {' '.join(command[1:])})")
+        raise JobError(f"{why} (exit code {done.returncode} of: {' '.join(words)})")
     return done.stdout
 
 
@@ -144,7 +145,7 @@ def run_job(settings: Sequence[str], *, processes: int = 1) -> dict[str, Any]:
     """Run `train_ddp.py` with configs/mnist.yaml, changed by `key=value` settings; returns its summary.json."""
     with tempfile.TemporaryDirectory() as folder:
         place = [f"run.dir={folder}/run", f"data.root={ROOT / 'data'}"]
-        run([*python_on(processes), str(ROOT / "train_ddp.py"), "--config", str(CONFIG), *place, *settings])
+        run([str(ROOT / "train_ddp.py"), "--config", str(CONFIG), *place, *settings], processes=processes)
         return json.loads((Path(folder) / "run" / "summary.json").read_text())
 
 

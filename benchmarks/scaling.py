@@ -125,9 +125,9 @@ def run_job(args: argparse.Namespace, case: Case) -> Sample:
 
 def run_exchange(args: argparse.Namespace, case: Case) -> dict[str, float]:
     """Return what `allreduce.py` says of a case, milliseconds."""
-    command = [*harness.python_on(case.processes), str(PROGRAM), "--device", args.device, "--precision", args.precision]
-    command += ["--batch-size", str(case.job.batch_size), "--threads", str(case.threads)]
-    said = harness.run([*command, *(QUICK_EXCHANGE if args.quick else [])])
+    words = [str(PROGRAM), "--device", args.device, "--precision", args.precision]
+    words += ["--batch-size", str(case.job.batch_size), "--threads", str(case.threads)]
+    said = harness.run([*words, *(QUICK_EXCHANGE if args.quick else [])], processes=case.processes)
     return json.loads(said.splitlines()[-1])
 
 

@@ -1,14 +1,16 @@
 """The programs that measure still run on the job as it is; what they measure in seconds means nothing."""
 
 import json
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.helpers import ROOT
-from tests.helpers.starts import run
+from tests.helpers.starts import Outcome, on_ranks
 
 
 def measured(result: Any) -> Iterator[float]:
@@ -23,11 +25,32 @@ def measured(result: Any) -> Iterator[float]:
             yield from measured(item)
 
 
-@pytest.mark.parametrize("program", ["throughput", "scaling", "reliability", "packed"])
-def test_every_program_measures_prints_and_writes(program: str, tmp_path: Path) -> None:
+@pytest.fixture
+def program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Run a benchmark in this process; the jobs that it measures are forked."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    harness = import_module("harness")
+
+    def forked(words: Sequence[str], processes: int) -> subprocess.CompletedProcess[str]:
+        done = on_ranks(processes, *words)
+        return subprocess.CompletedProcess(words, done.code, done.out, done.err)
+
+    def run(name: str, *args: Any) -> Outcome:
+        monkeypatch.setattr(harness, "start", forked)
+        monkeypatch.setattr("sys.argv", [f"{name}.py", *map(str, args)])
+        code = harness.exit_code_of(import_module(name).main)
+        return Outcome(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.mark.parametrize("name", ["throughput", "scaling", "reliability", "packed"])
+def test_every_program_measures_prints_and_writes(
+    name: str, program: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     output = tmp_path / "result.json"
-    script = ROOT / "benchmarks" / f"{program}.py"
-    done = run(script, "--quick", "--patience", "0", "--output", output, cwd=tmp_path)
+    done = program(name, "--quick", "--patience", 0, "--output", output)
     assert done.code == 0, done.err
     result = json.loads(output.read_text())
     assert {"program", "args", "machine", "versions", "commit"} <= result.keys()
@@ -38,9 +61,8 @@ def test_every_program_measures_prints_and_writes(program: str, tmp_path: Path) 
     assert list(tmp_path.iterdir()) == [output]
 
 
-def test_a_benchmark_refuses_what_it_cannot_do_in_one_line(tmp_path: Path) -> None:
-    script = ROOT / "benchmarks" / "throughput.py"
-    refused = run(script, "--device", "cuda", "--output", tmp_path / "r.json")
+def test_a_benchmark_refuses_what_it_cannot_do_in_one_line(program: Callable[..., Outcome], tmp_path: Path) -> None:
+    refused = program("throughput", "--device", "cuda", "--output", tmp_path / "r.json")
     assert refused.code == 2
     assert refused.line.startswith("throughput.py: ")
     assert not (tmp_path / "r.json").exists()

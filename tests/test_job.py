@@ -437,7 +437,7 @@ def test_resume_never_refuses_a_folder_with_a_run(job: Job, finished: Path, smal
 
 
 def test_two_jobs_on_one_folder_the_second_is_refused(job: Job, small: Path, tmp_path: Path) -> None:
-    settings = [f"data.name={small}", f"run.dir={tmp_path / 'shared'}", "train.epochs=1000", "train.eval_every=0"]
+    settings = [f"data.name={small}", f"run.dir={tmp_path / 'shared'}", "train.epochs=1000", "train.engine=eager"]
     first = Program(JOB, *arguments(*settings))
     first.wait_until((tmp_path / "shared" / "config.yaml").exists)
     refused = job(*settings)

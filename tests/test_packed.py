@@ -342,7 +342,15 @@ def test_a_member_that_fails_is_named_and_the_others_are_what_they_are_alone(
 
 
 def test_a_real_signal_saves_all_members(file: Path, tmp_path: Path) -> None:
-    words = [ROOT / "train_packed.py", file, 0, 1, "train.max_steps=100000", "train.epochs=100000"]
+    words = [
+        ROOT / "train_packed.py",
+        file,
+        0,
+        1,
+        "train.max_steps=100000",
+        "train.epochs=100000",
+        "train.engine=eager",
+    ]
     running = Program(*words, cwd=tmp_path)
     running.wait_until(lambda: len(list(tmp_path.glob("runs/s/*/checkpoints/step-*"))) >= 2)
     running.send_signal(signal.SIGUSR1)

@@ -34,7 +34,7 @@ from tests.helpers.starts import (
 from vae import checkpoint, signals
 
 SECONDS_TO_EXIT = 10
-ENDLESS = ["model.hidden_dim=64", "train.epochs=1000", "train.log_every=10", "train.eval_every=0"]
+ENDLESS = ["model.hidden_dim=64", "train.epochs=1000", "train.engine=eager", "train.log_every=10", "train.eval_every=0"]
 SHORT = ["model.hidden_dim=32", "train.batch_size=64", "train.epochs=3", "train.log_every=5"]  # 16 steps an epoch
 OFTEN = {"vae.launch:SECONDS_BETWEEN_VOTES": 0.1}
 Start = Callable[..., "Started"]

@@ -21,7 +21,7 @@ from vae.sweep.status import Desk, recorded, status, table
 
 SMALL = {
     "data.name": "small.npz", "model.hidden_dim": 16, "train.batch_size": 500, "train.epochs": 1, "train.log_every": 5,
-    "train.eval_every": 0, "run.figures": "false",
+    "train.eval_every": 0, "train.engine": "eager", "run.figures": "false",
 }  # fmt: skip
 
 
