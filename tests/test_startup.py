@@ -154,6 +154,26 @@ launch.leave()
     assert done.out == ("a group, and torch.distributed.nn.functional True\n" if imported else "") + f"{imported}\n"
 
 
+def test_the_collector_rests_while_modules_are_imported_and_works_when_the_job_begins(small: Path) -> None:
+    program = f"""
+import gc, sys
+class Look:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print("while torch is imported:", gc.isenabled())
+sys.meta_path.insert(0, Look())
+sys.argv = ["train_ddp.py", "--dry-run", "data.name={small}"]
+try:
+    runpy.run_path({str(ROOT / "train_ddp.py")!r}, run_name="__main__")
+finally:
+    print("in the job:", gc.isenabled())
+"""
+    done = run([sys.executable, "-c", f"import runpy{program}"])
+    assert done.code == 0, done.err
+    assert done.out.startswith("while torch is imported: False\n")
+    assert done.out.endswith("in the job: True\n")
+
+
 def test_a_configuration_may_come_from_a_pipe(small: Path, tmp_path: Path) -> None:
     """It can be read only once."""
     command = [sys.executable, str(ROOT / "train_ddp.py"), "--config", "/dev/stdin", "--dry-run", f"data.name={small}"]
