@@ -140,11 +140,16 @@ def run(command: Sequence[str]) -> str:
     return done.stdout
 
 
+def job_command(folder: str, settings: Sequence[str], *, processes: int = 1) -> list[str]:
+    """Return the command of `train_ddp.py` with configs/mnist.yaml, changed by settings, into `folder`/run."""
+    place = [f"run.dir={folder}/run", f"data.root={ROOT / 'data'}"]
+    return [*python_on(processes), str(ROOT / "train_ddp.py"), "--config", str(CONFIG), *place, *settings]
+
+
 def run_job(settings: Sequence[str], *, processes: int = 1) -> dict[str, Any]:
     """Run `train_ddp.py` with configs/mnist.yaml, changed by `key=value` settings; returns its summary.json."""
     with tempfile.TemporaryDirectory() as folder:
-        place = [f"run.dir={folder}/run", f"data.root={ROOT / 'data'}"]
-        run([*python_on(processes), str(ROOT / "train_ddp.py"), "--config", str(CONFIG), *place, *settings])
+        run(job_command(folder, settings, processes=processes))
         return json.loads((Path(folder) / "run" / "summary.json").read_text())
 
 
