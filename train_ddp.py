@@ -25,6 +25,7 @@ if __name__ == "__main__":  # at once: also what comes next takes a moment to im
     except ValueError as error:
         print(f"train_ddp.py: {error}", file=sys.stderr)
         sys.exit(2)
+    startup.pause_collector()
 
 from vae.cli import Parser, add_configuration, speaks
 from vae.components import InputError
@@ -216,4 +217,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    startup.resume_collector()
     sys.exit(main())

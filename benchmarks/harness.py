@@ -123,11 +123,15 @@ def scratch() -> Iterator[None]:
                 os.environ["TMPDIR"] = before
 
 
-def start(words: Sequence[str], processes: int) -> subprocess.CompletedProcess[str]:
-    """Run a Python program as so many processes of one job on this machine; returns what it printed."""
+def command(words: Sequence[str], processes: int) -> list[str]:
+    """Return the command that runs a Python program as so many processes of one job on this machine."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command = [sys.executable, *(launcher if processes > 1 else []), *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return [sys.executable, *(launcher if processes > 1 else []), *words]
+
+
+def start(words: Sequence[str], processes: int) -> subprocess.CompletedProcess[str]:
+    """Run a program, see `command`; returns its exit code and what it printed."""
+    return subprocess.run(command(words, processes), capture_output=True, text=True, check=False)
 
 
 def run(words: Sequence[str], *, processes: int = 1) -> str:
@@ -141,11 +145,16 @@ def run(words: Sequence[str], *, processes: int = 1) -> str:
     return done.stdout
 
 
+def job_words(folder: str, settings: Sequence[str]) -> list[str]:
+    """Return `train_ddp.py` with configs/mnist.yaml, changed by settings, into `folder`/run."""
+    place = [f"run.dir={folder}/run", f"data.root={ROOT / 'data'}"]
+    return [str(ROOT / "train_ddp.py"), "--config", str(CONFIG), *place, *settings]
+
+
 def run_job(settings: Sequence[str], *, processes: int = 1) -> dict[str, Any]:
     """Run `train_ddp.py` with configs/mnist.yaml, changed by `key=value` settings; returns its summary.json."""
     with tempfile.TemporaryDirectory() as folder:
-        place = [f"run.dir={folder}/run", f"data.root={ROOT / 'data'}"]
-        run([str(ROOT / "train_ddp.py"), "--config", str(CONFIG), *place, *settings], processes=processes)
+        run(job_words(folder, settings), processes=processes)
         return json.loads((Path(folder) / "run" / "summary.json").read_text())
 
 

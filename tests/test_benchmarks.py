@@ -39,12 +39,13 @@ def program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         monkeypatch.setattr(harness, "start", forked)
         monkeypatch.setattr("sys.argv", [f"{name}.py", *map(str, args)])
         code = harness.exit_code_of(import_module(name).main)
-        return Outcome(code, *capsys.readouterr())
+        printed = capsys.readouterr()
+        return Outcome(code, printed.out, printed.err)
 
     return run
 
 
-@pytest.mark.parametrize("name", ["throughput", "scaling", "reliability", "packed"])
+@pytest.mark.parametrize("name", ["throughput", "scaling", "reliability", "packed", "startup"])
 def test_every_program_measures_prints_and_writes(
     name: str, program: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,6 +78,40 @@ def test_jobs_that_start_together_on_one_folder_all_read_the_data(root: Path, mn
     assert [job.wait().out.strip() for job in jobs] == [mnist.fingerprint] * 4
 
 
+@pytest.mark.parametrize("name", sources.MD5)
+def test_archives_are_those_that_torchvision_fetches(name: str) -> None:
+    ours = [(f"{file}.gz", md5) for file, md5 in zip(sources.FILES, sources.MD5[name], strict=True)]
+    assert ours == getattr(datasets, name).resources
+
+
+def test_emnist_is_read_from_the_files_that_torchvision_unpacks(tmp_path: Path) -> None:
+    folder = tmp_path / "EMNIST" / "raw"
+    folder.mkdir(parents=True)
+    for file, shape in zip(sources.EMNIST_FILES, [(30, 28, 28), (30,)] * 2, strict=True):
+        write_idx(folder / file, np.zeros(shape))
+    for train in (True, False):
+        assert len(datasets.EMNIST(tmp_path, split="balanced", train=train)) == 30
+
+
+UNREADABLE = {
+    "empty": b"",
+    "cut short": struct.pack(">IIII", 0x803, 2, 3, 3) + bytes(17),
+    "too long": struct.pack(">IIII", 0x803, 2, 3, 3) + bytes(19),
+    "labels": struct.pack(">II", 0x801, 100) + bytes(100),
+    "other numbers": struct.pack(">IIII", 0xD03, 2, 3, 3) + bytes(72),
+}
+
+
+@pytest.mark.parametrize("content", UNREADABLE)
+def test_an_unpacked_file_without_its_archive_is_read_only_if_it_is_whole(root: Path, content: str) -> None:
+    sources.load("MNIST", root)
+    (root / "MNIST" / "raw" / ARCHIVE).unlink()
+    (root / "MNIST" / "raw" / ARCHIVE).with_suffix("").write_bytes(UNREADABLE[content])
+    with pytest.raises(InputError, match=r"unpacked files cannot be read .*t10k-images-idx3-ubyte") as refusal:
+        sources.load("MNIST", root)
+    assert "\n" not in str(refusal.value)
+
+
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "missing"])
 def test_a_damaged_archive_is_named(root: Path, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])  # nobody answers there
@@ -110,8 +144,10 @@ def test_fashion_mnist_is_read_from_its_own_archives(tmp_path: Path, monkeypatch
     for part, pixels in images.items():
         for kind, array in {"images-idx3": pixels, "labels-idx1": pixels[:, 0, 0] % 10}.items():
             write_idx(folder / f"{part}-{kind}-ubyte.gz", array)
-    resources = [(path.name, calculate_md5(path)) for path in sorted(folder.iterdir())]
-    monkeypatch.setattr(datasets.FashionMNIST, "resources", resources)
+    sums = tuple(calculate_md5(folder / f"{file}.gz") for file in sources.FILES)
+    monkeypatch.setitem(sources.MD5, "FashionMNIST", sums)
+    resources = [(f"{file}.gz", md5) for file, md5 in zip(sources.FILES, sums, strict=True)]
+    monkeypatch.setattr(datasets.FashionMNIST, "resources", resources)  # torchvision unpacks them
     data = sources.load("FashionMNIST", tmp_path)
     assert np.array_equal(data.train.images[:, 0].numpy(), images["train"])
     assert np.array_equal(data.test.images[:, 0].numpy(), images["t10k"])

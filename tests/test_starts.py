@@ -60,14 +60,9 @@ def test_what_is_refused_is_said_alike(tmp_path: Path) -> None:
 def test_a_signal_ends_it_with_the_same_code(
     real: bool, sent: signal.Signals, code: int, tmp_path: Path, small: Path
 ) -> None:
-    settings = [
-        "train.epochs=100000",
-        "train.engine=eager",
-        "train.log_every=5",
-        "train.eval_every=0",
-        f"run.dir={tmp_path / 'run'}",
-    ]
-    job = Program(JOB, *arguments(f"data.name={small}", *SHORT[:2], *settings), real=real)
+    endless = ["train.epochs=100000", "train.engine=eager", "train.log_every=5", "train.eval_every=0"]
+    settings = arguments(f"data.name={small}", *SHORT[:2], *endless, f"run.dir={tmp_path / 'run'}")
+    job = Program(JOB, *settings, real=real)
     metrics = tmp_path / "run" / "metrics.jsonl"
     job.wait_until(lambda: metrics.exists() and metrics.stat().st_size, "training")
     job.send_signal(sent)

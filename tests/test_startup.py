@@ -7,12 +7,20 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import ROOT
-from tests.helpers.starts import Outcome, environment, run
+from tests.helpers.starts import Outcome, arguments, environment, run
 from tests.test_slurm_environment import STEP
 from vae import __main__ as cli
 from vae.config import describe_components
 
 TORCH = ("torch", "torchvision", "accelerate", "huggingface_hub", "tensorboard", "matplotlib")
+NEVER = (  # by one process that trains eagerly
+    *("torch._dynamo", "torch._inductor", "torch.distributed.tensor", "torch.distributed.nn", "torch.distributed.fsdp"),
+    *("torch.onnx", "torchvision", "triton", "sympy", "matplotlib", "sklearn", "scipy", "pandas", "jinja2"),
+)
+LAUNCHED = {  # as torchrun says it to the only process of a job
+    **{"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"},
+    **{"MASTER_ADDR": "localhost", "MASTER_PORT": "0"},
+}
 TRAIN = f"runpy.run_path({str(ROOT / 'train_ddp.py')!r}, run_name='__main__')"
 VAE = "runpy.run_module('vae', run_name='__main__', alter_sys=True)"
 
@@ -110,7 +118,61 @@ print(here["RANK"], "RANK" in os.environ, signal.Signals(stop.signum).name, oct(
 
 
 def test_a_job_does_not_import_what_few_need_or_what_draws_at_the_end() -> None:
-    assert without(("matplotlib", "torchvision"), "import train_ddp").err == ""
+    assert without((*NEVER, "PIL"), "import train_ddp").err == ""
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_one_process_trains_evaluates_and_saves_without_what_takes_long_to_import(
+    tmp_path: Path, precision: str
+) -> None:
+    """The default data set, model and engine; each of these modules takes a tenth of a second and more."""
+    settings = [f"run.dir={tmp_path / 'run'}", "train.max_steps=3", f"train.precision={precision}"]
+    done = without(NEVER, TRAIN, *arguments(*settings))
+    assert done.code == 0, done.err
+    assert (tmp_path / "run" / "summary.json").exists()
+
+
+@pytest.mark.parametrize(("variables", "imported"), [({}, False), (LAUNCHED, True)], ids=["alone", "launched"])
+def test_what_would_hold_a_process_group_is_imported_before_there_is_one(
+    variables: dict[str, str], imported: bool
+) -> None:
+    """A module that is imported later keeps the group alive until the interpreter exits, which then may abort."""
+    program = """
+import os, sys, torch
+from vae import launch
+
+def look(*args, **settings):
+    print("a group, and torch.distributed.nn.functional", "torch.distributed.nn.functional" in sys.modules)
+    return begin(*args, **settings)
+
+begin, torch.distributed.init_process_group = torch.distributed.init_process_group, look
+launch.make_accelerator("cpu", "no", os.environ)
+print("torch.distributed.nn.functional" in sys.modules)
+launch.leave()
+"""
+    done = run("-c", program, real=True, env=variables)
+    assert done.code == 0, done.err
+    assert done.out == ("a group, and torch.distributed.nn.functional True\n" if imported else "") + f"{imported}\n"
+
+
+def test_the_collector_rests_while_modules_are_imported_and_works_when_the_job_begins(small: Path) -> None:
+    program = f"""
+import gc, sys
+class Look:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print("while torch is imported:", gc.isenabled())
+sys.meta_path.insert(0, Look())
+sys.argv = ["train_ddp.py", "--dry-run", "data.name={small}"]
+try:
+    runpy.run_path({str(ROOT / "train_ddp.py")!r}, run_name="__main__")
+finally:
+    print("in the job:", gc.isenabled())
+"""
+    done = run("-c", f"import runpy{program}", real=True)
+    assert done.code == 0, done.err
+    assert done.out.startswith("while torch is imported: False\n")
+    assert done.out.endswith("in the job: True\n")
 
 
 def test_a_configuration_may_come_from_a_pipe(small: Path, tmp_path: Path) -> None:

@@ -233,7 +233,8 @@ def _build_gradients(
 ) -> Gradients:
     # all ranks change them alike; DDP would send them in each forward pass, which not every rank makes equally often
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(vae, [name for name, _ in vae.named_buffers()])
-    model = accelerator.prepare(vae)
+    # told to place it, Accelerate does not import torch.distributed.tensor to find out whether it may
+    model = accelerator.prepare(vae, device_placement=[True])
     if not config.train.exact:
         return AllReduced(accelerator, model, objective, len(batches.images), observer)
     return Exact(accelerator, model, objective, shards=config.train.exact, observer=observer)

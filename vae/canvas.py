@@ -4,7 +4,6 @@ import io
 import math
 
 import numpy as np
-from PIL import Image
 
 # a grid of grey digits takes 2 ms; TensorBoard's own encoder, three colours and the best compression, takes 10
 PNG_COMPRESSION = 3
@@ -24,6 +23,8 @@ def tile(images: np.ndarray, *, columns: int, gap: int, pad: int = 0) -> np.ndar
 
 def png(canvas: np.ndarray) -> bytes:
     """Return a canvas (H, W, 1 or 3) in [0, 1] as a PNG, 8 bits a pixel and channel."""
+    from PIL import Image  # here, since a job draws nothing before its first evaluation
+
     pixels = (255 * canvas).round().astype(np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(

@@ -1,6 +1,7 @@
 """One process among several: its accelerator, its threads, and one answer for all ranks."""
 
 import gc
+import importlib
 import os
 import sys
 import time
@@ -9,7 +10,6 @@ from datetime import timedelta
 from typing import Any, NoReturn, TypeVar
 
 import torch
-import torch.distributed.nn.functional  # before there is a process group, which it would hold: see leave
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import (
@@ -27,6 +27,8 @@ Result = TypeVar("Result")
 SECONDS_BETWEEN_VOTES = 1.0
 MIN_SECONDS_TO_MEET = 30.0  # processes that start together may take that long to import torch
 SECONDS_AFTER_WATCHDOG = 10.0  # it is to be first: it knows which rank is missing
+# Accelerate makes a process group where LOCAL_RANK is set, or one of the others is more than 1
+LAUNCHERS_VARIABLES = ("LOCAL_RANK", "WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 _HOW_TO_LAUNCH = "start N processes with torchrun --nproc-per-node N (or accelerate launch), or unset WORLD_SIZE"
 
 
@@ -50,6 +52,8 @@ def make_accelerator(
         RendezvousError: the others did not come within the time.
     """
     announced, here = _check_launcher(environment), _processes_here(environment)
+    if not _certainly_alone(environment):  # before there is a process group, which it would hold: see leave
+        importlib.import_module("torch.distributed.nn.functional")
     has_cuda = torch.cuda.is_available()
     if device == "cuda" and not has_cuda:
         raise InputError("train.device = 'cuda': this machine has no CUDA device; use auto or cpu")
@@ -75,6 +79,11 @@ def make_accelerator(
     if accelerator.num_processes != announced:  # each process would believe to be alone and write the same files
         raise InputError(f"WORLD_SIZE = {announced}: but {accelerator.num_processes} came together; {_HOW_TO_LAUNCH}")
     return accelerator
+
+
+def _certainly_alone(environment: Mapping[str, str]) -> bool:
+    """Return true if no launcher started this process, so that Accelerate makes no process group."""
+    return not any(name in environment for name in LAUNCHERS_VARIABLES)
 
 
 def _start(environment: Mapping[str, str], **settings: Any) -> Accelerator:

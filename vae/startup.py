@@ -3,6 +3,7 @@
 Standard library only: torch takes seconds to import, and a signal may come meanwhile.
 """
 
+import gc
 import os
 from collections.abc import MutableMapping
 
@@ -23,3 +24,17 @@ def begin(environment: MutableMapping[str, str], stop: StopRequest) -> None:
     environment.update(slurm.process_environment(environment))
     stop.install(environment)
     os.umask(os.umask(0) | 0o002)
+
+
+def pause_collector() -> None:
+    """Stop the garbage collector while modules are imported: it would look through all of them again and again.
+
+    (A fifth of the processor time to the first step, for next to no garbage.)
+    """
+    gc.disable()
+
+
+def resume_collector() -> None:
+    """Start the garbage collector again; what has been imported is never looked through any more."""
+    gc.freeze()
+    gc.enable()

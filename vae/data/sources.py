@@ -1,4 +1,4 @@
-"""Reading a data set: torchvision's own (verified, unpacked once, safe for many processes) or an `.npz` file."""
+"""Reading a data set: one of torchvision's (verified, unpacked once, safe for many processes) or an `.npz` file."""
 
 import contextlib
 import gzip
@@ -7,11 +7,11 @@ import io
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from vae.components import InputError, nearest
-from vae.data import randomness
+from vae.data import idx, randomness
 from vae.labels import HIDDEN
 from vae.networks import Shape
 
@@ -152,40 +152,59 @@ def load(name: str, root: str | Path) -> DataSet:
     Raises:
         InputError: a missing, altered or unusable file, or an unknown name.
     """
-    if name in _TORCHVISION:
-        return _TORCHVISION[name](name, Path(root).expanduser())
+    if name in READERS:
+        return READERS[name](name, Path(root).expanduser())
     if name.endswith(".npz"):
         return _read_npz(Path(name).expanduser())
-    known = [*_TORCHVISION, "path/to/file.npz"]
+    known = [*READERS, "path/to/file.npz"]
     raise InputError(f"data.name = {name!r}: no such data set{nearest(name, known)}; known: {', '.join(known)}")
 
 
-# --- torchvision ------------------------------------------------------------------------------------------------------
+# --- torchvision's ----------------------------------------------------------------------------------------------------
+# Only fetching and unpacking are left to torchvision: importing it brings torch's compiler, and takes half a second.
+
+FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+EMNIST_FILES = tuple(f"emnist-balanced-{file.replace('t10k', 'test')}" for file in FILES)
+MD5 = {  # of the archive of each file, as torchvision checks them
+    "MNIST": (
+        "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+        "d53e105ee54ea40749a09fcbcd1e9432",
+        "9fb629c4189551a2d022fa330f9573f3",
+        "ec29112dd5afa0611ce80d1b7f02629c",
+    ),
+    "FashionMNIST": (
+        "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+        "25c81989df183df01b3e8a0aad5dffbe",
+        "bef4ecab320f06d8554ea6380940ec79",
+        "bb300cfdad3c16e7a12a480ee83cd310",
+    ),
+    "KMNIST": (
+        "bdb82020997e1d708af4cf47b453dcf7",
+        "e144d726b3acfaa3e44228e80efcd344",
+        "5c965bf0a639b31b8f53240b1b52f4d7",
+        "7320c461ea6c1c855c0b718fb2a4b134",
+    ),
+}
 
 
 def _read_mnist(name: str, root: Path) -> DataSet:
     """Read MNIST, FashionMNIST or KMNIST: four gzip archives each."""
-    from torchvision import datasets  # which imports half of torch: only for who reads them
-
-    source: type[datasets.MNIST] = getattr(datasets, name)
     folder = root / name / "raw"
-    archives = {folder / filename: md5 for filename, md5 in source.resources}
+    archives = {folder / f"{file}.gz": md5 for file, md5 in zip(FILES, MD5[name], strict=True)}
     if not _is_unpacked(archives):
         with _locked(root):
             if not _is_unpacked(archives):  # another process may have done it while we waited
-                _unpack(archives, lambda: source(root, download=True))
-    return _from_torchvision(name, lambda train: source(root, train=train))
+                _unpack(archives, lambda: getattr(_datasets(), name)(root, download=True))
+    return _from_files(name, folder, FILES)
 
 
 def _read_emnist(name: str, root: Path) -> DataSet:
     """Read EMNIST balanced (47 classes), turned upright: the files hold each image transposed."""
-    from torchvision import datasets
-
-    parts = (f"emnist-balanced-{part}-ubyte" for part in ("train-images-idx3", "train-labels-idx1", "test-images-idx3"))
-    if not all((root / name / "raw" / part).exists() for part in parts):
+    folder = root / name / "raw"
+    if not all((folder / file).exists() for file in EMNIST_FILES):
         with _locked(root):
-            _download(root / name, lambda: datasets.EMNIST(root, split="balanced", download=True))
-    data = _from_torchvision(name, lambda train: datasets.EMNIST(root, split="balanced", train=train))
+            _download(root / name, lambda: _datasets().EMNIST(root, split="balanced", download=True))
+    data = _from_files(name, folder, EMNIST_FILES)
     upright = {
         part: replace(split, images=split.images.transpose(-1, -2).contiguous())
         for part, split in {"train": data.train, "test": data.test}.items()
@@ -193,7 +212,7 @@ def _read_emnist(name: str, root: Path) -> DataSet:
     return replace(data, **upright)
 
 
-_TORCHVISION: dict[str, Callable[[str, Path], DataSet]] = {
+READERS: dict[str, Callable[[str, Path], DataSet]] = {
     "MNIST": _read_mnist,
     "FashionMNIST": _read_mnist,
     "KMNIST": _read_mnist,
@@ -203,27 +222,27 @@ _TORCHVISION: dict[str, Callable[[str, Path], DataSet]] = {
 
 def class_names(name: str) -> list[str] | None:
     """Return the names of the classes of the data set called `name`, where they are others than its labels."""
-    if name not in _TORCHVISION:
+    if name not in ("FashionMNIST", "KMNIST", "EMNIST"):
         return None
+    source = getattr(_datasets(), name)
+    return source.classes_split_dict["balanced"] if name == "EMNIST" else source.classes
+
+
+def _datasets() -> ModuleType:
+    """Return `torchvision.datasets`, imported where it is needed."""
     from torchvision import datasets
 
-    names = {
-        "FashionMNIST": datasets.FashionMNIST.classes,
-        "KMNIST": datasets.KMNIST.classes,
-        "EMNIST": datasets.EMNIST.classes_split_dict["balanced"],
-    }
-    return names.get(name)
+    return datasets
 
 
-def _from_torchvision(name: str, open_split: Callable[[bool], Any]) -> DataSet:
-    parts = []
-    for train in (True, False):
-        try:
-            opened = open_split(train)
-        except (OSError, RuntimeError, ValueError, AssertionError) as error:
-            raise InputError(f"data.name={name}: the unpacked files cannot be read ({_one_line(error)})") from None
-        parts.append(Split(opened.data.unsqueeze(1).contiguous(), opened.targets.long()))
-    return DataSet(name, *parts)
+def _from_files(name: str, folder: Path, files: Sequence[str]) -> DataSet:
+    """Return the data set whose images and labels, for training and testing, are in four IDX files."""
+    try:
+        arrays = [idx.read(folder / file, dimensions) for file, dimensions in zip(files, (3, 1, 3, 1), strict=True)]
+    except (OSError, ValueError) as error:
+        raise InputError(f"data.name={name}: the unpacked files cannot be read ({_one_line(error)})") from None
+    train, test = (Split(images.unsqueeze(1), labels.long()) for images, labels in (arrays[:2], arrays[2:]))
+    return DataSet(name, train, test)
 
 
 def _is_unpacked(archives: dict[Path, str]) -> bool:
@@ -245,7 +264,7 @@ def _matches(unpacked: Path, archive: Path) -> bool:
     """Whether the unpacked file has the length and CRC-32 that end the gzip archive (RFC 1952, section 2.3.1)."""
     if not unpacked.exists():
         return False
-    if not archive.exists():  # somebody keeps the unpacked files only; torchvision's reader checks their shape
+    if not archive.exists():  # somebody keeps the unpacked files only; the reader checks their size
         return True
     crc, size = struct.unpack("<II", archive.read_bytes()[-8:])
     return unpacked.stat().st_size == size and zlib.crc32(unpacked.read_bytes()) == crc

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 from torch import distributed
-from torchvision import datasets
 
 from vae import assemble
+from vae.data.sources import READERS
 from vae.doctor.findings import Context, Finding, failure, ok, warning
 from vae.launch import cores
 from vae.run import versions
@@ -157,7 +157,7 @@ def check_data(context: Context) -> Finding:
     """Read the data set, which also verifies it; nothing is downloaded where nothing of it is there."""
     data = context.config.data
     raw = Path(data.root).expanduser() / data.name / "raw"
-    if hasattr(datasets, data.name) and not any(raw.glob("*")):
+    if data.name in READERS and not any(raw.glob("*")):
         return failure(f"data.root = {data.root!r}: {raw} holds nothing", f"set data.root; {HOW_TO_FETCH}")
     context.data = found = assemble.build_data(context.config)
     parts = {"training": found.train, "validation": found.val, "test": found.test}
