@@ -1,5 +1,6 @@
 """What the fork server imports: all that the project's programs import, at once or when they need it."""
 
+import gc
 import os
 import pkgutil
 import sys
@@ -19,6 +20,8 @@ try:
     names = [module.name for module in pkgutil.walk_packages(vae.__path__, "vae.")]
     for name in (*LIBRARIES, *(name for name in names if name != STARTED_AS_MAIN)):
         import_module(name)
+    gc.collect()
+    gc.freeze()  # else each fork's collector would write to, and so copy, all that is imported
     threads = len(list(Path("/proc/self/task").iterdir()))
     assert threads == 1, f"{threads} threads: not a process to fork"
 except BaseException:  # the fork server would go on without

@@ -30,10 +30,11 @@ def weights(run: Path) -> bytes:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The weights that torchrun trains with two processes on one machine."""
-    folder = tmp_path_factory.mktemp("torchrun")
-    done = launch(2, "--config", ROOT / "configs/mnist.yaml", *settings(), "run.dir=run", cwd=folder)
+def undisturbed(cluster: Cluster, small: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The weights that two processes on one machine train."""
+    folder = tmp_path_factory.mktemp("one_machine")
+    config = ["--config", ROOT / "configs/mnist.yaml"]
+    done = launch(2, *config, *settings(f"data.name={small}"), "run.dir=run", cwd=folder)
     assert done.code == 0, done.err
     return weights(folder / "run")
 
@@ -133,8 +134,10 @@ def test_the_run_has_no_other_name_than_the_job(submit: Submit, setting: str) ->
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-def test_two_nodes_train_to_the_weights_of_torchrun(submit: Submit, undisturbed: bytes, tmp_path: Path) -> None:
-    job = submit(*TWO_NODES, "--job-name=plain", TRAIN, *settings())
+def test_two_nodes_train_to_the_weights_of_one_machine(
+    submit: Submit, undisturbed: bytes, tmp_path: Path, small: Path
+) -> None:
+    job = submit(*TWO_NODES, "--job-name=plain", TRAIN, *settings(f"data.name={small}"))
     assert job.end() == ("COMPLETED", "0:0", 0), job.report()
     assert "2 processes on cpu" in job.output()
     assert weights(tmp_path / "runs/plain") == undisturbed
@@ -158,8 +161,8 @@ def test_an_evaluation_on_two_nodes_is_that_of_one_process(submit: Submit, small
     assert shown == [line for line in alone.out.splitlines() if "log p(x)" in line], job.output()
 
 
-def test_a_preempted_job_saves_and_continues(submit: Submit, undisturbed: bytes, tmp_path: Path) -> None:
-    job = submit(*TWO_NODES, "--exclusive", "--job-name=preempted", TRAIN, *settings())
+def test_a_preempted_job_saves_and_continues(submit: Submit, undisturbed: bytes, tmp_path: Path, small: Path) -> None:
+    job = submit(*TWO_NODES, "--exclusive", "--job-name=preempted", TRAIN, *settings(f"data.name={small}"))
     job.wait_until(lambda: any(tmp_path.glob("runs/preempted/checkpoints/step-*")), "at a checkpoint")
     other = submit("--partition=high", "--exclusive", "--nodes=2", "--wrap", "true")
     assert other.end()[0] == "COMPLETED", other.report()
@@ -171,9 +174,9 @@ def test_a_preempted_job_saves_and_continues(submit: Submit, undisturbed: bytes,
 
 
 def test_a_job_survives_the_loss_of_a_node(
-    cluster: Cluster, submit: Submit, undisturbed: bytes, tmp_path: Path
+    cluster: Cluster, submit: Submit, undisturbed: bytes, tmp_path: Path, small: Path
 ) -> None:
-    job = submit(*TWO_NODES, "--job-name=lost", TRAIN, *settings())
+    job = submit(*TWO_NODES, "--job-name=lost", TRAIN, *settings(f"data.name={small}"))
     job.wait_until(lambda: any(tmp_path.glob("runs/lost/checkpoints/step-*")), "at a checkpoint")
     cluster("scontrol", "update", f"NodeName={cluster.nodes[1]}", "State=DOWN", "Reason=test")
     assert job.end() == ("COMPLETED", "0:0", 1), job.report()
@@ -181,8 +184,8 @@ def test_a_job_survives_the_loss_of_a_node(
     assert weights(tmp_path / "runs/lost") == undisturbed
 
 
-def test_a_dead_rank_ends_the_job(submit: Submit, tmp_path: Path) -> None:
-    job = submit(*TWO_NODES, "--job-name=dead", TRAIN, *settings("train.max_steps=100000"))
+def test_a_dead_rank_ends_the_job(submit: Submit, tmp_path: Path, small: Path) -> None:
+    job = submit(*TWO_NODES, "--job-name=dead", TRAIN, *settings(f"data.name={small}", "train.max_steps=100000"))
     job.wait_until(lambda: any(tmp_path.glob("runs/dead/checkpoints/step-*")), "at a checkpoint")
     ranks = [process for process in psutil.process_iter() if is_rank(process, job, "1")]
     assert len(ranks) == 1
@@ -203,10 +206,12 @@ def is_rank(process: psutil.Process, job: Job, rank: str) -> bool:
     return mine[:2] == (job.name, str(job.cwd)) and here == rank
 
 
-def test_an_array_trains_the_runs_of_a_sweep_and_each_is_preemptible(submit: Submit, tmp_path: Path) -> None:
+def test_an_array_trains_the_runs_of_a_sweep_and_each_is_preemptible(
+    submit: Submit, tmp_path: Path, small: Path
+) -> None:
     file = tmp_path / "two.yaml"
     file.write_text(f"base: {ROOT}/configs/mnist.yaml\nseeds: [3, 4]\n")
-    job = submit(*ALONE, "--array=0-1", SWEEP, file, *settings("train.max_steps=1000"))
+    job = submit(*ALONE, "--array=0-1", SWEEP, file, *settings(f"data.name={small}", "train.max_steps=1000"))
     elements = [Job(job.cluster, f"{job.name}_{index}", tmp_path) for index in (0, 1)]
     runs = [tmp_path / f"runs/two/seed={seed}" for seed in (3, 4)]
     for element, run in zip(elements, runs, strict=True):
