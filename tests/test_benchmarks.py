@@ -23,7 +23,7 @@ def measured(result: Any) -> Iterator[float]:
             yield from measured(item)
 
 
-@pytest.mark.parametrize("program", ["throughput", "scaling", "reliability", "packed"])
+@pytest.mark.parametrize("program", ["throughput", "scaling", "reliability"])
 def test_every_program_measures_prints_and_writes(program: str, tmp_path: Path) -> None:
     output = tmp_path / "result.json"
     script = ROOT / "benchmarks" / f"{program}.py"
