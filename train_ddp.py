@@ -105,6 +105,7 @@ def train(config: Config, args: argparse.Namespace) -> None:
     plan = f"{vae.count_parameters():,} parameters, {total_steps:,} steps of {config.train.batch_size} images, "
     plan += f"{world_size} process{'es' if world_size > 1 else ''} on {device.type} ({threads} threads each)"
     notes = warnings(config, batches.progress(total_steps))
+    notes += launch.precision_warnings(mixed_precision, device.type)
     if args.dry_run:
         say("".join(f"warning: {note}\n" for note in notes), end="", file=sys.stderr)
         say(f"{to_yaml(config)}\nwould train in {folder}: {plan}, engine {engine_name} ({why})")

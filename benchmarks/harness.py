@@ -19,11 +19,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this tree's `vae`, whichever is installed
 
-from vae.bfloat16 import cpu_has_instructions
 from vae.cli import Parser
 from vae.components import InputError
 from vae.config import TrainConfig
-from vae.launch import cores
+from vae.launch import cores, cpu_has_bf16
 from vae.run import versions
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -236,7 +235,7 @@ def check_output(path: Path | None) -> None:
 
 def _describe_machine(device: str) -> dict[str, Any]:
     model = _cpuinfo().get("model name") or platform.processor() or platform.machine()
-    machine = {"cpu": model, "cores": len(cores()), "bf16_instructions": cpu_has_instructions()}
+    machine = {"cpu": model, "cores": len(cores()), "bf16_instructions": cpu_has_bf16()}
     if device == "cuda":
         gpu = torch.cuda.get_device_properties(0)
         machine |= {"gpu": gpu.name, "gpus": torch.cuda.device_count(), "gpu_memory_gb": gpu.total_memory / 2**30}

@@ -45,7 +45,7 @@ def program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     return run
 
 
-@pytest.mark.parametrize("name", ["throughput", "scaling", "reliability", "packed", "startup"])
+@pytest.mark.parametrize("name", ["throughput", "scaling", "reliability", "startup"])
 def test_every_program_measures_prints_and_writes(
     name: str, program: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

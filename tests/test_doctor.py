@@ -13,10 +13,10 @@ import torch
 
 from tests.helpers import DATA, ROOT
 from tests.helpers.starts import TORCHRUN, Outcome, Program, environment, ranks, run
-from vae import __main__
+from vae import __main__, config
 from vae.doctor import examination, machine, scheduler, storage
 from vae.doctor import ranks as doctor_ranks
-from vae.doctor.findings import Finding, Peer, failure, ok, warning
+from vae.doctor.findings import Context, Finding, Peer, failure, ok, warning
 
 Doctor = Callable[..., Outcome]
 SMALL = ["model.hidden_dim=32"]
@@ -330,10 +330,21 @@ def test_several_nodes_are_noticed_from_what_launchers_say() -> None:
     assert machine.on_several_nodes(one_gpu_each | {"SLURM_STEP_NUM_NODES": "2"})
 
 
-def test_bf16_in_a_cpus_flags() -> None:
-    assert machine.cpu_has_bf16("flags : fpu avx512_bf16 sse")
-    assert machine.cpu_has_bf16("flags : amx_tile amx_bf16")
-    assert not machine.cpu_has_bf16("flags : fpu avx512f avx512_vnni")
+@pytest.mark.parametrize(
+    ("capabilities", "level"),
+    [
+        ({"cpu_name": "x", "avx512_bf16": True, "amx_bf16": False}, "ok"),
+        ({"amx_bf16": True, "avx512_bf16": False}, "ok"),
+        ({"avx512_bf16": False, "amx_bf16": False, "avx512_vnni": True}, "warning"),
+        ({"avx2": True}, "warning"),
+    ],
+)
+def test_a_cpu_without_bf16_is_named_where_bf16_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, object], level: str
+) -> None:
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities)
+    wanted = Context(config.load(None, ["train.precision=bf16", "train.device=cpu"]), None, {})
+    assert machine.check_precision(wanted).level == level
 
 
 # --- SLURM ------------------------------------------------------------------------------------------------------------

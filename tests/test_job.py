@@ -210,6 +210,21 @@ def test_dry_run_prints_the_resolved_configuration_and_writes_nothing(job: Job, 
     assert "400 steps of 128 images" in plan
 
 
+@pytest.mark.parametrize(
+    ("precision", "has_bf16", "warned"), [("bf16", False, 1), ("bf16", True, 0), ("fp32", False, 0)]
+)
+def test_one_line_warns_of_bf16_on_a_cpu_that_has_no_instructions_for_it(
+    job: Job, small: Path, monkeypatch: pytest.MonkeyPatch, precision: str, has_bf16: bool, warned: int
+) -> None:
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx2": True, "avx512_bf16": has_bf16})
+    own = ["run.dir=r", "train.device=cpu", "objective.beta=1", "train.min_active=0"]  # of which nothing else is said
+    settings = [f"data.name={small}", f"train.precision={precision}", *own]
+    line = "warning: train.precision: bf16 is slower than fp32 on this CPU, which has no instructions for it\n"
+    assert job(*settings, "--dry-run").err == warned * line
+    done = job(*settings, *SMALL, "train.epochs=1")
+    assert (done.code, done.err) == (0, warned * line)
+
+
 def test_help_lists_the_keys(capsys: pytest.CaptureFixture[str]) -> None:
     import train_ddp
 

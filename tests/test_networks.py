@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vae import bfloat16
 from vae.assemble import build_model
 from vae.components import InputError, build
 from vae.config import load
@@ -273,7 +272,7 @@ def test_the_context_is_seen_by_its_own_example_alone(kind: str) -> None:
 # --- initial weights --------------------------------------------------------------------------------------------------
 
 LAYERS: dict[str, tuple[Callable[[], Any], Shape | tuple[int]]] = {
-    "linear": (lambda: bfloat16.Linear(400, 300), (400,)),
+    "linear": (lambda: nn.Linear(400, 300), (400,)),
     "conv": (lambda: _down((24, 16, 16), (40, 8, 8)), (24, 16, 16)),
     "transposed": (lambda: _up((40, 8, 8), (24, 16, 16)), (40, 8, 8)),
 }
@@ -344,15 +343,12 @@ def test_initial_weights_are_a_function_of_the_seed(kind: str, how: str) -> None
 
 
 @every_setting
-def test_under_autocast_every_layer_is_one_that_no_cpu_is_slow_with(kind: str, settings: dict[str, Any]) -> None:
-    products = nn.Linear | nn.Conv2d | nn.ConvTranspose2d
+def test_under_autocast_numbers_are_in_bfloat16_and_near_those_of_float32(kind: str, settings: dict[str, Any]) -> None:
     for network, given in zip(pair(kind, **settings), (random(4, 3, 8, 8), random(4, 3)), strict=True):
         with torch.autocast("cpu", torch.bfloat16):
             numbers = network(given)
         assert numbers.dtype == torch.bfloat16
         assert (numbers - network(given)).abs().max() < 0.05 * network(given).abs().max()
-        layers = [layer for layer in network.modules() if isinstance(layer, products)]
-        assert {type(layer) for layer in layers} <= {bfloat16.Linear, bfloat16.Conv2d, bfloat16.ConvTranspose2d}
 
 
 @pytest.mark.parametrize(

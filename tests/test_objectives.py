@@ -34,7 +34,6 @@ from vae.objectives import (
     negative_elbo,
 )
 from vae.peers import Peers
-from vae.sweep.packing import PIECES as PACKED
 
 D, B = 3, 6
 CODES: Spec = {"name": "VectorQuantized", "codes": 5, "code_dim": 1}
@@ -103,10 +102,6 @@ def test_what_is_reported_as_reconstruction_and_kl_is_not_weighted(name: str) ->
         bound, terms = negative_elbo(output, x), objective(output, x, 1.0)
         torch.testing.assert_close(terms.reconstruction, bound.reconstruction)
         torch.testing.assert_close(terms.kl, bound.kl)
-
-
-def test_no_objective_that_looks_across_examples_is_packed() -> None:
-    assert not [name for name in PACKED["objective"] if OBJECTIVES[name].across_examples]
 
 
 REFUSED = {
@@ -470,20 +465,6 @@ def test_the_second_estimate_of_the_gradient_is_compiled_like_any_other() -> Non
     steps(eager, 8)
     steps(whole, 8)
     compare(eager, whole)
-
-
-@pytest.mark.parametrize("objective", IWAES)
-def test_extra_terms_and_several_draws_in_a_pack(objective: str) -> None:
-    accelerator = launch.make_accelerator("cpu", "no", {})
-    own = [[parts(objective, f"run.seed={seed}") for seed in range(3)] for _ in range(2)]
-    apart = [assemble.build_engine(config, accelerator, *others) for config, others in own[0]]
-    together = [assemble.build_member(config, accelerator, *others) for config, others in own[1]]
-    pack = assemble.build_pack(own[1][0][0], together, [others[0] for _, others in own[1]])
-    for step in range(8):
-        pack.advance(step)
-    for one, other in zip(apart, together, strict=True):
-        steps(one, 8)
-        compare(one, other)
 
 
 def test_a_fault_in_an_extra_term_is_named() -> None:

@@ -30,7 +30,6 @@ from vae.evaluation.weights import log_weights
 from vae.labels import HIDDEN
 from vae.model import VAE, VAEOutput
 from vae.objectives import ELBO, SemiSupervised, negative_elbo
-from vae.sweep.packing import obstacle
 
 CLASSES, D = 3, 2
 GIVEN = torch.tensor([HIDDEN, 0, 2, HIDDEN])
@@ -422,10 +421,6 @@ def test_refused_with_one_line_and_code_2(job: Callable[..., Outcome], settings:
     assert refused.code == 2
     assert REFUSED[settings] in refused.line
     assert not (tmp_path / "r").exists()
-
-
-def test_a_pack_refuses() -> None:
-    assert "not in a pack" in obstacle({"train.engine": "auto", "model.condition": True, "model.infer_labels": True})
 
 
 def test_a_finished_run_is_of_use_without_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -93,11 +93,14 @@ def test_what_is_wrong_with_a_component_is_said_with_no_more_than_torch() -> Non
     assert "torch" in without(TORCH, TRAIN, "model.posterior.scal=exp").err, "the witness: that does import torch"
 
 
-@pytest.mark.parametrize("name", ["train_ddp.py", "train_packed.py"])
-def test_slurm_and_signals_are_seen_to_before_anything_heavy_is_imported(name: str) -> None:
-    program = f"runpy.run_path({str(ROOT / name)!r}, run_name='__main__')"
-    refused = without((*TORCH, "pydantic", "numpy", "yaml"), program, env={"SLURM_STEP_NUM_TASKS": "x"})
-    assert (refused.code, refused.out, refused.line) == (2, "", f"{name}: SLURM_STEP_NUM_TASKS = x: not a number")
+def test_slurm_and_signals_are_seen_to_before_anything_heavy_is_imported() -> None:
+    refused = without((*TORCH, "pydantic", "numpy", "yaml"), TRAIN, env={"SLURM_STEP_NUM_TASKS": "x"})
+    assert (refused.code, refused.out, refused.line) == (2, "", "train_ddp.py: SLURM_STEP_NUM_TASKS = x: not a number")
+
+
+def test_a_sweep_file_is_read_without_torch() -> None:
+    shown = without(TORCH, VAE, "sweep", str(ROOT / "configs/sweeps/beta.yaml"), "--folder", "17")
+    assert (shown.code, shown.err, shown.out.count("seed=2")) == (0, "", 1)
 
 
 def test_a_program_begins_with_its_place_its_signals_and_its_umask() -> None:

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -42,8 +43,8 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(name.replace(":", "."), seconds)
 
 
-def run(sweep: Sweep, *, jobs: int = 2, pack: int = 1, retry: bool = False) -> int:
-    return Runner(sweep, os.environ, jobs=jobs, pack=pack, retry=retry, stop=StopRequest()).run()
+def run(sweep: Sweep, *, jobs: int = 2, retry: bool = False) -> int:
+    return Runner(sweep, os.environ, jobs=jobs, retry=retry, stop=StopRequest()).run()
 
 
 def states(sweep: Sweep) -> list[str]:
@@ -86,15 +87,27 @@ def test_members_are_trained_one_that_diverges_fails_and_only_what_is_missing_ru
     assert list(table(sweep))[-1] == "2 runs: 1 done, 1 failed"
 
 
-def test_members_of_a_pack_share_a_process_and_one_that_fails_leaves_the_others(tmp_path: Path) -> None:
-    sweep = sweep_of(tmp_path, "{optim.lr: [1e-3, 2e-3, 1e30], model.latent_dim: [2, 3]}", **{"train.max_steps": 10})
-    assert run(sweep, jobs=1, pack=3) == 1
-    assert states(sweep) == ["done"] * 4 + ["failed"] * 2
-    for member in sweep.members[:4]:
-        assert json.loads((member.folder / "summary.json").read_text())["engine"] == "packed"
-        said = (tmp_path / f"runs/s/logs/{member.name}.log").read_text()
-        assert "training 3 members" in said  # of its own number of dimensions
-    assert all("not finite" in recorded(member).problem for member in sweep.members[4:])
+@pytest.mark.parametrize(
+    ("jobs", "gpus", "given"),
+    [(2, "3", [(0, "3"), (1, "3")]), (0, "3,5", [(0, "3"), (1, "5")]), (3, "3,5", [(0, "3"), (1, "5"), (2, "3")])],
+)
+def test_as_many_jobs_as_asked_for_run_at_once_and_share_the_gpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: int, gpus: str, given: list[tuple[int, str]]
+) -> None:
+    """Which GPU a member sees, and how many run beside it; they train on the CPU."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    started: list[tuple[int, str]] = []
+
+    def start(words: Sequence[str], variables: Mapping[str, str]) -> Piped:
+        started.append((len(runner.running), variables["CUDA_VISIBLE_DEVICES"]))
+        return Piped(words, variables)
+
+    monkeypatch.setattr("vae.sweep.runner.start_process", start)
+    sweep = sweep_of(tmp_path, "{model.latent_dim: [2, 3, 4]}", **{"train.max_steps": 5, "train.device": "cpu"})
+    runner = Runner(sweep, os.environ | {"CUDA_VISIBLE_DEVICES": gpus}, jobs=jobs, stop=StopRequest())
+    assert runner.run() == 0
+    assert started[: len(given)] == given
+    assert states(sweep) == ["done"] * 3
 
 
 def test_a_deleted_folder_is_trained_again_and_one_with_other_settings_is_left_alone(tmp_path: Path) -> None:

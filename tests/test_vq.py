@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.codes_on_ranks import FAMILIES, SMALL, WAYS, engine_of, trained
+from tests.codes_on_ranks import FAMILIES, WAYS, engine_of, trained
 from tests.helpers import ROOT
 from tests.helpers.runs import rows, scalars
 from tests.helpers.starts import Outcome, on_ranks
@@ -459,9 +459,5 @@ def test_pieces_put_together_by_hand_are_refused_too() -> None:
         VectorQuantization()(plain(x), x, 0.0)
 
 
-def test_a_pack_refuses_codes() -> None:
-    from vae.config import flatten
-    from vae.sweep.packing import obstacle
-
-    assert "model.posterior" in obstacle(flatten(load(None, [*SMALL, *FAMILIES])))
+def test_the_objective_of_codes_takes_one_draw_of_each_image() -> None:
     assert assemble.build_objective(load(None, WHOLE)).samples == 1

@@ -90,7 +90,7 @@ def sha256(folder: Path) -> str:
 
 @pytest.mark.parametrize("setting", ["train.precision=fp32", "train.precision=bf16"])
 def test_with_exact_gradients_the_weights_are_bitwise_the_same(setting: str, tmp_path: Path, small: Path) -> None:
-    """Real MNIST in fp32; in bf16, which many a CPU has to emulate, a smaller model on less of it."""
+    """Real MNIST in fp32; in bf16, which is slow on many a CPU, a smaller model on less of it."""
     lighter = [f"data.name={small}", "model.hidden_dim=128"] if "bf16" in setting else ["model.hidden_dim=256"]
     settings = ["train.exact=4", "train.max_steps=100", setting, *lighter]
     hashes = {n: sha256(train(n, tmp_path / str(n), *settings)) for n in (1, 2, 4)}

@@ -190,17 +190,16 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--report", action="store_true", help="write runs/NAME/report.html from what there is")
     what.add_argument("--index", type=int, metavar="N", help="train (or continue) this one, here and now")
     what.add_argument("--folder", type=int, metavar="N", help="print the folder of this one")
-    at_once = "with --run: so many processes at once (default: one a GPU, or on a CPU one for each two cores)"
+    at_once = "with --run: so many processes at once, more than there are GPUs share them (default: one a GPU, or on a "
+    at_once += "CPU one for each two cores)"
     parser.add_argument("--jobs", type=int, metavar="N", help=at_once)
-    together = "with --run: up to K that differ only in seed, beta and the optimiser's settings train in one process"
-    parser.add_argument("--pack", type=int, metavar="K", help=together)
     parser.add_argument("--retry", action="store_true", help="with --run: start those again that have failed")
     parser.set_defaults(action=run_sweep)
 
 
 def run_sweep(args: argparse.Namespace) -> int:
     """Do what is asked with the members, or become one's training; returns the exit code."""
-    for option, value in (("--jobs", args.jobs), ("--pack", args.pack), ("--retry", args.retry or None)):
+    for option, value in (("--jobs", args.jobs), ("--retry", args.retry or None)):
         if value is not None and not args.run:
             raise InputError(f"{option}: goes with --run")
         if value is not None and value < 1:
@@ -212,7 +211,7 @@ def run_sweep(args: argparse.Namespace) -> int:
     if args.index is not None:
         os.execv(sys.executable, [sys.executable, *sweep.member(args.index).command])
     if args.run:
-        return _run_members(sweep, jobs=args.jobs or 0, pack=args.pack or 1, retry=args.retry)
+        return _run_members(sweep, jobs=args.jobs or 0, retry=args.retry)
     if args.report:
         return _report([sweep.folder])
     if args.status:

@@ -1,8 +1,7 @@
 """Config -> pieces: the only file that knows both sides."""
 
 import math
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,7 +19,6 @@ from vae.engine.compiler import EngineError
 from vae.engine.gradients import AllReduced, Exact, Gradients
 from vae.engine.ledger import Ledger
 from vae.engine.observation import Observation
-from vae.engine.packed import Pack
 from vae.engine.static import Static
 from vae.engine.stepwise import Stepwise
 from vae.engine.update import Folded, Plain, Scaled, Update
@@ -37,19 +35,9 @@ MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16", "fp64": "no"}
 REFERENCE_BATCH_SIZE = 128  # that optim.lr is meant for, where optim.lr_scaling is used
 
 
-def load_data(config: Config) -> DataSet:
-    """Return the data set, split as configured, the same for every seed; raises `InputError`."""
-    return load(config.data.name, config.data.root).hold_out(config.data.val_size)
-
-
-def build_data(config: Config, loaded: DataSet | None = None) -> DataSet:
-    """Return the data set, split, labels hidden and, for evaluation, binarised as configured; raises `InputError`.
-
-    Args:
-        config: the run's configuration.
-        loaded: what `load_data` returns for it, if it is there already.
-    """
-    data = load_data(config) if loaded is None else loaded
+def build_data(config: Config) -> DataSet:
+    """Return the data set, split, labels hidden and, for evaluation, binarised as configured; raises `InputError`."""
+    data = load(config.data.name, config.data.root).hold_out(config.data.val_size)
     if config.data.labelled:
         data = data.hide_labels(config.data.labelled, config.data.repeat_labelled, config.run.seed)
     return data if config.data.binarize == "none" else data.binarize_evaluation(config.run.seed)
@@ -159,7 +147,25 @@ def build_engine(
         batches: this rank's part of each global batch.
     """
     name, why = choose_engine(config, objective, batches, accelerator.device.type, accelerator.num_processes)
-    parts = partial(_parts, config, accelerator, vae, objective, batches)
+    vae.to(accelerator.device)
+
+    def parts(name: str, why: str) -> dict[str, Any]:
+        return {
+            "name": name,
+            "why": why,
+            "accelerator": accelerator,
+            "batches": batches,
+            "objective": objective,
+            "update": build_update(config, accelerator, vae, name),
+            "ledger": Ledger(
+                accelerator,
+                skip_nonfinite=config.train.on_nonfinite == "skip",
+                extra=objective.extra,
+                extra_of=objective.extra_of,
+            ),
+            "learning_rate": build_learning_rate(config),
+        }
+
     try:
         if name != "eager":
             return Static(**parts(name, why), model=vae, captured=name == "graph")
@@ -173,63 +179,13 @@ def build_engine(
     return Stepwise(**parts(name, why), gradients=gradients, observation=observation)
 
 
-def build_member(
-    config: Config, accelerator: Accelerator, vae: VAE, objective: Objective, batches: TrainingBatches
-) -> Stepwise:
-    """Return the engine of one member of a pack: an eager one, whose gradients the pack will compute.
-
-    Args:
-        config, accelerator, vae, objective, batches: as for `build_engine`.
-    """
-    parts = _parts(config, accelerator, vae, objective, batches, "packed", "with other members")
-    return Stepwise(**parts, gradients=_build_gradients(config, accelerator, vae, objective, batches))
-
-
-def build_pack(config: Config, members: Sequence[Stepwise], models: Sequence[VAE]) -> Pack:
-    """Return what makes the steps of several members together.
-
-    Args:
-        config: one member's; the others' differ in nothing that changes shapes.
-        members, models: see `Pack`.
-    """
-    return Pack(members, models, build_model(config, models[0].image_shape).to("meta"))
-
-
-def _parts(
-    config: Config,
-    accelerator: Accelerator,
-    vae: VAE,
-    objective: Objective,
-    batches: TrainingBatches,
-    name: str,
-    why: str,
-) -> dict[str, Any]:
-    """Return what all engines have; brings the model to the device."""
-    vae.to(accelerator.device)
-    return {
-        "name": name,
-        "why": why,
-        "accelerator": accelerator,
-        "batches": batches,
-        "objective": objective,
-        "update": build_update(config, accelerator, vae, name),
-        "ledger": Ledger(
-            accelerator,
-            skip_nonfinite=config.train.on_nonfinite == "skip",
-            extra=objective.extra,
-            extra_of=objective.extra_of,
-        ),
-        "learning_rate": build_learning_rate(config),
-    }
-
-
 def _build_gradients(
     config: Config,
     accelerator: Accelerator,
     vae: VAE,
     objective: Objective,
     batches: TrainingBatches,
-    observer: Observer | None = None,
+    observer: Observer | None,
 ) -> Gradients:
     # all ranks change them alike; DDP would send them in each forward pass, which not every rank makes equally often
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(vae, [name for name, _ in vae.named_buffers()])

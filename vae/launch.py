@@ -121,6 +121,23 @@ def cores() -> frozenset[int]:
     return frozenset(range(os.cpu_count() or 1))
 
 
+def cpu_has_bf16() -> bool:
+    """Return whether this CPU multiplies bfloat16 numbers (x86: AVX512-BF16 or AMX; Arm: BF16)."""
+    return any(has for name, has in torch.cpu.get_capabilities().items() if "bf16" in name)
+
+
+def precision_warnings(mixed_precision: str, device: str) -> list[str]:
+    """Return a line where a precision is possible on a device but of no use, else nothing.
+
+    Args:
+        mixed_precision: `no`, `bf16` or `fp16`.
+        device: `cpu` or `cuda`.
+    """
+    if (mixed_precision, device) == ("bf16", "cpu") and not cpu_has_bf16():
+        return ["train.precision: bf16 is slower than fp32 on this CPU, which has no instructions for it"]
+    return []
+
+
 def set_threads(threads: int, environment: Mapping[str, str]) -> int:
     """Set and return this process's CPU threads; 0: the cores we may use, divided by the processes on this machine.
 

@@ -149,15 +149,6 @@ class RunFolder:
         """Give the folder free."""
         self._lock.release()
 
-    def withdraw(self) -> None:
-        """Give the folder free, and take it away if it holds nothing yet."""
-        is_new = [path.name for path in self.folder.iterdir()] == [LOCK]
-        if is_new:
-            (self.folder / LOCK).unlink()
-        self.release()
-        if is_new:
-            self.folder.rmdir()
-
     def _holds_a_run(self) -> bool:
         return (self.folder / CONFIG).exists()
 

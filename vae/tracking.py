@@ -88,15 +88,15 @@ class Tracker:
         folder: the run folder.
         step: updates made already; records of later steps, left by a run that was cut off, are removed.
         total_steps: of the whole run, for the progress bar.
-        label: the run's name in what is printed, where there are several.
     """
 
-    def __init__(self, accelerator: Accelerator, folder: Path, *, step: int, total_steps: int, label: str = ""):
-        self.enabled, self._prefix = accelerator.is_main_process, f"{label}: " if label else ""
+    def __init__(self, accelerator: Accelerator, folder: Path, *, step: int, total_steps: int):
+        self.enabled = accelerator.is_main_process
         on_main(accelerator, lambda: self._open(accelerator, folder, step))
         if self.enabled:
-            place: dict[str, Any] = {"desc": label or None, "dynamic_ncols": True, "disable": None}
-            self.bar = tqdm(total=total_steps, initial=step, unit="step", smoothing=0.05, **place)
+            self.bar = tqdm(
+                total=total_steps, initial=step, unit="step", disable=None, dynamic_ncols=True, smoothing=0.05
+            )
 
     def __enter__(self) -> "Tracker":
         return self
@@ -117,7 +117,6 @@ class Tracker:
             if resumed:
                 cut(folder / METRICS, step)
             self.journal = Journal(folder / METRICS, self.warn)
-            accelerator.trackers = []  # it would give us that of a run before us in this process, and start it again
             accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": writer_settings})
         except OSError as error:
             raise InputError(f"{folder}: cannot be written: {error.strerror}; make room or set run.dir") from None
@@ -131,12 +130,12 @@ class Tracker:
     def say(self, line: str) -> None:
         """Print a line above the progress bar."""
         if self.enabled:
-            tqdm.write(self._prefix + line)
+            tqdm.write(line)
 
     def warn(self, sentence: str) -> None:
         """Print a warning to stderr, above the progress bar."""
         if self.enabled:
-            tqdm.write(f"warning: {self._prefix}{sentence}", file=sys.stderr)
+            tqdm.write(f"warning: {sentence}", file=sys.stderr)
 
     def log_training(
         self, interval: Interval, *, step: int, epoch: float, beta: float, lr: float, images_per_second: float

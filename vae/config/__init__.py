@@ -2,17 +2,7 @@
 
 from vae.components import InputError
 from vae.config.help import describe, describe_components
-from vae.config.reading import (
-    differences,
-    flatten,
-    from_dict,
-    load,
-    merged,
-    parse_override,
-    read_yaml,
-    to_yaml,
-    warnings,
-)
+from vae.config.reading import differences, flatten, from_dict, load, parse_override, read_yaml, to_yaml, warnings
 from vae.config.schema import Config, TrainConfig
 
 __all__ = [
@@ -25,7 +15,6 @@ __all__ = [
     "flatten",
     "from_dict",
     "load",
-    "merged",
     "parse_override",
     "read_yaml",
     "to_yaml",

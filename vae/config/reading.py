@@ -27,24 +27,12 @@ def load(path: str | Path | None = None, overrides: list[str] | tuple[str, ...] 
     Raises:
         InputError: a file or value that cannot be used; the message is one line.
     """
-    return from_dict(merged(path, overrides))
-
-
-def merged(path: str | Path | None = None, overrides: list[str] | tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return defaults, file and overrides as one mapping, its values as they were given: neither checked nor completed.
-
-    Args:
-        path, overrides: as for `load`.
-
-    Raises:
-        InputError: a file that cannot be read, or a key that does not exist.
-    """
     raw = defaults()
     if path is not None:
         _merge(raw, read_yaml(Path(path).expanduser()), source=str(path))
     for override in overrides:
         _merge(raw, _nested(*parse_override(override)), source="the command line")
-    return raw
+    return from_dict(raw)
 
 
 def from_dict(raw: Mapping[str, Any]) -> Config:
@@ -90,7 +78,7 @@ def differences(old: Config, new: Config) -> tuple[list[str], list[str]]:
     return altering, harmless
 
 
-def flatten(config: Config | Mapping[str, Any]) -> dict[str, Any]:
+def flatten(config: Config) -> dict[str, Any]:
     """Return every key of a configuration with its value: `{"model.prior.name": "StandardNormal", ...}`."""
 
     def walk(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -100,7 +88,7 @@ def flatten(config: Config | Mapping[str, Any]) -> dict[str, Any]:
         else:
             yield prefix, value
 
-    return dict(walk("", config.model_dump() if isinstance(config, Config) else config))
+    return dict(walk("", config.model_dump()))
 
 
 def to_yaml(config: Config) -> str:

@@ -13,14 +13,13 @@ from torch import distributed
 from vae import assemble
 from vae.data.sources import READERS
 from vae.doctor.findings import Context, Finding, failure, ok, warning
-from vae.launch import cores
+from vae.launch import cores, cpu_has_bf16
 from vae.run import versions
 
 MINIMUM = {"torch": (2, 11), "accelerate": (1, 10)}  # as in pyproject.toml
 HOW_TO_LAUNCH = "start N processes with torchrun --nproc-per-node N, accelerate launch or srun, or unset WORLD_SIZE"
 STAND_IN_SHAPE = (1, 28, 28)  # of images, without data
 STAND_IN_CLASSES = 10
-BF16_FLAGS = ("amx_bf16", "avx512_bf16")
 HOW_TO_FETCH = "to download it, run train_ddp.py --dry-run where there is internet (a login node)"
 
 
@@ -64,25 +63,13 @@ def check_precision(context: Context) -> Finding:
     if context.on_cuda:
         has_bf16, what = torch.cuda.is_bf16_supported(including_emulation=False), "this GPU"
     else:
-        has_bf16, what = cpu_has_bf16(_cpu_flags()), "this CPU"
+        has_bf16, what = cpu_has_bf16(), "this CPU"
     text = f"train.precision={wanted}; {what} has {'bf16' if has_bf16 else 'no bf16'} in hardware"
     if context.wants_impossible_fp16:
         return failure(f"{text}; fp16 needs a CUDA device", "set train.precision to bf16 or fp32")
     if wanted == "bf16" and not has_bf16:
         return warning(text, f"it is emulated: measure it against {'fp16' if context.on_cuda else 'fp32'}")
     return ok(text)
-
-
-def cpu_has_bf16(flags: str) -> bool:
-    """Whether a CPU with these flags (as in /proc/cpuinfo) multiplies matrices in bf16."""
-    return any(flag in flags.split() for flag in BF16_FLAGS)
-
-
-def _cpu_flags() -> str:
-    try:
-        return next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
-    except (OSError, StopIteration):
-        return ""
 
 
 def check_backend(context: Context) -> Finding:

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from accelerate.utils import gather_object
 
-# else the compiler leaves out roundings to half precision between two operations, and is no longer what eager is
+# else the compiler leaves out roundings to half precision between two operations: a step is no longer the eager one
 OPTIONS = {"emulate_precision_casts": True}
 
 

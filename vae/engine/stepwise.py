@@ -2,12 +2,9 @@
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from vae.data.batches import Batch
 from vae.engine.base import Engine
 from vae.engine.gradients import Gradients
-from vae.engine.loss import Measured
 from vae.engine.observation import Observation
 
 
@@ -36,20 +33,8 @@ class Stepwise(Engine):
             step: updates made before this one.
             progress: epochs seen before this one.
         """
-        measured, seen = self.gradients(batch, self.objective.at(progress))
-        skip = self.finish(measured, batch.count, step, progress)
+        (gradients, nats), seen = self.gradients(batch, self.objective.at(progress))
+        skip = self.ledger.record(nats, batch.count, self.update.clip(gradients), step)
+        self.update(gradients, skip, self.learning_rate(progress))
         if self.observation is not None:
             self.observation(seen, batch, step, skip)
-
-    def finish(self, measured: Measured, count: int, step: int, progress: float) -> Tensor:
-        """Record and update, with the global gradients (all ranks); returns whether the update was left out, ().
-
-        Args:
-            measured: the gradients, and what this rank's examples gave.
-            count: how many these are.
-            step, progress: as for `step`.
-        """
-        gradients, nats = measured
-        skip = self.ledger.record(nats, count, self.update.clip(gradients), step)
-        self.update(gradients, skip, self.learning_rate(progress))
-        return skip

@@ -12,7 +12,6 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor, nn
 
-from vae.bfloat16 import Conv2d, ConvTranspose2d, Linear
 from vae.networks.options import (
     Activation,
     ImageNormalization,
@@ -49,15 +48,17 @@ def stage_shapes(image_shape: Shape, channels: int, depth: int) -> list[Shape]:
     return shapes
 
 
-def _down(larger: Shape, smaller: Shape) -> Conv2d:
+def _down(larger: Shape, smaller: Shape) -> nn.Conv2d:
     """Return a convolution (B, *larger) -> (B, *smaller)."""
-    return Conv2d(larger[0], smaller[0], KERNEL, stride=STRIDE, padding=_padding(larger))
+    return nn.Conv2d(larger[0], smaller[0], KERNEL, stride=STRIDE, padding=_padding(larger))
 
 
-def _up(smaller: Shape, larger: Shape) -> ConvTranspose2d:
+def _up(smaller: Shape, larger: Shape) -> nn.ConvTranspose2d:
     """Return a transposed convolution (B, *smaller) -> (B, *larger), the adjoint of `_down`."""
     odd = (larger[1] % 2, larger[2] % 2)
-    return ConvTranspose2d(smaller[0], larger[0], KERNEL, stride=STRIDE, padding=_padding(larger), output_padding=odd)
+    return nn.ConvTranspose2d(
+        smaller[0], larger[0], KERNEL, stride=STRIDE, padding=_padding(larger), output_padding=odd
+    )
 
 
 def _padding(larger: Shape) -> tuple[int, int]:
@@ -95,9 +96,9 @@ class ConvEncoder(nn.Module):
             stages += [_down(larger, smaller), *activated_image(smaller[0], activation, normalization)]
         self.stages = nn.Sequential(*stages, nn.Flatten())
         self.head = nn.Sequential(
-            Linear(math.prod(shapes[-1]) + sizes.context_dim, hidden),
+            nn.Linear(math.prod(shapes[-1]) + sizes.context_dim, hidden),
             *activated(hidden, activation, normalization),
-            Linear(hidden, features),
+            nn.Linear(hidden, features),
         )
         initialize(self, initialization)
 
@@ -132,9 +133,9 @@ class ConvDecoder(nn.Module):
         super().__init__()
         *outer, innermost = stage_shapes(output_shape, channels, sizes.depth)
         layers: list[nn.Module] = [
-            Linear(sizes.latent_dim + sizes.context_dim, sizes.hidden_dim),
+            nn.Linear(sizes.latent_dim + sizes.context_dim, sizes.hidden_dim),
             *activated(sizes.hidden_dim, activation, normalization),
-            Linear(sizes.hidden_dim, math.prod(innermost)),
+            nn.Linear(sizes.hidden_dim, math.prod(innermost)),
             nn.Unflatten(1, innermost),
         ]
         for smaller, larger in itertools.pairwise([innermost, *reversed(outer)]):

@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from vae.bfloat16 import Linear
 from vae.networks.options import Activation, Initialization, LayerNormalization, activated, initialize
 from vae.networks.sizes import Shape, Sizes, beside
 
@@ -41,8 +40,8 @@ def _mlp(widths: Sequence[int], activation: str, normalization: str) -> list[nn.
     """Return linear layers between consecutive widths, each but the last normalised and activated."""
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(widths[:-1]):
-        layers += [Linear(inputs, outputs), *activated(outputs, activation, normalization)]
-    return [*layers, Linear(widths[-2], widths[-1])]
+        layers += [nn.Linear(inputs, outputs), *activated(outputs, activation, normalization)]
+    return [*layers, nn.Linear(widths[-2], widths[-1])]
 
 
 class MLPEncoder(nn.Module):

@@ -4,7 +4,6 @@ import math
 
 from torch import Tensor, nn
 
-from vae.bfloat16 import Linear
 from vae.networks.options import Activation, Initialization, LayerNormalization, activated, initialize
 from vae.networks.sizes import Shape, Sizes, beside
 
@@ -16,9 +15,9 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.change = nn.Sequential(
             *activated(width, activation, normalization),
-            Linear(width, width),
+            nn.Linear(width, width),
             *activated(width, activation, normalization),
-            Linear(width, width),
+            nn.Linear(width, width),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -30,8 +29,8 @@ def _residual_mlp(inputs: int, sizes: Sizes, outputs: int, activation: str, norm
     """Return a linear layer to width h, blocks of that width, and a linear layer."""
     width = sizes.hidden_dim
     blocks = [ResidualBlock(width, activation, normalization) for _ in range(sizes.depth)]
-    last = [*activated(width, activation, normalization), Linear(width, outputs)]
-    return [Linear(inputs, width), *blocks, *last]
+    last = [*activated(width, activation, normalization), nn.Linear(width, outputs)]
+    return [nn.Linear(inputs, width), *blocks, *last]
 
 
 class ResidualMLPEncoder(nn.Module):

@@ -35,7 +35,7 @@ class Terms:
         return Terms(self.loss[:count], self.reconstruction[:count], self.kl[:count], extra)
 
 
-# the numbers of an objective that follow a schedule: floats, or tensors () or (B,) where a step is compiled or packed
+# the numbers of an objective that follow a schedule: floats, or tensors () where a step is compiled
 Scheduled = Mapping[str, float | Tensor]
 
 

@@ -25,7 +25,7 @@ from vae.components import InputError, explain
 from vae.config.schema import Section
 from vae.files import RUNS
 
-PROGRAMS = Path(__file__).resolve().parent.parent.parent  # holds train_ddp.py and train_packed.py
+PROGRAM = Path(__file__).resolve().parent.parent.parent / "train_ddp.py"
 OWN_KEYS = ("run.seed", "run.name", "run.dir")  # what a sweep decides itself
 
 Settings = dict[str, Any]  # dotted key -> value
@@ -67,7 +67,7 @@ class Member:
     @property
     def command(self) -> list[str]:
         """What trains it, without the Python to start."""
-        return [str(PROGRAMS / "train_ddp.py"), *self.arguments]
+        return [str(PROGRAM), *self.arguments]
 
     @property
     def arguments(self) -> list[str]:
@@ -80,19 +80,12 @@ class Sweep:
     """All runs of a sweep file.
 
     Attributes:
-        file: the sweep file; its name without the ending is the sweep's.
-        overrides: `key=value` each, that it was read with.
+        name: that of the sweep file, without its ending.
         members: in the order of their index; kept in `runs/<name>/`.
     """
 
-    file: Path
-    overrides: tuple[str, ...]
+    name: str
     members: tuple[Member, ...]
-
-    @property
-    def name(self) -> str:
-        """The file's, without its ending."""
-        return self.file.stem
 
     @property
     def folder(self) -> Path:
@@ -140,7 +133,7 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Sweep
     twice = next((one.name for one, other in itertools.combinations(members, 2) if one.name == other.name), None)
     if twice:
         raise InputError(f"{path}: two members are called {twice}; give points of their own names under `points`")
-    return Sweep(path, tuple(overrides), tuple(members))
+    return Sweep(path.stem, tuple(members))
 
 
 def _check(file: SweepFile, overridden: Settings, path: Path) -> None:

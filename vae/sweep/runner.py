@@ -16,8 +16,7 @@ from tqdm import tqdm
 
 from vae import launch
 from vae.signals import INTERRUPTED, REQUEUE_ME, StopRequest, exit_code
-from vae.sweep.members import PROGRAMS, Member, Sweep
-from vae.sweep.packing import packable
+from vae.sweep.members import Member, Sweep
 from vae.sweep.status import Desk, State, Status, recorded
 
 LAST_LINES = 5  # of its output that are shown of a member that failed
@@ -34,14 +33,13 @@ NAMES: dict[State, str] = {  # in what is printed, in this order
 
 @dataclass
 class Job:
-    """Members that train in one process: one by train_ddp.py, several by train_packed.py.
+    """A member that train_ddp.py trains in a process of its own.
 
-    Their output comes through a pipe and is copied by a thread: if they wrote their logs themselves, a full disk would
-    end them.
+    Its output comes through a pipe and is copied by a thread: if it wrote its log itself, a full disk would end it.
     """
 
-    members: Sequence[Member]
-    locks: Sequence[FileLock]
+    member: Member
+    lock: FileLock
     process: subprocess.Popen[bytes]
     lines: deque[str] = field(default_factory=lambda: deque(maxlen=LAST_LINES))
 
@@ -52,22 +50,20 @@ class Job:
     def _copy(self) -> None:
         assert self.process.stdout is not None
         with contextlib.ExitStack() as stack:
-            logs = []
-            for member in self.members:
-                with contextlib.suppress(OSError):
-                    logs.append(stack.enter_context(Desk(member).log.open("ab", buffering=0)))
+            log = None
+            with contextlib.suppress(OSError):
+                log = stack.enter_context(Desk(self.member).log.open("ab", buffering=0))
             for line in stack.enter_context(self.process.stdout):
                 self.lines.append(line.decode(errors="replace").rstrip())
-                for log in logs:
-                    with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError):
+                    if log:
                         log.write(line)
 
     def end(self) -> int:
-        """Return the exit code, after the process has ended, and let go of the members."""
+        """Return the exit code, after the process has ended, and let go of the member."""
         code = self.process.wait()
         self._copier.join()
-        for lock in self.locks:
-            lock.release()
+        self.lock.release()
         return code
 
     def problem(self, code: int) -> str:
@@ -83,7 +79,6 @@ class Runner:
         sweep: what to run.
         environment: `os.environ`, which its processes inherit.
         jobs: processes at once; 0: one for each CUDA device, or on a CPU one for each two cores.
-        pack: members that one process may train, where they can be packed.
         retry: whether those that failed before are started again.
         stop: what asks for the end.
 
@@ -99,7 +94,6 @@ class Runner:
         *,
         stop: StopRequest,
         jobs: int = 0,
-        pack: int = 1,
         retry: bool = False,
     ):
         self.sweep, self.environment, self.stop = sweep, environment, stop
@@ -110,8 +104,6 @@ class Runner:
         self.states = {member: self._look_at(member) for member in sweep.members}
         self.running: dict[int, Job] = {}  # by slot
         self._mine, self._next_look = self._all("waiting"), 0.0
-        packs = [[self._mine[index] for index in group] for group in packable(self._mine, pack)]
-        self._pack_of = {member: members for members in packs for member in members}
         self.bar = tqdm(
             total=len(self._mine), initial=self._made(), desc=sweep.name, unit="run", disable=None,
             dynamic_ncols=True, smoothing=0.05,
@@ -149,20 +141,17 @@ class Runner:
             self._pause()
 
     def _start_one(self) -> bool:
-        """Start the first waiting members that nobody holds; returns whether there are some."""
-        for first in self._all("waiting"):
-            claimed = [(member, lock) for member in self._pack_of[first] if (lock := self._claim(member))]
-            if not claimed:
-                continue
-            members, locks = zip(*claimed, strict=True)
-            slot = min(set(range(self.jobs)) - self.running.keys())
-            self.running[slot] = Job(members, locks, self._process(members, slot))
-            return True
+        """Start the first waiting member that nobody holds; returns whether there is one."""
+        for member in self._all("waiting"):
+            if lock := self._claim(member):
+                slot = min(set(range(self.jobs)) - self.running.keys())
+                self.running[slot] = Job(member, lock, self._process(member, slot))
+                return True
         return False
 
     def _claim(self, member: Member) -> FileLock | None:
-        """Return a lock on a member that is to be trained now, or None: it is not."""
-        lock = Desk(member).claim() if self.states[member].state == "waiting" else None
+        """Return a lock on a waiting member that is to be trained now, or None: it is not."""
+        lock = Desk(member).claim()
         if lock is None:
             return None
         now = self._look_at(member)
@@ -174,18 +163,13 @@ class Runner:
         Desk(member).forget_failure()
         return lock
 
-    def _process(self, members: Sequence[Member], slot: int) -> subprocess.Popen[bytes]:
-        """Start the process of some members."""
-        if len(members) == 1:
-            command = members[0].command
-        else:
-            indices = [str(self.sweep.members.index(member)) for member in members]
-            command = [str(PROGRAMS / "train_packed.py"), str(self.sweep.file), *indices, *self.sweep.overrides]
-        threads = [] if "train.threads" in members[0].settings else [f"train.threads={self.threads}"]
+    def _process(self, member: Member, slot: int) -> subprocess.Popen[bytes]:
+        """Start a member's process; slots take turns at the GPUs, so that more slots than GPUs share them."""
+        threads = [] if "train.threads" in member.settings else [f"train.threads={self.threads}"]
         variables = {**self.environment, "PYTHONUNBUFFERED": "1"}
         if self.devices:
             variables["CUDA_VISIBLE_DEVICES"] = self.devices[slot % len(self.devices)]
-        return start_process([*command, *threads], variables)
+        return start_process([*member.command, *threads], variables)
 
     def _collect(self) -> None:
         """See to the processes that have ended."""
@@ -193,8 +177,7 @@ class Runner:
             if job.process.poll() is not None:
                 del self.running[slot]
                 code = job.end()
-                for member in job.members:
-                    self._note_end(member, code, job.problem(code))
+                self._note_end(job.member, code, job.problem(code))
 
     def _note_end(self, member: Member, code: int, problem: str) -> None:
         """Say how a member ended whose process has ended."""
@@ -214,7 +197,7 @@ class Runner:
     def _stop_all(self) -> None:
         """Ask what still runs to save and end, and wait for it."""
         if self.running:
-            self._say(f"stopping {len(self._all('running'))} runs; each saves first")
+            self._say(f"stopping {len(self.running)} runs; each saves first")
         for job in self.running.values():
             with contextlib.suppress(ProcessLookupError):
                 job.process.send_signal(signal.SIGTERM)
