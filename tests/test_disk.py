@@ -86,7 +86,9 @@ def test_a_disk_that_stays_read_only_ends_the_run_with_an_error_and_the_old_chec
     job.wait_until(lambda: (folder / "checkpoints" / "step-00000032").exists())
     # open files may still be written to after a lazy change: bind the folder read-only over itself
     subprocess.run(["mount", "--bind", str(folder / "checkpoints"), str(folder / "checkpoints")], check=True)
-    subprocess.run(["mount", "-o", "remount,bind,ro", str(folder / "checkpoints")], check=True)
+    read_only = ["mount", "-o", "remount,bind,ro", str(folder / "checkpoints")]
+    # refused while a file there is open for writing
+    job.wait_until(lambda: subprocess.run(read_only, stderr=subprocess.DEVNULL, check=False).returncode == 0)
     try:
         assert job.end() == 1
         newest, _ = checkpoint.newest_valid(folder / "checkpoints")

@@ -1,6 +1,7 @@
 """Programs in other processes: the job on one rank or several, its commands, launchers."""
 
 import contextlib
+import math
 import os
 import random
 import resource
@@ -182,18 +183,16 @@ class Program:
         shutil.rmtree(self._folder)
 
 
-def together(programs: Sequence[Program]) -> Outcome:
-    """Wait for the ranks of a job, as a launcher does: if one fails, the others are asked to end, at last forced."""
-    while all(program.poll() in (None, 0) for program in programs) and any(p.poll() is None for p in programs):
+def together(programs: Sequence[Program], patience: float = SECONDS_TO_FOLLOW) -> Outcome:
+    """Wait for the ranks of a job; what still runs `patience` seconds after one has failed is killed."""
+    failed_at = math.inf
+    while any(program.poll() is None for program in programs):
+        if any(program.poll() for program in programs):
+            failed_at = min(failed_at, machine_seconds())
+        if machine_seconds() > failed_at + patience:
+            for program in programs:
+                program.kill()
         time.sleep(0.005)
-    if any(program.poll() for program in programs):
-        for program in programs:
-            program.send_signal(signal.SIGTERM)
-    for program in programs:
-        try:
-            program.process.wait(None if all(p.poll() in (None, 0) for p in programs) else SECONDS_TO_FOLLOW)
-        except (TimeoutError, subprocess.TimeoutExpired):
-            program.kill()
     ended = tuple(program.wait() for program in programs)
     code = next(filter(None, (end.code for end in ended)), 0)
     return Outcome(code, "".join(end.out for end in ended), "".join(end.err for end in ended), ended)
@@ -204,9 +203,10 @@ def run(*words: Any, **how: Any) -> Outcome:
     return Program(*words, **how).wait()
 
 
-def on_ranks(processes: int, *words: Any, env: dict[str, str] | None = None, **how: Any) -> Outcome:
-    """Run a program in so many processes that are told of each other, and wait for them; see `Program`."""
-    return together([Program(*words, env=rank | (env or {}), **how) for rank in ranks(processes)])
+def on_ranks(processes: int, *words: Any, patience: float = SECONDS_TO_FOLLOW, **how: Any) -> Outcome:
+    """Run a program in so many processes that are told of each other, and wait for them; see `Program`, `together`."""
+    variables = how.pop("env", None) or {}
+    return together([Program(*words, env=rank | variables, **how) for rank in ranks(processes)], patience)
 
 
 def launch(processes: int, *args: Any, **how: Any) -> Outcome:
@@ -222,7 +222,10 @@ def torchrun(processes: int, *args: Any, **how: Any) -> Outcome:
 def at_a_point(sent: str, point: str, count: int, rank: str, processes: int, *args: Any) -> Outcome:
     """Run the job; a signal reaches `rank` (or `all`) at a given point of it, see at_a_point.py."""
     script = ROOT / "tests" / "helpers" / "at_a_point.py"
-    outcome = on_ranks(processes, script, sent, point, count, rank, *arguments(*args))
+    patience = (
+        0.5 if sent == "SIGKILL" else SECONDS_TO_FOLLOW
+    )  # a lost rank's job is lost: its ranks have nothing to say
+    outcome = on_ranks(processes, script, sent, point, count, rank, *arguments(*args), patience=patience)
     assert "at the point" in outcome.err, f"never at {point} for the {count}th time: {outcome.err}"
     return outcome
 
