@@ -5,6 +5,9 @@ VENV := $(if $(LATEST),.venv-latest,.venv)
 BIN := $(VENV)/bin
 VERSIONS := $(if $(LATEST),--upgrade --upgrade-strategy eager,--constraint constraints.txt)
 
+# one more than there are cores, since some tests wait
+WORKERS := --dist worksteal -n $(shell $(PYTHON) -c 'import os; print(min(5, (os.cpu_count() or 1) + 1))')
+
 # the laws of each piece, configurations, and engines on one process: a minute
 CORE := config data engine hierarchy likelihoods networks objectives pieces posteriors priors static
 
@@ -32,11 +35,11 @@ train: $(VENV)/.ready
 
 test: $(VENV)/.ready
 	@echo "running the tests"
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
+	$(BIN)/python -m pytest $(WORKERS)
 
 check: lint
 	@echo "running the core of the tests"
-	$(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist worksteal $(CORE:%=tests/test_%.py)
+	$(BIN)/python -m pytest -q $(WORKERS) $(CORE:%=tests/test_%.py)
 
 lint: $(VENV)/.ready
 	@echo "ruff check, ruff format --check, pyright"

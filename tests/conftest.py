@@ -1,5 +1,6 @@
 """Shared fixtures: the job in this process, a small data set. What tests leave running is ended; CI skips nothing."""
 
+import gc
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ import torch
 
 import train_ddp
 from tests.helpers import DATA
+from tests.helpers.balance import spread
 from tests.helpers.starts import Outcome, arguments, discarding
 from vae.data import sources
 
@@ -23,12 +25,23 @@ WAYS_TO_RUN = {  # the first word of a reason to skip -> what a user can do
 }
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """GPU tests need a GPU; nothing else may be left out."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """GPU tests need a GPU, nothing else may be left out; several workers share the work until the end."""
+    if worker := getattr(config, "workerinput", None):
+        items[:] = spread(items, worker["workercount"])
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="gpu: no CUDA device"))
+
+
+gc.disable()  # while everything is imported: a fifth of the time goes into looking for garbage
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector work, but not on what has been imported."""
+    gc.freeze()
+    gc.enable()
 
 
 def _skipped(reporter: Any) -> Counter[str]:

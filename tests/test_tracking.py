@@ -20,7 +20,7 @@ from tests.helpers.runs import events, scalars
 from tests.helpers.starts import Outcome
 from vae.data import sources
 from vae.model import VAE
-from vae.records import Board, Journal, cut
+from vae.records import Board, Journal, cut, outwait_event_files
 from vae.report.measures import measure
 from vae.report.writing import write_report
 from vae.tracking import Stopwatch
@@ -202,3 +202,17 @@ def test_codes_half_written_are_replaced(tmp_path: Path, dims: int) -> None:
     board.close()
     assert np.loadtxt(tmp_path / "00007" / "latents" / "tensors.tsv", ndmin=2).shape == (5, dims)
     assert "00007/latents/tensors.tsv" in (tmp_path / "projector_config.pbtxt").read_text()
+
+
+def test_a_new_event_file_is_read_after_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorBoard reads them by name, which tells whole seconds, then the process."""
+    clock = [1_800_000_000.25]
+    monkeypatch.setattr("time.time", lambda: clock[0])
+    monkeypatch.setattr("time.sleep", lambda seconds: clock.append(clock.pop() + seconds))
+    outwait_event_files(tmp_path / "nowhere")
+    (tmp_path / "events.out.tfevents.1799999999.host.99999.0").touch()
+    outwait_event_files(tmp_path)
+    assert clock == [1_800_000_000.25]
+    (tmp_path / "events.out.tfevents.1800000000.host.99999.0").touch()
+    outwait_event_files(tmp_path)
+    assert clock == [1_800_000_001]

@@ -22,10 +22,16 @@ def train(processes: int, folder: Path, *settings: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def by_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """Real MNIST, 150 steps in float64, on 1, 2, 3 and 4 processes."""
+def float64(small: Path) -> list[str]:
+    """150 steps on a thousand real digits."""
+    return [f"data.name={small}", *FLOAT64]
+
+
+@pytest.fixture(scope="module")
+def by_processes(float64: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """The same run on 1, 2, 3 and 4 processes."""
     base = tmp_path_factory.mktemp("processes")
-    return {processes: train(processes, base / str(processes), *FLOAT64) for processes in (1, 2, 3, 4)}
+    return {processes: train(processes, base / str(processes), *float64) for processes in (1, 2, 3, 4)}
 
 
 @pytest.mark.parametrize("processes", [2, 3, 4])
@@ -38,11 +44,11 @@ def test_several_processes_train_the_same_model_as_one(by_processes: dict[int, P
 
 
 def test_a_compiled_loss_and_one_flat_all_reduce_train_the_same_model_as_ddp(
-    by_processes: dict[int, Path], tmp_path: Path
+    by_processes: dict[int, Path], float64: list[str], tmp_path: Path
 ) -> None:
     """150 steps on two processes; between them the run is stopped and continued."""
     for steps in (70, 150):
-        train(2, tmp_path, *FLOAT64, "train.engine=compile", f"train.max_steps={steps}")
+        train(2, tmp_path, *float64, "train.engine=compile", f"train.max_steps={steps}")
     assert largest_difference(by_processes[2], tmp_path) < 1e-12
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -82,6 +83,14 @@ def cut(path: Path, step: int) -> None:
         if line.endswith("\n") and row["step"] <= step:
             kept.append(line)
     write_text(path, "".join(kept))
+
+
+def outwait_event_files(folder: Path) -> None:
+    """Wait until a new event file is read after those in `folder`; names, which tell the order, have whole seconds."""
+    names = [path.name.split(".") for path in folder.glob("events.out.tfevents.*")]
+    newest = max((int(parts[3]) for parts in names if parts[3].isdecimal()), default=0)
+    if int(time.time()) == newest:
+        time.sleep(newest + 1 - time.time())
 
 
 class Board:
@@ -163,6 +172,7 @@ class Board:
     def _begin_new_file(self) -> None:
         """Open another event file, which tells TensorBoard to forget the steps that it begins with, and fill it."""
         self.close()
+        outwait_event_files(Path(self.writer.log_dir))
         self.writer.file_writer = self.writer.all_writers = None
         if self._since_flush:
             self.writer.purge_step = self._since_flush[0][-1]

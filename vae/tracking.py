@@ -23,9 +23,9 @@ from vae.config import Config, flatten
 from vae.config.schema import NOT_A_SETTING
 from vae.engine import Interval
 from vae.evaluation import Evaluation, LatentMeasures
-from vae.files import METRICS
+from vae.files import METRICS, TENSORBOARD
 from vae.launch import on_main
-from vae.records import Board, Journal, cut
+from vae.records import Board, Journal, cut, outwait_event_files
 
 SPRITE_SIZE = 32  # pixels a side, at most: browsers take no larger canvas than some 8,000, and there are 45 on a side
 
@@ -116,6 +116,7 @@ class Tracker:
         try:
             if resumed:
                 cut(folder / METRICS, step)
+            outwait_event_files(folder / TENSORBOARD)
             self.journal = Journal(folder / METRICS, self.warn)
             accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": writer_settings})
         except OSError as error:
