@@ -28,8 +28,8 @@ if __name__ == "__main__":  # at once: also what comes next takes a moment to im
     startup.pause_collector()
 
 from vae.cli import Parser, add_configuration, speaks
-from vae.components import InputError
 from vae.config import Config, describe, load, to_yaml, warnings
+from vae.errors import InputError
 
 Command = tuple[Config, argparse.Namespace]
 

@@ -20,8 +20,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this tree's `vae`, whichever is installed
 
 from vae.cli import Parser
-from vae.components import InputError
 from vae.config import TrainConfig
+from vae.errors import InputError
 from vae.launch import cores, cpu_has_bf16
 from vae.run import versions
 

@@ -33,8 +33,8 @@ from quiet import Patience
 from rows import JOB, Row, Sample, sample_of
 from tqdm import tqdm
 
-from vae.components import InputError
 from vae.config import TrainConfig
+from vae.errors import InputError
 from vae.launch import cores
 
 PROGRAM = harness.ROOT / "benchmarks" / "allreduce.py"

@@ -18,11 +18,11 @@ from matplotlib.patches import Rectangle
 from torch.distributions import MultivariateNormal
 
 from vae import checkpoint, figures
-from vae.components import InputError
 from vae.config import load, to_yaml
 from vae.data import randomness
 from vae.data.sources import Split
 from vae.data.sources import load as load_data
+from vae.errors import InputError
 from vae.evaluation import LatentMeasures, measure_latents
 from vae.model import VAE
 from vae.report.comparison import draw, find_axis

@@ -9,7 +9,8 @@ import yaml
 
 from tests.helpers import ROOT
 from vae import assemble, config
-from vae.config import Config, InputError, describe, describe_components, load
+from vae.config import Config, describe, describe_components, load
+from vae.errors import InputError
 from vae.likelihoods import LIKELIHOODS
 from vae.networks import DECODERS, ENCODERS
 from vae.objectives import OBJECTIVES

@@ -22,9 +22,9 @@ from tests.helpers.runs import events, rows, scalars
 from tests.helpers.starts import Outcome, Program, on_ranks
 from vae import __main__ as cli
 from vae import checkpoint, launch
-from vae.components import InputError
 from vae.data import randomness
 from vae.data.sources import Split
+from vae.errors import InputError
 from vae.evaluation import CollapseWatch, LatentMeasures, evaluate, measure_latents
 from vae.evaluation.aggregate import aggregate
 from vae.evaluation.budget import largest_tensor

@@ -15,10 +15,10 @@ from matplotlib.patches import Rectangle, StepPatch
 
 from vae import __main__ as cli
 from vae import checkpoint, figures
-from vae.components import InputError
 from vae.config import load, to_yaml
 from vae.config.combinations import CODE_PRIORS
 from vae.data.sources import load as load_data
+from vae.errors import InputError
 from vae.evaluation import measure_latents, visible
 from vae.figures.latents import CLASS_ORDER
 from vae.figures.style import PALETTE

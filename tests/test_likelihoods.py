@@ -14,10 +14,11 @@ from torch import Tensor
 from tests.helpers.runs import rows, scalars
 from tests.test_pieces import images, noise
 from vae import launch
-from vae.components import InputError, build
+from vae.components import build
 from vae.config import load
 from vae.data.sources import DataSet, Split
 from vae.distributions import at_least_float32
+from vae.errors import InputError
 from vae.evaluation import Evaluation, LatentMeasures, evaluate, protocol
 from vae.likelihoods import LIKELIHOODS, Likelihood, bits_per_dim
 from vae.model import VAE

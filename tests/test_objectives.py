@@ -13,13 +13,14 @@ from torch import Tensor
 from tests.helpers.runs import rows, scalars
 from tests.helpers.starts import Outcome
 from vae import assemble, launch
-from vae.components import InputError, Spec, build
+from vae.components import Spec, build
 from vae.config import Config, load, warnings
 from vae.data import randomness
 from vae.data.batches import TrainingBatches
 from vae.engine import Engine
 from vae.engine.ledger import Ledger
 from vae.engine.static import Static
+from vae.errors import InputError
 from vae.model import VAE, VAEOutput
 from vae.objectives import (
     ELBO,

@@ -10,11 +10,12 @@ import torch
 import torch.distributions as td
 from torch import Tensor
 
-from vae.components import InputError, SpecError, Table, build
+from vae.components import SpecError, Table, build
 from vae.config import load
 from vae.config.combinations import CODE_PRIORS
 from vae.data import randomness
 from vae.distributions import StandardGaussian, kl
+from vae.errors import InputError
 from vae.hierarchy import HIERARCHIES
 from vae.likelihoods import LIKELIHOODS
 from vae.model import VAE

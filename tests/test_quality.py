@@ -14,8 +14,8 @@ from torch import Tensor
 from tests.helpers.folders import SIZE, write_data, write_run
 from vae import __main__ as cli
 from vae import figures
-from vae.components import InputError
 from vae.data.sources import DataSet, Split, load
+from vae.errors import InputError
 from vae.model import VAE
 from vae.quality.classifier import FEATURES, Classifier, look, train
 from vae.quality.frechet import frechet_distance, moments

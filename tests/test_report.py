@@ -19,8 +19,8 @@ from torch import nn
 from tests.helpers.folders import write_data, write_run
 from tests.helpers.starts import Outcome
 from vae import __main__ as cli
-from vae.components import InputError
 from vae.data.sources import Split
+from vae.errors import InputError
 from vae.likelihoods import Bernoulli
 from vae.model import VAE
 from vae.report import comparison, explorer, writing

@@ -19,15 +19,14 @@ from tests.helpers.starts import Outcome, launch
 from vae import __main__ as cli
 from vae import assemble
 from vae import launch as processes
-from vae.components import InputError
 from vae.config import load
 from vae.data import randomness
-from vae.data.sources import DataSet, Split
+from vae.data.sources import HIDDEN, DataSet, Split
 from vae.engine.ledger import Ledger
 from vae.engine.static import Static
+from vae.errors import InputError
 from vae.evaluation import evaluate, measure_latents
 from vae.evaluation.weights import log_weights
-from vae.labels import HIDDEN
 from vae.model import VAE, VAEOutput
 from vae.objectives import ELBO, SemiSupervised, negative_elbo
 

@@ -18,11 +18,12 @@ from tests.helpers.starts import Outcome, on_ranks
 from vae import assemble, checkpoint, launch
 from vae.codebook import Codebook
 from vae.codes import CodeSequences, Quantized, nearest, perplexity
-from vae.components import InputError, build
+from vae.components import build
 from vae.config import load
 from vae.data import randomness
 from vae.data.sources import Split
 from vae.distributions import kl
+from vae.errors import InputError
 from vae.evaluation import measure_latents
 from vae.likelihoods import LIKELIHOODS
 from vae.model import VAE

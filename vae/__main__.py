@@ -14,8 +14,8 @@ from typing import Any
 
 from vae import slurm, startup
 from vae.cli import Parser, add_configuration, at_least, speaks
-from vae.components import InputError
 from vae.config import Config, describe_components, load
+from vae.errors import InputError
 from vae.quality.command import add_quality
 from vae.signals import Stopped, StopRequest
 from vae.sweep import Sweep

@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from vae.components import InputError
+from vae.errors import InputError
 from vae.files import PARTIAL, sync
 from vae.model import VAE
 

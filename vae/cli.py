@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable, Mapping
 from typing import NoReturn
 
-from vae.components import InputError
+from vae.errors import InputError
 
 
 class Parser(argparse.ArgumentParser):

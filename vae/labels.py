@@ -5,9 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from vae.data.sources import HIDDEN
 from vae.distributions import at_least_float32
-
-HIDDEN = -1  # the label of an image that has none
 
 
 class LabelPosterior:

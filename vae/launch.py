@@ -20,7 +20,7 @@ from accelerate.utils import (
 )
 from torch import Tensor
 
-from vae.components import InputError
+from vae.errors import InputError
 from vae.signals import StopRequest
 
 Result = TypeVar("Result")

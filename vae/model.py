@@ -15,7 +15,7 @@ from vae.components import Spec, build
 from vae.hierarchy import HIERARCHIES, Families, Hierarchy, Latent
 from vae.labels import LabelPosterior
 from vae.likelihoods import LIKELIHOODS, Likelihood
-from vae.networks import DECODERS, ENCODERS, Shape, Sizes
+from vae.networks import DECODERS, ENCODERS, Sizes
 from vae.posteriors import POSTERIORS, Posterior
 from vae.priors import PRIORS, Given, Prior
 
@@ -69,7 +69,7 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
 
     def __init__(
         self,
-        image_shape: Shape = (1, 28, 28),
+        image_shape: tuple[int, int, int] = (1, 28, 28),
         latent_dim: int = 2,
         hidden_dim: int = 512,
         depth: int = 2,

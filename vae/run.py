@@ -19,10 +19,10 @@ import torch
 from filelock import FileLock, Timeout
 
 from vae import __version__, checkpoint
-from vae.components import InputError
 from vae.config import Config, differences, load, to_yaml
 from vae.data.sources import DataSet
 from vae.engine import NonFiniteError
+from vae.errors import InputError
 from vae.evaluation import Evaluation, protocol
 from vae.files import CHECKPOINTS, CONFIG, LOCK, RUNS, STARTS, SUMMARY, read_summary, write_text
 from vae.model import VAE

@@ -18,10 +18,10 @@ from torch.utils.tensorboard.writer import SummaryWriter
 from tqdm import tqdm
 
 from vae.canvas import tile
-from vae.components import InputError
 from vae.config import Config, flatten
 from vae.config.schema import NOT_A_SETTING
 from vae.engine import Interval
+from vae.errors import InputError
 from vae.evaluation import Evaluation, LatentMeasures
 from vae.files import METRICS, TENSORBOARD
 from vae.launch import on_main

@@ -8,10 +8,11 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from vae.components import SPECS_AS_GIVEN, InputError, explain, nearest
+from vae.components import SPECS_AS_GIVEN, explain, nearest
 from vae.config.combinations import RULES
 from vae.config.help import component_keys, defaults, known_keys
 from vae.config.schema import HARMLESS, Config, ObjectiveSpec
+from vae.errors import InputError
 from vae.schedules import ScheduleSpec
 
 

@@ -8,10 +8,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from vae import figures
-from vae.components import InputError
 from vae.data import factors
 from vae.disentanglement.scoring import Subject, prepare, score
 from vae.disentanglement.traversal import PLACES, traverse
+from vae.errors import InputError
 from vae.evaluation import ACTIVE, kept, visible
 from vae.evaluation.kept import Kept
 from vae.evaluation.words import aligned

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, Normal
 
-from vae.components import InputError
 from vae.data import randomness
 from vae.data.factors import Factors
 from vae.data.sources import Split
 from vae.disentanglement import dci, mig, sap
 from vae.distributions import marginals
+from vae.errors import InputError
 from vae.evaluation import ACTIVE, evaluating, images_of, labels_for
 from vae.evaluation.kept import Kept, checkpoint_of
 from vae.model import VAE

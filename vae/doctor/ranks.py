@@ -10,12 +10,12 @@ from accelerate.utils import gather_object
 from torch import Tensor, distributed
 
 from vae import assemble
-from vae.components import InputError
 from vae.data.sources import DataSet, Split
 from vae.doctor.findings import Context, Finding, Peer, failure, ok, warning
 from vae.doctor.machine import check_model
 from vae.doctor.storage import check_sharing
 from vae.engine import Engine
+from vae.errors import InputError
 from vae.launch import cores, make_accelerator, set_threads
 from vae.model import VAE
 from vae.run import versions

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 
 from vae import launch
-from vae.components import InputError
+from vae.errors import InputError
 from vae.evaluation import kept
 from vae.evaluation.evaluator import Request, Subject, assess, prepare
 from vae.evaluation.kept import Kept, Protocol

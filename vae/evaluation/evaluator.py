@@ -10,10 +10,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from vae.components import InputError
 from vae.config import Config
 from vae.data import randomness
 from vae.data.sources import DataSet, Split
+from vae.errors import InputError
 from vae.evaluation.aggregate import aggregate
 from vae.evaluation.heldout import evaluate, has_probabilities
 from vae.evaluation.importance import Estimates, estimate

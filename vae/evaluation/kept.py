@@ -10,7 +10,7 @@ from typing import Any
 from filelock import FileLock
 
 from vae.checkpoint import WEIGHTS, sha256_of
-from vae.components import InputError
+from vae.errors import InputError
 from vae.files import EVALUATION, MODEL, write_text
 from vae.likelihoods import NOT_NORMALISED
 

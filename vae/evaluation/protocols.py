@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from vae.components import InputError
 from vae.data.sources import DataSet, Split
+from vae.errors import InputError
 from vae.likelihoods import Likelihood
 
 

@@ -6,8 +6,6 @@ from abc import ABC, abstractmethod
 from torch import Tensor, nn
 from torch import distributions as td
 
-from vae.networks import Shape
-
 PIXELS = 3  # event dimensions of p(x|z): (C, H, W)
 CHANNELS = -3  # where they are in numbers (..., C', H, W)
 NOT_NORMALISED = "not normalised"  # a measure: such numbers are compared with those of the same family only
@@ -22,7 +20,7 @@ class Likelihood(nn.Module, ABC):
         density: what kind of density, where it has one.
     """
 
-    output_shape: Shape
+    output_shape: tuple[int, int, int]
     levels: int | None = None
     density: str = "density"
 
@@ -57,7 +55,7 @@ class Likelihood(nn.Module, ABC):
         return "probability of 0/1 pixels" if cls.levels == 2 else f"probability of {cls.levels} grey values"
 
 
-def bits_per_dim(nats: float, image_shape: Shape) -> float:
+def bits_per_dim(nats: float, image_shape: tuple[int, int, int]) -> float:
     """Return -log p(x) in bits for each number of an image: nats / (C H W log 2).
 
     Args:

@@ -6,7 +6,6 @@ from torch import distributions as td
 from vae import pixels
 from vae.distributions import at_least_float32
 from vae.likelihoods.base import Likelihood, each_pixel
-from vae.networks import Shape
 
 
 class Bernoulli(Likelihood):
@@ -18,7 +17,7 @@ class Bernoulli(Likelihood):
 
     levels = 2
 
-    def __init__(self, image_shape: Shape):
+    def __init__(self, image_shape: tuple[int, int, int]):
         super().__init__()
         self.output_shape = image_shape
 
@@ -36,7 +35,7 @@ class ContinuousBernoulli(Likelihood):
 
     density = "density on [0, 1]"
 
-    def __init__(self, image_shape: Shape):
+    def __init__(self, image_shape: tuple[int, int, int]):
         super().__init__()
         self.output_shape = image_shape
 

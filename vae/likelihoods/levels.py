@@ -10,7 +10,6 @@ from torch import distributions as td
 from vae import pixels
 from vae.distributions import at_least_float32
 from vae.likelihoods.base import CHANNELS, Likelihood, each_pixel
-from vae.networks import Shape
 
 MinLogScale = Annotated[
     float, Field(ge=-20, le=0, description="lower bound of a logistic's log-scale; -7.7 is 1/9 of a grey level")
@@ -26,7 +25,7 @@ class Categorical(Likelihood):
 
     levels = pixels.LEVELS
 
-    def __init__(self, image_shape: Shape):
+    def __init__(self, image_shape: tuple[int, int, int]):
         super().__init__()
         C, H, W = image_shape
         self.parts, self.output_shape = (C, pixels.LEVELS), (pixels.LEVELS * C, H, W)
@@ -49,7 +48,7 @@ class DiscretizedLogistic(Likelihood):
 
     levels = pixels.LEVELS
 
-    def __init__(self, image_shape: Shape, *, min_log_scale: MinLogScale = -7.7):
+    def __init__(self, image_shape: tuple[int, int, int], *, min_log_scale: MinLogScale = -7.7):
         super().__init__()
         C, H, W = image_shape
         self.output_shape, self.min_log_scale = (2 * C, H, W), min_log_scale
@@ -76,7 +75,7 @@ class DiscretizedLogisticMixture(Likelihood):
 
     def __init__(
         self,
-        image_shape: Shape,
+        image_shape: tuple[int, int, int],
         *,
         components: Annotated[int, Field(ge=1, description="of the mixture of each pixel")] = 5,
         min_log_scale: MinLogScale = -7.7,

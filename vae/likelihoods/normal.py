@@ -11,7 +11,6 @@ from torch import distributions as td
 from vae import pixels
 from vae.distributions import at_least_float32
 from vae.likelihoods.base import CHANNELS, Likelihood, each_pixel
-from vae.networks import Shape
 from vae.posteriors import PositiveScale
 
 MinStd = Annotated[
@@ -29,7 +28,7 @@ class Normal(Likelihood):
 
     def __init__(
         self,
-        image_shape: Shape,
+        image_shape: tuple[int, int, int],
         *,
         std: Annotated[float, Field(gt=0, description="standard deviation of a pixel, pixels in [0, 1]")] = 1.0,
     ):
@@ -57,7 +56,7 @@ class NormalLearnedStd(Likelihood):
 
     def __init__(
         self,
-        image_shape: Shape,
+        image_shape: tuple[int, int, int],
         *,
         std: Annotated[float, Field(gt=0, le=50, description="standard deviation to begin with, above min_std")] = 0.3,
         min_std: MinStd = 0.004,
@@ -83,7 +82,7 @@ class NormalPixelStd(Likelihood):
         min_std: lower bound of the standard deviation, in units of the pixel range [0, 1].
     """
 
-    def __init__(self, image_shape: Shape, *, min_std: MinStd = 0.004):
+    def __init__(self, image_shape: tuple[int, int, int], *, min_std: MinStd = 0.004):
         super().__init__()
         C, H, W = image_shape
         self.output_shape, self.std = (2 * C, H, W), PositiveScale("softplus", min_std)
@@ -110,7 +109,7 @@ class OptimalNormal(Likelihood):
         min_std: lower bound of the standard deviation, in units of the pixel range [0, 1].
     """
 
-    def __init__(self, image_shape: Shape, *, min_std: MinStd = 0.004):
+    def __init__(self, image_shape: tuple[int, int, int], *, min_std: MinStd = 0.004):
         super().__init__()
         self.output_shape, self.min_std = image_shape, min_std
 

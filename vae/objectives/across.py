@@ -8,8 +8,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.distributions import Independent, Normal
 
-from vae.components import InputError
 from vae.distributions import StandardGaussian
+from vae.errors import InputError
 from vae.hierarchy import Latent
 from vae.model import VAEOutput
 from vae.objectives.base import Objective, Scheduled, Terms, negative_elbo, only_layer

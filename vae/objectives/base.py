@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from vae.components import InputError
+from vae.errors import InputError
 from vae.hierarchy import Latent, total_kl
 from vae.model import VAEOutput
 from vae.peers import Peers, alone

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from vae import figures
-from vae.components import InputError
 from vae.data import randomness
 from vae.data.sources import DataSet, Split, class_names, load
+from vae.errors import InputError
 from vae.evaluation import kept, visible
 from vae.evaluation.evaluator import with_drawn_training_set
 from vae.evaluation.kept import Kept

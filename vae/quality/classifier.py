@@ -8,7 +8,6 @@ from tqdm import tqdm
 from vae.data import randomness
 from vae.data.batches import to_unit_interval
 from vae.data.sources import Split
-from vae.networks import Shape
 
 FEATURES = 64  # of an image: the layer before the last
 EPOCHS = 3
@@ -25,7 +24,7 @@ class Classifier(nn.Module):
         classes: how many.
     """
 
-    def __init__(self, image_shape: Shape, classes: int):
+    def __init__(self, image_shape: tuple[int, int, int], classes: int):
         super().__init__()
         channels, height, width = image_shape
         self.body = nn.Sequential(

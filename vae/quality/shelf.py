@@ -9,8 +9,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from vae.checkpoint import sha256_of
-from vae.components import InputError
 from vae.data.sources import DataSet
+from vae.errors import InputError
 from vae.files import replacing
 from vae.quality.classifier import EPOCHS, Classifier, look, train
 

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from vae import figures
-from vae.components import InputError
 from vae.data import randomness
 from vae.data.batches import to_unit_interval
+from vae.errors import InputError
 from vae.evaluation import LatentMeasures, evaluating, images_of, labels_for, visible
 from vae.figures.sweeps import ceiling, finite
 from vae.report.loading import Loader

@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from vae.components import InputError
+from vae.errors import InputError
 from vae.files import FIGURES
 from vae.report.pictures import draw_curves
 from vae.report.runs import Run

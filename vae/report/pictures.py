@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from vae import figures
-from vae.components import InputError
 from vae.config import load
 from vae.data import randomness
 from vae.data.sources import DataSet, Split, class_names
+from vae.errors import InputError
 from vae.evaluation import ACTIVE, LatentMeasures, chunks, evaluating, images_of, labels_for, pictures, visible
 from vae.files import CONFIG, FIGURES, METRICS, read_metrics, replacing
 from vae.model import VAE

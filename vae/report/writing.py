@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vae.components import InputError
 from vae.config import to_yaml
+from vae.errors import InputError
 from vae.evaluation.kept import log_likelihoods
 from vae.files import CONFIG, RUNS, write_text
 from vae.report import comparison

@@ -21,8 +21,9 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from vae import config
-from vae.components import InputError, explain
+from vae.components import explain
 from vae.config.schema import Section
+from vae.errors import InputError
 from vae.files import RUNS
 
 PROGRAM = Path(__file__).resolve().parent.parent.parent / "train_ddp.py"

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from vae import config
-from vae.components import InputError
+from vae.errors import InputError
 from vae.files import (
     CHECKPOINTS,
     CONFIG,

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from vae import figures
-from vae.components import InputError
 from vae.data import randomness
 from vae.data.batches import to_unit_interval
 from vae.data.sources import Split, class_names
+from vae.errors import InputError
 from vae.evaluation import evaluating, images_of, labels_for, visible
 from vae.files import USES
 from vae.report.loading import Loader, Opened

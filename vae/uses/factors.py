@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from vae.components import InputError
+from vae.errors import InputError
 
 
 def add_shapes(parser: argparse.ArgumentParser) -> None:

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from vae.assemble import build_data
-from vae.components import InputError
 from vae.config import Config
 from vae.data.sources import DataSet, Split
+from vae.errors import InputError
 from vae.evaluation.evaluator import with_drawn_training_set
 from vae.evaluation.protocols import part_of
 from vae.report.loading import Loader, Opened

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from vae.components import InputError
+from vae.errors import InputError
 from vae.files import replacing
 
 

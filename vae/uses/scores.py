@@ -11,7 +11,6 @@ from torch import Tensor
 
 from vae.evaluation.importance import Estimates
 from vae.likelihoods import bits_per_dim
-from vae.networks import Shape
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Scores:
 
     protocol: Mapping[str, Any]
     estimates: Estimates
-    image_shape: Shape
+    image_shape: tuple[int, int, int]
     has_bits: bool
 
     def arrays(self) -> dict[str, np.ndarray]:

@@ -12,8 +12,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from vae import figures, launch
-from vae.components import InputError
 from vae.data.sources import DataSet, Split
+from vae.errors import InputError
 from vae.evaluation import images_of, visible
 from vae.evaluation.command import Means
 from vae.evaluation.evaluator import Request, estimated
