@@ -11,11 +11,11 @@ from tests.helpers import ROOT
 from vae import assemble, config
 from vae.config import Config, describe, describe_components, load
 from vae.errors import InputError
-from vae.likelihoods import LIKELIHOODS
+from vae.families.likelihoods import LIKELIHOODS
+from vae.families.posteriors import POSTERIORS
+from vae.families.priors import PRIORS
 from vae.networks import DECODERS, ENCODERS
 from vae.objectives import OBJECTIVES
-from vae.posteriors import POSTERIORS
-from vae.priors import PRIORS
 from vae.schedules import SCHEDULES
 
 CONFIGS = sorted([*(ROOT / "configs").glob("*.yaml"), *(ROOT / "configs/papers").glob("*.yaml")])

@@ -20,11 +20,11 @@ from vae.config.combinations import CODE_PRIORS
 from vae.data.sources import load as load_data
 from vae.errors import InputError
 from vae.evaluation import measure_latents, visible
+from vae.families.priors import PRIORS
 from vae.figures.latents import CLASS_ORDER
 from vae.figures.style import PALETTE
 from vae.files import read_metrics
 from vae.model import VAE
-from vae.priors import PRIORS
 from vae.report import draw_figures, report
 
 CURVES = {"loss_curves.png", "gradient_norm.png"}

@@ -10,7 +10,7 @@ from torch.distributions import Independent, MultivariateNormal, Normal
 from vae.config import load
 from vae.data import randomness
 from vae.errors import InputError
-from vae.hierarchy import HIERARCHIES, product
+from vae.families.hierarchy import HIERARCHIES, product
 from vae.model import VAE
 from vae.objectives import negative_elbo
 

@@ -17,12 +17,12 @@ from vae import launch
 from vae.components import build
 from vae.config import load
 from vae.data.sources import DataSet, Split
-from vae.distributions import at_least_float32
 from vae.errors import InputError
 from vae.evaluation import Evaluation, LatentMeasures, evaluate, protocol
-from vae.likelihoods import LIKELIHOODS, Likelihood, bits_per_dim
+from vae.families.distributions import at_least_float32
+from vae.families.likelihoods import LIKELIHOODS, Likelihood, bits_per_dim
+from vae.families.pixels import ContinuousBernoulli, DiscretizedLogistic
 from vae.model import VAE
-from vae.pixels import ContinuousBernoulli, DiscretizedLogistic
 from vae.tracking import Tracker
 
 LEVELS = torch.arange(256, dtype=torch.float64) / 255

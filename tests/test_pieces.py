@@ -14,15 +14,15 @@ from vae.components import SpecError, Table, build
 from vae.config import load
 from vae.config.combinations import CODE_PRIORS
 from vae.data import randomness
-from vae.distributions import StandardGaussian, kl
 from vae.errors import InputError
-from vae.hierarchy import HIERARCHIES
-from vae.likelihoods import LIKELIHOODS
+from vae.families.distributions import StandardGaussian, kl
+from vae.families.hierarchy import HIERARCHIES
+from vae.families.likelihoods import LIKELIHOODS
+from vae.families.posteriors import POSTERIORS
+from vae.families.priors import PRIORS, Given
 from vae.model import VAE
 from vae.networks import DECODERS, ENCODERS, Sizes
 from vae.objectives import ELBO, OBJECTIVES, negative_elbo
-from vae.posteriors import POSTERIORS
-from vae.priors import PRIORS, Given
 from vae.schedules import SCHEDULES, Constant, Cosine, Cyclical, LinearWarmup, MultiStep
 
 SHAPES = [(1, 28, 28), (3, 8, 6)]

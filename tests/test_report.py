@@ -21,7 +21,7 @@ from tests.helpers.starts import Outcome
 from vae import __main__ as cli
 from vae.data.sources import Split
 from vae.errors import InputError
-from vae.likelihoods import Bernoulli
+from vae.families.likelihoods import Bernoulli
 from vae.model import VAE
 from vae.report import comparison, explorer, writing
 from vae.report.loading import Loader

@@ -23,10 +23,10 @@ from vae.engine.static import Static
 from vae.engine.stepwise import Stepwise
 from vae.engine.update import Folded, Plain, Scaled, Update
 from vae.errors import InputError
+from vae.families.observing import Observer
+from vae.families.posteriors import POSTERIORS
 from vae.model import VAE
 from vae.objectives import OBJECTIVES, Objective
-from vae.observing import Observer
-from vae.posteriors import POSTERIORS
 from vae.schedules import LinearWarmup, ScheduleSpec
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp16": torch.float32, "fp64": torch.float64}

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from vae.components import Spec, build
-from vae.hierarchy import HIERARCHIES, Families, Hierarchy, Latent
-from vae.labels import LabelPosterior
-from vae.likelihoods import LIKELIHOODS, Likelihood
+from vae.families.hierarchy import HIERARCHIES, Families, Hierarchy, Latent
+from vae.families.labels import LabelPosterior
+from vae.families.likelihoods import LIKELIHOODS, Likelihood
+from vae.families.posteriors import POSTERIORS, Posterior
+from vae.families.priors import PRIORS, Given, Prior
 from vae.networks import DECODERS, ENCODERS, Sizes
-from vae.posteriors import POSTERIORS, Posterior
-from vae.priors import PRIORS, Given, Prior
 
 LatentPath = Callable[[Tensor, Tensor, Tensor], Tensor]
 

@@ -16,10 +16,10 @@ from vae.data import randomness
 from vae.data.factors import Factors
 from vae.data.sources import Split
 from vae.disentanglement import dci, mig, sap
-from vae.distributions import marginals
 from vae.errors import InputError
 from vae.evaluation import ACTIVE, evaluating, images_of, labels_for
 from vae.evaluation.kept import Kept, checkpoint_of
+from vae.families.distributions import marginals
 from vae.model import VAE
 from vae.report.loading import Opened
 from vae.run import versions

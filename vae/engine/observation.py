@@ -7,7 +7,7 @@ from torch import Tensor
 
 from vae.data import randomness
 from vae.data.batches import Batch, TrainingBatches
-from vae.observing import Observer
+from vae.families.observing import Observer
 from vae.peers import Peers
 
 

@@ -22,7 +22,7 @@ from vae.evaluation.latents import ACTIVE
 from vae.evaluation.passes import mean_and_error
 from vae.evaluation.progress import Progress
 from vae.evaluation.protocols import part_of, protocol
-from vae.likelihoods import bits_per_dim
+from vae.families.likelihoods import bits_per_dim
 from vae.model import VAE
 from vae.report.loading import Loader
 from vae.run import versions

@@ -11,8 +11,8 @@ from filelock import FileLock
 
 from vae.checkpoint import WEIGHTS, sha256_of
 from vae.errors import InputError
+from vae.families.likelihoods import NOT_NORMALISED
 from vae.files import EVALUATION, MODEL, write_text
-from vae.likelihoods import NOT_NORMALISED
 
 FORMAT = 1
 LOCK = ".evaluation.lock"

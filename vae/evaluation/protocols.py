@@ -4,7 +4,7 @@ from typing import Any
 
 from vae.data.sources import DataSet, Split
 from vae.errors import InputError
-from vae.likelihoods import Likelihood
+from vae.families.likelihoods import Likelihood
 
 
 def part_of(data: DataSet, split: str, whose: object = "the run") -> Split:

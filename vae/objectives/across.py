@@ -8,9 +8,9 @@ from pydantic import Field
 from torch import Tensor
 from torch.distributions import Independent, Normal
 
-from vae.distributions import StandardGaussian
 from vae.errors import InputError
-from vae.hierarchy import Latent
+from vae.families.distributions import StandardGaussian
+from vae.families.hierarchy import Latent
 from vae.model import VAEOutput
 from vae.objectives.base import Objective, Scheduled, Terms, negative_elbo, only_layer
 from vae.peers import Peers

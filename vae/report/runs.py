@@ -14,7 +14,7 @@ from vae.errors import InputError
 from vae.files import CONFIG, HINT, METRICS, SUMMARY, failure_of, must_hold_a_run, read_metrics, read_summary
 
 NOT_COMPARED = {"seed"}  # of a protocol: the seed of the evaluation noise varies with the run's
-NOT_NORMALISED = "not normalised"  # vae.likelihoods has it too, and imports torch
+NOT_NORMALISED = "not normalised"  # vae.families.likelihoods has it too, and imports torch
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vae.likelihoods import LIKELIHOODS, NOT_NORMALISED
+from vae.families.likelihoods import LIKELIHOODS, NOT_NORMALISED
 from vae.report.runs import Run, Setting, Spread
 
 MISSING = "–"

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from vae.codes import Quantized
 from vae.data.sources import Split
 from vae.evaluation import chunks, evaluating, images_of, labels_for
+from vae.families.codes import Quantized
 from vae.model import VAE
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vae.evaluation.importance import Estimates
-from vae.likelihoods import bits_per_dim
+from vae.families.likelihoods import bits_per_dim
 
 
 @dataclass(frozen=True)

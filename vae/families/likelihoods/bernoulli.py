@@ -3,9 +3,9 @@
 from torch import Tensor
 from torch import distributions as td
 
-from vae import pixels
-from vae.distributions import at_least_float32
-from vae.likelihoods.base import Likelihood, each_pixel
+from vae.families import pixels
+from vae.families.distributions import at_least_float32
+from vae.families.likelihoods.base import Likelihood, each_pixel
 
 
 class Bernoulli(Likelihood):

@@ -8,10 +8,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch import distributions as td
 
-from vae import pixels
-from vae.distributions import at_least_float32
-from vae.likelihoods.base import CHANNELS, Likelihood, each_pixel
-from vae.posteriors import PositiveScale
+from vae.families import pixels
+from vae.families.distributions import at_least_float32
+from vae.families.likelihoods.base import CHANNELS, Likelihood, each_pixel
+from vae.families.posteriors import PositiveScale
 
 MinStd = Annotated[
     float, Field(gt=0, description="lower bound of the standard deviation; 8-bit pixels are 1/255 = 0.004 apart")

@@ -10,9 +10,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, MixtureSameFamily
 
-from vae.codes import CodeSequences
-from vae.distributions import DiagonalGaussian, Flowed, StandardGaussian, from_noise
-from vae.flows import Affine, Bins, Bound, Layers, SplineCouplings, Width
+from vae.families.codes import CodeSequences
+from vae.families.distributions import DiagonalGaussian, Flowed, StandardGaussian, from_noise
+from vae.families.flows import Affine, Bins, Bound, Layers, SplineCouplings, Width
 from vae.networks import Sizes
 from vae.networks.masked import Masked, TwoHiddenLayers, Units
 

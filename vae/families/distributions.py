@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, kl_divergence, register_kl
 
-from vae.flows import Bijection
+from vae.families.flows import Bijection
 
 Map = tuple[Bijection, Tensor | None]  # with its context, (*batch, C)
 

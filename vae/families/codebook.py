@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from vae.codes import perplexity
+from vae.families.codes import perplexity
 
 LEAST = 1e-5  # a count; a code that has less stays where it is, since 0 / 0 is nowhere
 

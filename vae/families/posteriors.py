@@ -10,12 +10,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
-from vae.codebook import Codebook
-from vae.codes import Quantized
 from vae.data.batches import send
-from vae.distributions import Flowed, Map, at_least_float32, from_noise
-from vae.flows import Affine, AutoregressiveSteps, Bins, Bound, Layers, SplineCouplings, Width
-from vae.observing import Observer
+from vae.families.codebook import Codebook
+from vae.families.codes import Quantized
+from vae.families.distributions import Flowed, Map, at_least_float32, from_noise
+from vae.families.flows import Affine, AutoregressiveSteps, Bins, Bound, Layers, SplineCouplings, Width
+from vae.families.observing import Observer
 
 Q = TypeVar("Q", bound=Distribution)
 

@@ -11,12 +11,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
-from vae.distributions import kl, kl_by_group
-from vae.labels import LabelPosterior
+from vae.families.distributions import kl, kl_by_group
+from vae.families.labels import LabelPosterior
+from vae.families.posteriors import DiagonalNormal, Posterior
+from vae.families.priors import Given, Prior
 from vae.networks import Sizes, mlp
 from vae.networks.options import ACTIVATIONS, Activation, Initialization
-from vae.posteriors import DiagonalNormal, Posterior
-from vae.priors import Given, Prior
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class Latent:
     estimated: bool = False
 
     def kl(self) -> Tensor:
-        """Return KL(q || p), (B,) or (K, B), nats; see `vae.distributions.kl`."""
+        """Return KL(q || p), (B,) or (K, B), nats; see `vae.families.distributions.kl`."""
         return self.log_ratio() if self.estimated else kl(self.q, self.p, self.z)
 
     def kl_by_group(self) -> Tensor:
-        """Return the KL of each group of independent dimensions, (B, G), nats; see `vae.distributions.kl_by_group`."""
+        """Return the KL of each group of independent dimensions, (B, G), nats; see `distributions.kl_by_group`."""
         return self.log_ratio()[..., None] if self.estimated else kl_by_group(self.q, self.p, self.z)
 
     def log_ratio(self) -> Tensor:

@@ -1,9 +1,9 @@
 """Likelihood families: the decoder's numbers -> p(x|z), for pixels in [0, 1]."""
 
-from vae.likelihoods.base import NOT_NORMALISED, Likelihood, bits_per_dim
-from vae.likelihoods.bernoulli import Bernoulli, ContinuousBernoulli
-from vae.likelihoods.levels import Categorical, DiscretizedLogistic, DiscretizedLogisticMixture
-from vae.likelihoods.normal import Normal, NormalLearnedStd, NormalPixelStd, OptimalNormal
+from vae.families.likelihoods.base import NOT_NORMALISED, Likelihood, bits_per_dim
+from vae.families.likelihoods.bernoulli import Bernoulli, ContinuousBernoulli
+from vae.families.likelihoods.levels import Categorical, DiscretizedLogistic, DiscretizedLogisticMixture
+from vae.families.likelihoods.normal import Normal, NormalLearnedStd, NormalPixelStd, OptimalNormal
 
 __all__ = [
     "LIKELIHOODS", "NOT_NORMALISED", "Bernoulli", "Categorical", "ContinuousBernoulli", "DiscretizedLogistic",

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from vae.data.sources import HIDDEN
-from vae.distributions import at_least_float32
+from vae.families.distributions import at_least_float32
 
 
 class LabelPosterior:

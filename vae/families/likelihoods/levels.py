@@ -7,9 +7,9 @@ from pydantic import Field
 from torch import Tensor
 from torch import distributions as td
 
-from vae import pixels
-from vae.distributions import at_least_float32
-from vae.likelihoods.base import CHANNELS, Likelihood, each_pixel
+from vae.families import pixels
+from vae.families.distributions import at_least_float32
+from vae.families.likelihoods.base import CHANNELS, Likelihood, each_pixel
 
 MinLogScale = Annotated[
     float, Field(ge=-20, le=0, description="lower bound of a logistic's log-scale; -7.7 is 1/9 of a grey level")
