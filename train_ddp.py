@@ -15,7 +15,7 @@ import sys
 import time
 from functools import partial
 
-from vae import signals, startup
+from vae.distributed import signals, startup
 
 STARTED = time.time()
 STOP = signals.StopRequest()
@@ -61,7 +61,10 @@ if __name__ == "__main__":  # before torch is imported, which takes seconds
         report_end(error)
         sys.exit(2)
 
-from vae import assemble, checkpoint, launch
+from vae import assemble, checkpoint
+from vae.distributed import launch
+from vae.distributed.stopping import StopVote
+from vae.distributed.watchdog import RankLostError, Watchdog
 from vae.engine import NonFiniteError
 from vae.files import CHECKPOINTS
 from vae.profiling import Profiler
@@ -69,7 +72,6 @@ from vae.recording import Agenda, Recorder, write_results
 from vae.run import RunFolder, RunState, folder_of, restore, saying_how_to_go_on, summarise
 from vae.saving import SaveError, Saver
 from vae.tracking import Stopwatch, Tracker
-from vae.watchdog import RankLostError, Watchdog
 
 EXIT_CODES = {
     InputError: 2,
@@ -141,7 +143,7 @@ def train(config: Config, args: argparse.Namespace) -> None:
 
     # Train.
     first_step, startup_seconds = state.step, 0.0
-    stop_signal = launch.StopVote(accelerator, STOP)
+    stop_signal = StopVote(accelerator, STOP)
     tracker = Tracker(accelerator, folder, step=state.step, total_steps=total_steps)
     saver = Saver(accelerator, folder / CHECKPOINTS, vae, engine, tracker, data.fingerprint, step=state.step)
     profiler = Profiler(folder, config.train.profile, device.type, tracker.say) if config.train.profile else None

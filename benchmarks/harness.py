@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this tree's `
 
 from vae.cli import Parser
 from vae.config import TrainConfig
+from vae.distributed.launch import cores, cpu_has_bf16
 from vae.errors import InputError
-from vae.launch import cores, cpu_has_bf16
 from vae.run import versions
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -34,8 +34,8 @@ from rows import JOB, Row, Sample, sample_of
 from tqdm import tqdm
 
 from vae.config import TrainConfig
+from vae.distributed.launch import cores
 from vae.errors import InputError
-from vae.launch import cores
 
 PROGRAM = harness.ROOT / "benchmarks" / "allreduce.py"
 QUICK = {"rounds": 1, "strong": [128], "weak": 0, "patience": 0}

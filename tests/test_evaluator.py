@@ -21,9 +21,11 @@ from tests.helpers.folders import write_data, write_run
 from tests.helpers.runs import events, rows, scalars
 from tests.helpers.starts import Outcome, Program, on_ranks
 from vae import __main__ as cli
-from vae import checkpoint, launch
+from vae import checkpoint
 from vae.data import randomness
 from vae.data.sources import Split
+from vae.distributed import launch
+from vae.distributed.signals import Stopped, StopRequest
 from vae.errors import InputError
 from vae.evaluation import CollapseWatch, LatentMeasures, evaluate, measure_latents
 from vae.evaluation.aggregate import aggregate
@@ -37,7 +39,6 @@ from vae.evaluation.progress import Progress
 from vae.evaluation.weights import WeightSums, log_weights
 from vae.model import VAE, VAEOutput
 from vae.objectives import negative_elbo
-from vae.signals import Stopped, StopRequest
 
 PIXELS, D, STD = 5, 2, 0.7
 

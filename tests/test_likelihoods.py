@@ -13,10 +13,10 @@ from torch import Tensor
 
 from tests.helpers.runs import rows, scalars
 from tests.test_pieces import images, noise
-from vae import launch
 from vae.components import build
 from vae.config import load
 from vae.data.sources import DataSet, Split
+from vae.distributed import launch
 from vae.errors import InputError
 from vae.evaluation import Evaluation, LatentMeasures, evaluate, protocol
 from vae.families.distributions import at_least_float32

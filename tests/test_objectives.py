@@ -12,11 +12,13 @@ from torch import Tensor
 
 from tests.helpers.runs import rows, scalars
 from tests.helpers.starts import Outcome
-from vae import assemble, launch
+from vae import assemble
 from vae.components import Spec, build
 from vae.config import Config, load, warnings
 from vae.data import randomness
 from vae.data.batches import TrainingBatches
+from vae.distributed import launch
+from vae.distributed.peers import Peers
 from vae.engine import Engine
 from vae.engine.ledger import Ledger
 from vae.engine.static import Static
@@ -34,7 +36,6 @@ from vae.objectives import (
     VectorQuantization,
     negative_elbo,
 )
-from vae.peers import Peers
 
 D, B = 3, 6
 CODES: Spec = {"name": "VectorQuantized", "codes": 5, "code_dim": 1}

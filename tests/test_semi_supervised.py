@@ -18,10 +18,10 @@ from tests.helpers.runs import largest_difference, rows, scalars
 from tests.helpers.starts import Outcome, launch
 from vae import __main__ as cli
 from vae import assemble
-from vae import launch as processes
 from vae.config import load
 from vae.data import randomness
 from vae.data.sources import HIDDEN, DataSet, Split
+from vae.distributed import launch as processes
 from vae.engine.ledger import Ledger
 from vae.engine.static import Static
 from vae.errors import InputError

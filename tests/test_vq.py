@@ -15,11 +15,12 @@ from tests.codes_on_ranks import FAMILIES, WAYS, engine_of, trained
 from tests.helpers import ROOT
 from tests.helpers.runs import rows, scalars
 from tests.helpers.starts import Outcome, on_ranks
-from vae import assemble, checkpoint, launch
+from vae import assemble, checkpoint
 from vae.components import build
 from vae.config import load
 from vae.data import randomness
 from vae.data.sources import Split
+from vae.distributed import launch
 from vae.errors import InputError
 from vae.evaluation import measure_latents
 from vae.families.codebook import Codebook

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vae import slurm, startup
 from vae.cli import Parser, add_configuration, at_least, speaks
 from vae.config import Config, describe_components, load
+from vae.distributed import slurm, startup
+from vae.distributed.signals import Stopped, StopRequest
 from vae.errors import InputError
 from vae.quality.command import add_quality
-from vae.signals import Stopped, StopRequest
 from vae.sweep import Sweep
 from vae.sweep import load as load_sweep
 from vae.uses.command import COMMANDS as USES
@@ -76,7 +76,7 @@ def run_doctor(args: argparse.Namespace) -> int:
 
 def _report_findings(config: Config, config_file: str | None) -> bool:
     """Return whether there is a failure among the findings; raises `InputError`."""
-    from vae import launch  # imports torch
+    from vae.distributed import launch  # imports torch
     from vae.doctor.examination import examine, summary
     from vae.doctor.findings import Context
 
@@ -152,7 +152,7 @@ def _begin() -> StopRequest:
 
 def _say(lines: Iterator[str]) -> int:
     """Print the lines on the main process, and leave the others; returns the exit code, the same on all."""
-    from vae import launch  # imports torch
+    from vae.distributed import launch  # imports torch
 
     try:
         for line in lines:

@@ -13,6 +13,7 @@ from vae import checkpoint
 from vae.config import Config, TrainConfig
 from vae.data.batches import count_steps
 from vae.data.sources import DataSet
+from vae.distributed.signals import Stopped
 from vae.engine import Engine, NonFiniteError
 from vae.evaluation import (
     CollapseWatch,
@@ -28,7 +29,6 @@ from vae.measures import kept
 from vae.model import VAE
 from vae.run import RunState
 from vae.saving import SaveError
-from vae.signals import Stopped
 from vae.tracking import Stopwatch, Tracker
 
 FINAL_RESULTS = {"Loss": "loss", "Loss/BCE": "reconstruction", "Loss/KLD": "kl"}  # TensorBoard's name, summary.json's

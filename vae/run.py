@@ -21,12 +21,12 @@ from filelock import FileLock, Timeout
 from vae import __version__, checkpoint
 from vae.config import Config, differences, load, to_yaml
 from vae.data.sources import DataSet
+from vae.distributed.signals import Stopped
 from vae.engine import NonFiniteError
 from vae.errors import InputError
 from vae.evaluation import Evaluation, protocol
 from vae.files import CHECKPOINTS, CONFIG, LOCK, RUNS, STARTS, SUMMARY, read_summary, write_text
 from vae.model import VAE
-from vae.signals import Stopped
 
 SECONDS_OF_A_LOOK = 1.0  # who looks whether the folder is locked holds it for a moment
 FORMAT = 2  # of a run's and an engine's state in a checkpoint; 1 had the optimizer's settings in it

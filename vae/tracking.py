@@ -20,11 +20,11 @@ from tqdm import tqdm
 from vae.canvas import tile
 from vae.config import Config, flatten
 from vae.config.schema import NOT_A_SETTING
+from vae.distributed.launch import on_main
 from vae.engine import Interval
 from vae.errors import InputError
 from vae.evaluation import Evaluation, LatentMeasures
 from vae.files import METRICS, TENSORBOARD
-from vae.launch import on_main
 from vae.records import Board, Journal, cut, outwait_event_files
 
 SPRITE_SIZE = 32  # pixels a side, at most: browsers take no larger canvas than some 8,000, and there are 45 on a side

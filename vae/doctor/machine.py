@@ -12,8 +12,8 @@ from torch import distributed
 
 from vae import assemble
 from vae.data.sources import READERS
+from vae.distributed.launch import cores, cpu_has_bf16
 from vae.doctor.findings import Context, Finding, failure, ok, warning
-from vae.launch import cores, cpu_has_bf16
 from vae.run import versions
 
 MINIMUM = {"torch": (2, 11), "accelerate": (1, 10)}  # as in pyproject.toml

@@ -11,12 +11,12 @@ from torch import Tensor, distributed
 
 from vae import assemble
 from vae.data.sources import DataSet, Split
+from vae.distributed.launch import cores, make_accelerator, set_threads
 from vae.doctor.findings import Context, Finding, Peer, failure, ok, warning
 from vae.doctor.machine import check_model
 from vae.doctor.storage import check_sharing
 from vae.engine import Engine
 from vae.errors import InputError
-from vae.launch import cores, make_accelerator, set_threads
 from vae.model import VAE
 from vae.run import versions
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from vae.data import randomness
 from vae.data.batches import Batch, TrainingBatches
+from vae.distributed.peers import Peers
 from vae.families.observing import Observer
-from vae.peers import Peers
 
 
 @dataclass(frozen=True)

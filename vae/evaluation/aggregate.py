@@ -10,12 +10,12 @@ from torch import Tensor
 
 from vae.data.batches import share
 from vae.data.sources import Split
+from vae.distributed.peers import Peers
 from vae.evaluation.budget import agreed, room_for
 from vae.evaluation.passes import chunks, evaluating, images_of, labels_for, mean_and_error
 from vae.evaluation.progress import Progress
 from vae.evaluation.weights import Draws
 from vae.model import VAE
-from vae.peers import Peers
 
 DRAWS = 5000  # M, of z from q(z), at most: each is held against the posteriors of all images
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from vae import launch
+from vae.distributed import launch
+from vae.distributed.signals import StopRequest
 from vae.errors import InputError
 from vae.evaluation import kept
 from vae.evaluation.evaluator import Request, Subject, assess, prepare
@@ -18,7 +19,6 @@ from vae.evaluation.words import in_full, table, title
 from vae.files import EVALUATION
 from vae.report.loading import must_be_finished
 from vae.report.runs import find
-from vae.signals import StopRequest
 
 
 @dataclass(frozen=True)

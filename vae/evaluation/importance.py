@@ -10,12 +10,12 @@ from torch import Tensor
 
 from vae.data.batches import share
 from vae.data.sources import Split
+from vae.distributed.peers import Peers
 from vae.evaluation.budget import agreed, give_back, room_for
 from vae.evaluation.passes import evaluating, images_of, labels_for
 from vae.evaluation.progress import Progress
 from vae.evaluation.weights import Draws, WeightSums, log_weights
 from vae.model import VAE
-from vae.peers import Peers
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from vae.launch import StopVote
-from vae.signals import Stopped, StopRequest
+from vae.distributed.signals import Stopped, StopRequest
+from vae.distributed.stopping import StopVote
 
 
 class Progress:

@@ -5,9 +5,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from torch import Tensor
 
+from vae.distributed.peers import Peers
 from vae.model import VAEOutput
 from vae.objectives.base import Objective, Scheduled, Terms, negative_elbo
-from vae.peers import Peers
 from vae.schedules import Schedule, ScheduleSpec
 
 

@@ -11,8 +11,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from vae import figures, launch
+from vae import figures
 from vae.data.sources import DataSet, Split
+from vae.distributed import launch
 from vae.errors import InputError
 from vae.evaluation import images_of, visible
 from vae.evaluation.command import Means

@@ -7,8 +7,8 @@ import gc
 import os
 from collections.abc import MutableMapping
 
-from vae import slurm
-from vae.signals import StopRequest
+from vae.distributed import slurm
+from vae.distributed.signals import StopRequest
 
 
 def begin(environment: MutableMapping[str, str], stop: StopRequest) -> None:
