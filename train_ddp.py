@@ -61,15 +61,17 @@ if __name__ == "__main__":  # before torch is imported, which takes seconds
         report_end(error)
         sys.exit(2)
 
-from vae import assemble, checkpoint
+from vae import assemble
 from vae.distributed import launch
 from vae.distributed.stopping import StopVote
 from vae.distributed.watchdog import RankLostError, Watchdog
 from vae.engine import NonFiniteError
-from vae.files import CHECKPOINTS
 from vae.profiling import Profiler
 from vae.recording import Agenda, Recorder, write_results
-from vae.run import RunFolder, RunState, folder_of, restore, saying_how_to_go_on, summarise
+from vae.run import checkpoint
+from vae.run.contents import CHECKPOINTS
+from vae.run.folder import RunFolder, folder_of, saying_how_to_go_on, summarise
+from vae.run.state import RunState, restore
 from vae.saving import SaveError, Saver
 from vae.tracking import Stopwatch, Tracker
 

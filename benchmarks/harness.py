@@ -23,7 +23,7 @@ from vae.cli import Parser
 from vae.config import TrainConfig
 from vae.distributed.launch import cores, cpu_has_bf16
 from vae.errors import InputError
-from vae.run import versions
+from vae.run.versions import versions
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

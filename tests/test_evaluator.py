@@ -21,7 +21,6 @@ from tests.helpers.folders import write_data, write_run
 from tests.helpers.runs import events, rows, scalars
 from tests.helpers.starts import Outcome, Program, on_ranks
 from vae import __main__ as cli
-from vae import checkpoint
 from vae.data import randomness
 from vae.data.sources import Split
 from vae.distributed import launch
@@ -39,6 +38,7 @@ from vae.evaluation.progress import Progress
 from vae.evaluation.weights import WeightSums, log_weights
 from vae.model import VAE, VAEOutput
 from vae.objectives import negative_elbo
+from vae.run import checkpoint
 
 PIXELS, D, STD = 5, 2, 0.7
 

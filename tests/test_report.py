@@ -24,10 +24,10 @@ from vae.errors import InputError
 from vae.families.likelihoods import Bernoulli
 from vae.model import VAE
 from vae.report import comparison, explorer, writing
-from vae.report.loading import Loader
 from vae.report.measures import measure
 from vae.report.runs import Run, Setting, Spread, compare, find, read, short, word
 from vae.report.table import escape_markdown, number, progress, result_tables, seconds
+from vae.run.finished import Loader
 
 
 @pytest.fixture(scope="session")

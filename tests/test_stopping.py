@@ -31,8 +31,8 @@ from tests.helpers.starts import (
     ranks,
     run,
 )
-from vae import checkpoint
 from vae.distributed import signals
+from vae.run import checkpoint
 
 SECONDS_TO_EXIT = 10
 ENDLESS = ["model.hidden_dim=64", "train.epochs=1000", "train.engine=eager", "train.log_every=10", "train.eval_every=0"]

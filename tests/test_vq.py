@@ -15,7 +15,7 @@ from tests.codes_on_ranks import FAMILIES, WAYS, engine_of, trained
 from tests.helpers import ROOT
 from tests.helpers.runs import rows, scalars
 from tests.helpers.starts import Outcome, on_ranks
-from vae import assemble, checkpoint
+from vae import assemble
 from vae.components import build
 from vae.config import load
 from vae.data import randomness
@@ -33,6 +33,7 @@ from vae.model import VAE
 from vae.networks import Sizes
 from vae.objectives import VectorQuantization, negative_elbo
 from vae.report.explorer import obstacle
+from vae.run import checkpoint
 from vae.uses.encoding import encode
 
 K, DIM, POSITIONS = 5, 2, 3  # codes, numbers of each, codes of a z

@@ -7,9 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vae.checkpoint import WEIGHTS, sha256_of
 from vae.evaluation import LatentMeasures
-from vae.files import LATENTS, MODEL, write_text
+from vae.files import write_text
+from vae.run.checkpoint import WEIGHTS, sha256_of
+from vae.run.contents import LATENTS, MODEL
 
 FORMAT = 1  # of latents.json
 

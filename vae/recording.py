@@ -9,7 +9,6 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from vae import checkpoint
 from vae.config import Config, TrainConfig
 from vae.data.batches import count_steps
 from vae.data.sources import DataSet
@@ -24,10 +23,12 @@ from vae.evaluation import (
     measure_latents,
     pictures,
 )
-from vae.files import MODEL, SUMMARY, write_text
+from vae.files import write_text
 from vae.measures import kept
 from vae.model import VAE
-from vae.run import RunState
+from vae.run import checkpoint
+from vae.run.contents import MODEL, SUMMARY
+from vae.run.state import RunState
 from vae.saving import SaveError
 from vae.tracking import Stopwatch, Tracker
 
@@ -81,7 +82,7 @@ class Recorder:
         test = self._evaluate("test")
         if not math.isfinite(test.loss):
             raise NonFiniteError(self.state.step, "test loss")
-        self.state.note_test(test)
+        self.state.note_test(test.numbers())
         self._log("test", test, now)
         self._watch_collapse(test, now["epoch"])
         images = pictures(self.vae, self.data.test, self.config.run.seed)

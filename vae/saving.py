@@ -9,11 +9,11 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from vae import checkpoint
 from vae.distributed.launch import on_main
 from vae.engine import Engine
 from vae.model import VAE
-from vae.run import FORMAT, RunState
+from vae.run import checkpoint
+from vae.run.state import FORMAT, RunState
 from vae.tracking import Stopwatch, Tracker
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from vae import checkpoint
 from vae.config import load, to_yaml
 from vae.model import VAE
+from vae.run import checkpoint
 
 SIZE = 8  # height and width of the images
 PROTOCOL = {

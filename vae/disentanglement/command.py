@@ -16,11 +16,11 @@ from vae.evaluation import ACTIVE, kept, visible
 from vae.evaluation.kept import Kept
 from vae.evaluation.words import aligned
 from vae.figures.factors import LEAST, by_factor
-from vae.files import DISENTANGLEMENT, FIGURES
-from vae.report.loading import Loader
 from vae.report.pictures import save
 from vae.report.runs import Run, Setting, Spread, compare, find, read
 from vae.report.table import number
+from vae.run.contents import DISENTANGLEMENT, FIGURES
+from vae.run.finished import Loader
 from vae.uses.encoding import encode
 
 SCORES = ("mig", "disentanglement", "completeness", "informativeness", "sap")

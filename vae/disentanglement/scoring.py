@@ -21,8 +21,8 @@ from vae.evaluation import ACTIVE, evaluating, images_of, labels_for
 from vae.evaluation.kept import Kept, checkpoint_of
 from vae.families.distributions import marginals
 from vae.model import VAE
-from vae.report.loading import Opened
-from vae.run import versions
+from vae.run.finished import Opened
+from vae.run.versions import versions
 from vae.uses.encoding import encode
 
 MOST_LEARNT, MOST_NEW = 10_000, 5_000  # images that predictors learn from, and others that they are tried on

@@ -18,7 +18,7 @@ from vae.doctor.storage import check_sharing
 from vae.engine import Engine
 from vae.errors import InputError
 from vae.model import VAE
-from vae.run import versions
+from vae.run.versions import versions
 
 TIMEOUT = 30.0  # seconds a rank may keep the others waiting
 CLOCKS_APART = 2.0  # seconds

@@ -16,9 +16,9 @@ from vae.evaluation.evaluator import Request, Subject, assess, prepare
 from vae.evaluation.kept import Kept, Protocol
 from vae.evaluation.progress import Progress
 from vae.evaluation.words import in_full, table, title
-from vae.files import EVALUATION
-from vae.report.loading import must_be_finished
 from vae.report.runs import find
+from vae.run.contents import EVALUATION
+from vae.run.finished import must_be_finished
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from vae.evaluation.progress import Progress
 from vae.evaluation.protocols import part_of, protocol
 from vae.families.likelihoods import bits_per_dim
 from vae.model import VAE
-from vae.report.loading import Loader
-from vae.run import versions
+from vae.run.finished import Loader
+from vae.run.versions import versions
 
 BOUND = "log of the mean importance weight (Burda et al. 2016, eq. 8), K = samples draws z ~ q(z|x) for each example"
 QUANTILES = (0.01, 0.1, 0.5)  # of the effective sample size

@@ -9,10 +9,11 @@ from typing import Any
 
 from filelock import FileLock
 
-from vae.checkpoint import WEIGHTS, sha256_of
 from vae.errors import InputError
 from vae.families.likelihoods import NOT_NORMALISED
-from vae.files import EVALUATION, MODEL, write_text
+from vae.files import write_text
+from vae.run.checkpoint import WEIGHTS, sha256_of
+from vae.run.contents import EVALUATION, MODEL
 
 FORMAT = 1
 LOCK = ".evaluation.lock"

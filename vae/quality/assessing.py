@@ -16,15 +16,15 @@ from vae.errors import InputError
 from vae.evaluation import kept, visible
 from vae.evaluation.evaluator import with_drawn_training_set
 from vae.evaluation.kept import Kept
-from vae.files import QUALITY, USES
 from vae.quality import words
 from vae.quality.classifier import FEATURES
 from vae.quality.measures import Seen, entropy, see
 from vae.quality.samples import prior_samples
 from vae.quality.shelf import CLASSIFIERS, Trained, classifier_for
-from vae.report.loading import Loader, Opened
 from vae.report.runs import find
-from vae.run import versions
+from vae.run.contents import QUALITY, USES
+from vae.run.finished import Loader, Opened
+from vae.run.versions import versions
 from vae.uses.outputs import save_figure
 
 COUNT = 10_000

@@ -8,11 +8,11 @@ from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from vae.checkpoint import sha256_of
 from vae.data.sources import DataSet
 from vae.errors import InputError
 from vae.files import replacing
 from vae.quality.classifier import EPOCHS, Classifier, look, train
+from vae.run.checkpoint import sha256_of
 
 CLASSIFIERS = "classifiers"  # folder beside those of the runs
 SEED = 0  # one classifier for all: distances in the features of two are not compared

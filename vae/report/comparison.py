@@ -16,11 +16,11 @@ from vae.data.batches import to_unit_interval
 from vae.errors import InputError
 from vae.evaluation import LatentMeasures, evaluating, images_of, labels_for, visible
 from vae.figures.sweeps import ceiling, finite
-from vae.report.loading import Loader
 from vae.report.measures import measure
 from vae.report.pictures import one_of_each
 from vae.report.runs import Run, Setting, short, word
 from vae.report.table import evaluated
+from vae.run.finished import Loader
 
 COLUMNS = 10  # images of each setting
 

@@ -31,7 +31,7 @@ from vae.figures.latents import NAMED_CLASSES, class_colors
 from vae.figures.style import TRAIN
 from vae.model import VAE
 from vae.networks import MLPDecoder
-from vae.report.loading import Opened
+from vae.run.finished import Opened
 
 # how the mean of p(x|z) follows, pixel by pixel, from the first C H W of the decoder's numbers; explorer.js holds
 # functions of these names

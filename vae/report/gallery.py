@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from vae.errors import InputError
-from vae.files import FIGURES
 from vae.report.pictures import draw_curves
 from vae.report.runs import Run
+from vae.run.contents import FIGURES
 
 WEBP_EFFORT = 2  # of 6: more saves nothing and takes longer
 

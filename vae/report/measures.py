@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from vae.evaluation import LatentMeasures, measure_latents
-from vae.files import must_hold_a_run
 from vae.measures import kept
-from vae.report.loading import Loader, must_be_finished
+from vae.run.contents import must_hold_a_run
+from vae.run.finished import Loader, must_be_finished
 
 
 def measure(folder: Path, loader: Loader | None = None) -> LatentMeasures:

@@ -17,11 +17,12 @@ from vae.data import randomness
 from vae.data.sources import DataSet, Split, class_names
 from vae.errors import InputError
 from vae.evaluation import ACTIVE, LatentMeasures, chunks, evaluating, images_of, labels_for, pictures, visible
-from vae.files import CONFIG, FIGURES, METRICS, read_metrics, replacing
+from vae.files import replacing
 from vae.model import VAE
-from vae.report.loading import Loader
 from vae.report.measures import measure
 from vae.report.prior import shown_prior
+from vae.run.contents import CONFIG, FIGURES, METRICS, read_metrics
+from vae.run.finished import Loader
 
 PLANE = torch.linspace(-1, 1, 21)  # a plane has a centre
 HELD = 0.9973  # of each dimension of the prior, which is 3 standard deviations of N(0, I)

@@ -11,7 +11,7 @@ from typing import Any
 from vae.config import Config, flatten, load
 from vae.config.schema import NOT_A_SETTING
 from vae.errors import InputError
-from vae.files import CONFIG, HINT, METRICS, SUMMARY, failure_of, must_hold_a_run, read_metrics, read_summary
+from vae.run.contents import CONFIG, HINT, METRICS, SUMMARY, failure_of, must_hold_a_run, read_metrics, read_summary
 
 NOT_COMPARED = {"seed"}  # of a protocol: the seed of the evaluation noise varies with the run's
 NOT_NORMALISED = "not normalised"  # vae.families.likelihoods has it too, and imports torch

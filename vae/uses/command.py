@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from vae.cli import at_least
-from vae.files import USES
+from vae.run.contents import USES
 
 SPLITS = ("test", "train", "val")
 

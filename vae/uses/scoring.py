@@ -23,9 +23,9 @@ from vae.evaluation.importance import estimate
 from vae.evaluation.passes import mean_and_error
 from vae.evaluation.progress import Progress
 from vae.evaluation.words import title
-from vae.files import USES
 from vae.model import VAE
-from vae.report.loading import Opened
+from vae.run.contents import USES
+from vae.run.finished import Opened
 from vae.uses import inputs
 from vae.uses.outputs import must_be_writable, save_arrays, save_figure
 from vae.uses.scores import Scores, area_under_roc

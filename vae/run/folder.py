@@ -2,78 +2,32 @@
 
 import contextlib
 import json
-import math
 import platform
 import resource
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import accelerate
-import numpy
 import torch
 from filelock import FileLock, Timeout
 
-from vae import __version__, checkpoint
 from vae.config import Config, differences, load, to_yaml
 from vae.data.sources import DataSet
 from vae.distributed.signals import Stopped
 from vae.engine import NonFiniteError
 from vae.errors import InputError
-from vae.evaluation import Evaluation, protocol
-from vae.files import CHECKPOINTS, CONFIG, LOCK, RUNS, STARTS, SUMMARY, read_summary, write_text
+from vae.evaluation import protocol
+from vae.files import write_text
 from vae.model import VAE
+from vae.run import checkpoint
+from vae.run.contents import CHECKPOINTS, CONFIG, LOCK, RUNS, STARTS, SUMMARY, read_summary
+from vae.run.state import RunState
+from vae.run.versions import versions
 
 SECONDS_OF_A_LOOK = 1.0  # who looks whether the folder is locked holds it for a moment
-FORMAT = 2  # of a run's and an engine's state in a checkpoint; 1 had the optimizer's settings in it
-
-
-@dataclass
-class RunState:
-    """How far a run is; saved with each checkpoint.
-
-    Attributes:
-        step: updates made.
-        train_seconds: time spent on training steps, evaluations and checkpoints not counted.
-        logged_seconds: the same, at the last line of training metrics.
-        spent: seconds by purpose: of training, logging; beside it, evaluation and checkpoints.
-        skipped: updates left out because they were not finite.
-        test: the latest evaluation on the test set, and the step it was made at.
-        best: the best checkpoint so far, chosen on the validation set: its name, step, epoch and both losses there.
-        collapsed_since: the epoch at which the posterior was first found collapsed; None: it is not.
-    """
-
-    step: int = 0
-    train_seconds: float = 0.0
-    logged_seconds: float = 0.0
-    spent: dict[str, float] = field(default_factory=dict)
-    skipped: int = 0
-    test: dict[str, Any] | None = None
-    test_step: int = 0
-    best: dict[str, Any] | None = None
-    collapsed_since: float | None = None
-
-    def note_test(self, result: Evaluation) -> None:
-        """Remember the evaluation of this step."""
-        self.test, self.test_step = result.numbers(), self.step
-
-    def note_best(self, val_loss: float, test_loss: float, epoch: float) -> bool:
-        """Remember this step if its validation loss is the lowest so far; returns whether it is."""
-        if not val_loss < (self.best["val_loss"] if self.best else math.inf):  # NaN is never the best
-            return False
-        name = checkpoint.name_of(self.step)
-        losses = {"val_loss": val_loss, "test_loss": test_loss}
-        self.best = {"checkpoint": name, "step": self.step, "epoch": epoch, **losses}
-        return True
-
-    @property
-    def keep(self) -> list[str]:
-        """Names of the checkpoints that are not pruned however old they are."""
-        return [self.best["checkpoint"]] if self.best else []
 
 
 @dataclass(frozen=True)
@@ -192,36 +146,6 @@ def saying_how_to_go_on(folder: Path, config: Config) -> Iterator[None]:
         raise Stopped(stop.signum, f"{stop.where}; {hint}") from None
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"interrupted; {hint} from the last checkpoint") from None
-
-
-def restore(start: Path, total_steps: int, fingerprint: str) -> tuple[RunState, dict[str, Any]]:
-    """Return the state of a run and of its engine from a checkpoint.
-
-    Args:
-        start: the checkpoint's folder.
-        total_steps: updates in the whole run.
-        fingerprint: of the data the run is continued on.
-
-    Raises:
-        InputError: the data are others, or the run is further than it is asked to go.
-    """
-    saved = checkpoint.load_state(start)
-    if saved.get("format") != FORMAT:
-        raise InputError(f"{start}: written by another version of this program; use that one to continue it")
-    state = RunState(**saved["run"])
-    if saved["data"] != fingerprint:
-        raise InputError(f"data.name: the pixels are not those that {start} was trained on; choose another run.name")
-    if state.step > total_steps or (state.step == total_steps and state.test_step != state.step):
-        limits = f"train.epochs, train.max_steps: end at step {total_steps}, but {start} is there already"
-        raise InputError(f"{limits}; ask for more than {state.step} steps")
-    return state, saved["engine"]
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that a run's numbers may depend on."""
-    packages = {module.__name__: module.__version__ for module in (torch, accelerate, numpy)}
-    packages["torchvision"] = metadata.version("torchvision")  # not imported by most runs
-    return {"vae": __version__, "python": platform.python_version(), **packages}
 
 
 def peak_memory() -> float:

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vae.assemble import build_data, build_model
-from vae.checkpoint import WEIGHTS, load_weights
 from vae.config import Config, load
 from vae.data.sources import DataSet
-from vae.files import CONFIG, MODEL, must_exist, must_hold_a_run
 from vae.model import VAE
+from vae.run.checkpoint import WEIGHTS, load_weights
+from vae.run.contents import CONFIG, MODEL, must_exist, must_hold_a_run
 
 
 @dataclass(frozen=True)
