@@ -66,14 +66,16 @@ from vae.distributed import launch
 from vae.distributed.stopping import StopVote
 from vae.distributed.watchdog import RankLostError, Watchdog
 from vae.engine import NonFiniteError
-from vae.profiling import Profiler
-from vae.recording import Agenda, Recorder, write_results
 from vae.run import checkpoint
 from vae.run.contents import CHECKPOINTS
-from vae.run.folder import RunFolder, folder_of, saying_how_to_go_on, summarise
+from vae.run.folder import RunFolder, folder_of, saying_how_to_go_on
 from vae.run.state import RunState, restore
-from vae.saving import SaveError, Saver
-from vae.tracking import Stopwatch, Tracker
+from vae.training.agenda import Agenda
+from vae.training.profiling import Profiler
+from vae.training.recording import Recorder
+from vae.training.results import summarise, write_results
+from vae.training.saving import SaveError, Saver
+from vae.training.tracking import Stopwatch, Tracker
 
 EXIT_CODES = {
     InputError: 2,

@@ -23,7 +23,7 @@ from vae.families.distributions import at_least_float32
 from vae.families.likelihoods import LIKELIHOODS, Likelihood, bits_per_dim
 from vae.families.pixels import ContinuousBernoulli, DiscretizedLogistic
 from vae.model import VAE
-from vae.tracking import Tracker
+from vae.training.tracking import Tracker
 
 LEVELS = torch.arange(256, dtype=torch.float64) / 255
 DISCRETE = [name for name, family in LIKELIHOODS.items() if family.levels == 256]

@@ -20,10 +20,10 @@ from tests.helpers.runs import events, scalars
 from tests.helpers.starts import Outcome
 from vae.data import sources
 from vae.model import VAE
-from vae.records import Board, Journal, cut, outwait_event_files
 from vae.report.measures import measure
 from vae.report.writing import write_report
-from vae.tracking import Stopwatch
+from vae.training.records import Board, Journal, cut, outwait_event_files
+from vae.training.tracking import Stopwatch
 
 
 def test_a_paused_stopwatch_stands_still_and_goes_on_from_there() -> None:

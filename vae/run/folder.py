@@ -3,28 +3,21 @@
 import contextlib
 import json
 import platform
-import resource
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
 
 from vae.config import Config, differences, load, to_yaml
-from vae.data.sources import DataSet
 from vae.distributed.signals import Stopped
 from vae.engine import NonFiniteError
 from vae.errors import InputError
-from vae.evaluation import protocol
 from vae.files import write_text
-from vae.model import VAE
 from vae.run import checkpoint
 from vae.run.contents import CHECKPOINTS, CONFIG, LOCK, RUNS, STARTS, SUMMARY, read_summary
-from vae.run.state import RunState
 from vae.run.versions import versions
 
 SECONDS_OF_A_LOOK = 1.0  # who looks whether the folder is locked holds it for a moment
@@ -146,53 +139,3 @@ def saying_how_to_go_on(folder: Path, config: Config) -> Iterator[None]:
         raise Stopped(stop.signum, f"{stop.where}; {hint}") from None
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"interrupted; {hint} from the last checkpoint") from None
-
-
-def peak_memory() -> float:
-    """Return the most memory that this process has held so far, in MB (2^20 bytes)."""
-    status = Path("/proc/self/status")
-    if status.exists():  # getrusage on Linux begins with what the process that started this one held
-        fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        return int(fields["VmHWM"].split()[0]) / 1024
-    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
-
-
-def summarise(
-    config: Config,
-    state: RunState,
-    model: VAE,
-    data: DataSet,
-    *,
-    epochs: float,
-    world_size: int,
-    device: str,
-    engine: str,
-    startup_seconds: float,
-    checkpoints: dict[str, float],
-) -> dict[str, Any]:
-    """Return the contents of summary.json: what ran, how fast, and the final numbers with their protocol."""
-    assert state.test is not None
-    how = protocol(data, config.data.binarize, model.likelihood, seed=config.run.seed, split="test")
-    return {
-        "parameters": model.count_parameters(),
-        "world_size": world_size,
-        "device": device,
-        "precision": config.train.precision,
-        "engine": engine,
-        "epochs": epochs,
-        "steps": state.step,
-        "skipped": state.skipped,
-        "train_seconds": state.train_seconds,  # logging included, the next two not
-        "evaluation_seconds": state.spent.get("evaluation", 0.0),
-        "checkpoint_seconds": state.spent.get("checkpoints", 0.0),
-        "logging_seconds": state.spent.get("logging", 0.0),
-        "images_per_second": epochs * len(data.train) / state.train_seconds,
-        "startup_seconds": startup_seconds,  # of this start, until its first update
-        "checkpoints": checkpoints,  # what they cost in this start
-        "peak_memory_mb": peak_memory(),
-        "device_memory_mb": torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else None,
-        "versions": versions(),
-        "test": {**state.test, "protocol": how},
-        "best": state.best,
-    }

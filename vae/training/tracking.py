@@ -24,8 +24,8 @@ from vae.distributed.launch import on_main
 from vae.engine import Interval
 from vae.errors import InputError
 from vae.evaluation import Evaluation, LatentMeasures
-from vae.records import Board, Journal, cut, outwait_event_files
 from vae.run.contents import METRICS, TENSORBOARD
+from vae.training.records import Board, Journal, cut, outwait_event_files
 
 SPRITE_SIZE = 32  # pixels a side, at most: browsers take no larger canvas than some 8,000, and there are 45 on a side
 

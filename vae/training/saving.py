@@ -14,7 +14,7 @@ from vae.engine import Engine
 from vae.model import VAE
 from vae.run import checkpoint
 from vae.run.state import FORMAT, RunState
-from vae.tracking import Stopwatch, Tracker
+from vae.training.tracking import Stopwatch, Tracker
 
 
 class SaveError(RuntimeError):
