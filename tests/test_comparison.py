@@ -24,9 +24,9 @@ from vae.data.sources import Split
 from vae.data.sources import load as load_data
 from vae.errors import InputError
 from vae.evaluation import LatentMeasures, measure_latents
+from vae.evaluation.latents_file import measure
 from vae.model import VAE
 from vae.report.comparison import draw, find_axis
-from vae.report.measures import measure
 from vae.report.runs import Setting, compare, find, read
 from vae.run import checkpoint
 from vae.run.finished import Loader

@@ -21,10 +21,10 @@ from tests.helpers.starts import Outcome
 from vae import __main__ as cli
 from vae.data.sources import Split
 from vae.errors import InputError
+from vae.evaluation.latents_file import measure
 from vae.families.likelihoods import Bernoulli
 from vae.model import VAE
 from vae.report import comparison, explorer, writing
-from vae.report.measures import measure
 from vae.report.runs import Run, Setting, Spread, compare, find, read, short, word
 from vae.report.table import escape_markdown, number, progress, result_tables, seconds
 from vae.run.finished import Loader

@@ -26,7 +26,7 @@ from vae.engine.ledger import Ledger
 from vae.engine.static import Static
 from vae.errors import InputError
 from vae.evaluation import evaluate, measure_latents
-from vae.evaluation.weights import log_weights
+from vae.evaluation.log_likelihood.weights import log_weights
 from vae.model import VAE, VAEOutput
 from vae.objectives import ELBO, SemiSupervised, negative_elbo
 

@@ -23,6 +23,7 @@ from vae.data.sources import Split
 from vae.distributed import launch
 from vae.errors import InputError
 from vae.evaluation import measure_latents
+from vae.evaluation.encoding import encode
 from vae.families.codebook import Codebook
 from vae.families.codes import CodeSequences, Quantized, nearest, perplexity
 from vae.families.distributions import kl
@@ -34,7 +35,6 @@ from vae.networks import Sizes
 from vae.objectives import VectorQuantization, negative_elbo
 from vae.report.explorer import obstacle
 from vae.run import checkpoint
-from vae.uses.encoding import encode
 
 K, DIM, POSITIONS = 5, 2, 3  # codes, numbers of each, codes of a z
 D = DIM * POSITIONS

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from vae.cli import Parser, add_configuration, at_least, speaks
+from vae.commands.quality import add_quality
 from vae.config import Config, describe_components, load
 from vae.distributed import slurm, startup
 from vae.distributed.signals import Stopped, StopRequest
 from vae.errors import InputError
-from vae.quality.command import add_quality
 from vae.sweep import Sweep
 from vae.sweep import load as load_sweep
 from vae.uses.command import COMMANDS as USES
@@ -117,12 +117,12 @@ def run_evaluate(args: argparse.Namespace) -> int:
     given = {name: getattr(args, name) for name in ("samples", "split", "seed", "draw")}
     wanted = {name: value for name, value in given.items() if value is not None}
     stop = StopRequest() if args.compare else _begin()
-    from vae.evaluation import command  # imports torch
+    from vae.evaluation.log_likelihood import runs  # imports torch
 
     if args.compare:
-        return _say(command.compare_runs(args.paths, wanted))
-    means = command.Means(os.environ, stop, args.device, args.batch, args.again)
-    return _say(command.evaluate_runs(args.paths, command.Request(**wanted), means))
+        return _say(runs.compare_runs(args.paths, wanted))
+    means = runs.Means(os.environ, stop, args.device, args.batch, args.again)
+    return _say(runs.evaluate_runs(args.paths, runs.Request(**wanted), means))
 
 
 def add_score(parser: argparse.ArgumentParser) -> None:
@@ -134,7 +134,7 @@ def add_score(parser: argparse.ArgumentParser) -> None:
 def run_score(args: argparse.Namespace) -> int:
     """Print what is found, on the main process; returns the exit code, the same on all."""
     stop = _begin()
-    from vae.evaluation.command import Means  # imports torch
+    from vae.evaluation.log_likelihood.runs import Means  # imports torch
     from vae.uses.scoring import score_lines
 
     return _say(score_lines(args, Means(os.environ, stop, args.device, args.batch)))

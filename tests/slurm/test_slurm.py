@@ -17,7 +17,7 @@ from tests.helpers.starts import run as run_here
 from tests.slurm.conftest import LAUNCH, Cluster, Job, settings
 from tests.test_slurm_environment import NODE_LISTS
 from vae.distributed.slurm import expand_nodes
-from vae.evaluation.kept import read
+from vae.evaluation.results_file import read
 
 Submit = Callable[..., Job]
 TRAIN, SWEEP = LAUNCH / "train.sbatch", LAUNCH / "sweep.sbatch"

@@ -17,9 +17,9 @@ from vae.data import randomness
 from vae.data.sources import DataSet, Split, class_names
 from vae.errors import InputError
 from vae.evaluation import ACTIVE, LatentMeasures, chunks, evaluating, images_of, labels_for, pictures, visible
+from vae.evaluation.latents_file import measure
 from vae.files import replacing
 from vae.model import VAE
-from vae.report.measures import measure
 from vae.report.prior import shown_prior
 from vae.run.contents import CONFIG, FIGURES, METRICS, read_metrics
 from vae.run.finished import Loader

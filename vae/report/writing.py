@@ -7,12 +7,12 @@ from pathlib import Path
 
 from vae.config import to_yaml
 from vae.errors import InputError
-from vae.evaluation.kept import log_likelihoods
+from vae.evaluation.latents_file import measure
+from vae.evaluation.results_file import log_likelihoods
 from vae.files import write_text
 from vae.report import comparison
 from vae.report.explorer import obstacle, pack, packed_bytes
 from vae.report.gallery import of_figures, of_run
-from vae.report.measures import measure
 from vae.report.page import Group, Live, Page
 from vae.report.pictures import draw_figures
 from vae.report.runs import Run, Setting, compare, find, read

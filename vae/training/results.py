@@ -13,8 +13,8 @@ from vae.config import Config
 from vae.data.sources import DataSet
 from vae.distributed.signals import Stopped
 from vae.evaluation import LatentMeasures, embedding, measure_latents, protocol
+from vae.evaluation.latents_file import kept
 from vae.files import write_text
-from vae.measures import kept
 from vae.model import VAE
 from vae.run import checkpoint
 from vae.run.contents import MODEL, SUMMARY

@@ -45,7 +45,7 @@ def add_disentangle(parser: argparse.ArgumentParser) -> None:
 
 def run_disentangle(args: argparse.Namespace) -> int:
     """Print the scores; returns the exit code."""
-    from vae.disentanglement.command import score_runs  # imports torch
+    from vae.evaluation.disentanglement.runs import score_runs  # imports torch
 
     for line in score_runs(args.paths, again=args.again):
         print(line, flush=True)

@@ -10,7 +10,7 @@ from vae.assemble import build_data
 from vae.config import Config
 from vae.data.sources import DataSet, Split
 from vae.errors import InputError
-from vae.evaluation.evaluator import with_drawn_training_set
+from vae.evaluation.log_likelihood.evaluator import with_drawn_training_set
 from vae.evaluation.protocols import part_of
 from vae.run.finished import Loader, Opened
 

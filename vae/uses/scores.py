@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vae.evaluation.importance import Estimates
+from vae.evaluation.log_likelihood.importance import Estimates
 from vae.families.likelihoods import bits_per_dim
 
 

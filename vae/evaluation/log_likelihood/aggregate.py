@@ -11,10 +11,10 @@ from torch import Tensor
 from vae.data.batches import share
 from vae.data.sources import Split
 from vae.distributed.peers import Peers
-from vae.evaluation.budget import agreed, room_for
+from vae.evaluation.log_likelihood.budget import agreed, room_for
+from vae.evaluation.log_likelihood.progress import Progress
+from vae.evaluation.log_likelihood.weights import Draws
 from vae.evaluation.passes import chunks, evaluating, images_of, labels_for, mean_and_error
-from vae.evaluation.progress import Progress
-from vae.evaluation.weights import Draws
 from vae.model import VAE
 
 DRAWS = 5000  # M, of z from q(z), at most: each is held against the posteriors of all images
@@ -58,7 +58,7 @@ def aggregate(
         accelerator: the process group.
         model: the unwrapped model, on the device.
         part: N images, the same on every rank.
-        seed, split: of the noise; z_i is the first draw that `vae.evaluation.importance` has for image i.
+        seed, split: of the noise; z_i is the first draw that `importance.estimate` has for image i.
         progress: is told after each chunk.
     """
     if model.classifier is not None:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vae.quality.classifier import Classifier, look
-from vae.quality.frechet import frechet_distance, moments
+from vae.evaluation.quality.classifier import Classifier, look
+from vae.evaluation.quality.frechet import frechet_distance, moments
 
 
 @dataclass(frozen=True)

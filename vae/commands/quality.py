@@ -21,7 +21,7 @@ def add_quality(parser: argparse.ArgumentParser) -> None:
 
 def run_quality(args: argparse.Namespace) -> int:
     """Print what is found; returns the exit code."""
-    from vae.quality.assessing import quality_lines  # imports torch
+    from vae.evaluation.quality.runs import quality_lines  # imports torch
 
     for line in quality_lines(args.paths, count=args.count, seed=args.seed, feed=args.feed):
         print(line, flush=True)

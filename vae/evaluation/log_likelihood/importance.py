@@ -11,10 +11,10 @@ from torch import Tensor
 from vae.data.batches import share
 from vae.data.sources import Split
 from vae.distributed.peers import Peers
-from vae.evaluation.budget import agreed, give_back, room_for
+from vae.evaluation.log_likelihood.budget import agreed, give_back, room_for
+from vae.evaluation.log_likelihood.progress import Progress
+from vae.evaluation.log_likelihood.weights import Draws, WeightSums, log_weights
 from vae.evaluation.passes import evaluating, images_of, labels_for
-from vae.evaluation.progress import Progress
-from vae.evaluation.weights import Draws, WeightSums, log_weights
 from vae.model import VAE
 
 

@@ -13,14 +13,14 @@ from vae import figures
 from vae.data import randomness
 from vae.data.sources import DataSet, Split, class_names, load
 from vae.errors import InputError
-from vae.evaluation import kept, visible
-from vae.evaluation.evaluator import with_drawn_training_set
-from vae.evaluation.kept import Kept
-from vae.quality import words
-from vae.quality.classifier import FEATURES
-from vae.quality.measures import Seen, entropy, see
-from vae.quality.samples import prior_samples
-from vae.quality.shelf import CLASSIFIERS, Trained, classifier_for
+from vae.evaluation import results_file, visible
+from vae.evaluation.log_likelihood.evaluator import with_drawn_training_set
+from vae.evaluation.quality import text
+from vae.evaluation.quality.classifier import FEATURES
+from vae.evaluation.quality.measures import Seen, entropy, see
+from vae.evaluation.quality.samples import prior_samples
+from vae.evaluation.quality.shelf import CLASSIFIERS, Trained, classifier_for
+from vae.evaluation.results_file import Kept
 from vae.report.runs import find
 from vae.run.contents import QUALITY, USES
 from vae.run.finished import Loader, Opened
@@ -60,16 +60,16 @@ def quality_lines(paths: Sequence[Path], *, count: int | None, seed: int, feed: 
     for folder in find(paths):
         subject = _subject(loader, folder, count, draws=feed == "draws")
         protocol, started = _protocol(subject, seed), time.perf_counter()
-        yield f"{folder}: {words.title(protocol)}"
+        yield f"{folder}: {text.title(protocol)}"
         samples, seen, results = _measure(subject, seed)
         made = {"seconds": time.perf_counter() - started, "versions": versions()}
-        found[folder] = Kept(protocol, kept.checkpoint_of(folder), results, made)
-        kept.keep(folder, found[folder], QUALITY)
-        yield from words.in_full(results)
+        found[folder] = Kept(protocol, results_file.checkpoint_of(folder), results, made)
+        results_file.keep(folder, found[folder], QUALITY)
+        yield from text.in_full(results)
         yield f"  in {folder / QUALITY}"
-        yield f"  {_draw(subject, samples, seen, words.note(protocol, results))}"
+        yield f"  {_draw(subject, samples, seen, text.note(protocol, results))}"
     if len(found) > 1:
-        yield from words.table(found)
+        yield from text.table(found)
 
 
 def _suitable(count: int | None, whole: DataSet) -> int:
@@ -87,7 +87,7 @@ def _suitable(count: int | None, whole: DataSet) -> int:
 def _subject(loader: Loader, folder: Path, count: int | None, *, draws: bool) -> Subject:
     """Return a run with as many real images: grey where means are looked at, drawn as the run's where draws are."""
     opened = loader.open(folder)
-    kept.must_be_writable(folder, QUALITY)
+    results_file.must_be_writable(folder, QUALITY)
     whole = load(opened.config.data.name, opened.config.data.root)
     chosen = _suitable(count, whole)
     trained = classifier_for(whole, folder.parent / CLASSIFIERS)
@@ -133,8 +133,8 @@ def _measure(subject: Subject, seed: int) -> tuple[Tensor, dict[str, Seen], dict
         "entropy_of_class_shares": entropy(own.shares).item(),
         "mean_entropy": own.entropies.mean().item(),
         "mean_entropy_of_test_images": real.entropies.mean().item(),
-        "uncertain_share": (own.entropies > words.UNCERTAIN).double().mean().item(),
-        "uncertain_share_of_test_images": (real.entropies > words.UNCERTAIN).double().mean().item(),
+        "uncertain_share": (own.entropies > text.UNCERTAIN).double().mean().item(),
+        "uncertain_share_of_test_images": (real.entropies > text.UNCERTAIN).double().mean().item(),
         "highest_entropy": entropy(own.shares.new_full((len(own.shares),), 1 / len(own.shares))).item(),
     }
     return samples, seen, results

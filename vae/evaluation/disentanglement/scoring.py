@@ -15,15 +15,15 @@ from torch.distributions import Independent, Normal
 from vae.data import randomness
 from vae.data.factors import Factors
 from vae.data.sources import Split
-from vae.disentanglement import dci, mig, sap
 from vae.errors import InputError
 from vae.evaluation import ACTIVE, evaluating, images_of, labels_for
-from vae.evaluation.kept import Kept, checkpoint_of
+from vae.evaluation.disentanglement import dci, mig, sap
+from vae.evaluation.encoding import encode
+from vae.evaluation.results_file import Kept, checkpoint_of
 from vae.families.distributions import marginals
 from vae.model import VAE
 from vae.run.finished import Opened
 from vae.run.versions import versions
-from vae.uses.encoding import encode
 
 MOST_LEARNT, MOST_NEW = 10_000, 5_000  # images that predictors learn from, and others that they are tried on
 PROTOCOL = {

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vae.evaluation import kept
-from vae.evaluation.kept import Kept
-from vae.evaluation.words import aligned
+from vae.evaluation import results_file
+from vae.evaluation.log_likelihood.text import aligned
+from vae.evaluation.results_file import Kept
 
 UNCERTAIN = 0.5  # nats, of a prediction: e.g. two classes, one of them with a probability of 0.8
 HEAD = ("run", "classifier Frechet distance (squared)", "entropy of the classes", "of a prediction")
@@ -38,7 +38,7 @@ def note(protocol: Mapping[str, Any], results: Mapping[str, Any]) -> str:
 
 def table(found: Mapping[Path, Kept]) -> Iterator[str]:
     """Yield a table of several runs, best first; of those whose protocols differ, in what."""
-    if different := kept.differing([each.protocol for each in found.values()]):
+    if different := results_file.differing([each.protocol for each in found.values()]):
         yield f"no table, for these numbers are not to be compared: {'; '.join(different)}"
         return
     order = sorted(found.items(), key=lambda item: item[1].results["classifier_frechet_distance"])

@@ -14,14 +14,14 @@ from vae.config import Config
 from vae.data import randomness
 from vae.data.sources import DataSet, Split
 from vae.errors import InputError
-from vae.evaluation.aggregate import aggregate
 from vae.evaluation.heldout import evaluate, has_probabilities
-from vae.evaluation.importance import Estimates, estimate
-from vae.evaluation.kept import Kept, checkpoint_of
 from vae.evaluation.latents import ACTIVE
+from vae.evaluation.log_likelihood.aggregate import aggregate
+from vae.evaluation.log_likelihood.importance import Estimates, estimate
+from vae.evaluation.log_likelihood.progress import Progress
 from vae.evaluation.passes import mean_and_error
-from vae.evaluation.progress import Progress
 from vae.evaluation.protocols import part_of, protocol
+from vae.evaluation.results_file import Kept, checkpoint_of
 from vae.families.likelihoods import bits_per_dim
 from vae.model import VAE
 from vae.run.finished import Loader

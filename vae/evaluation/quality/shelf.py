@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 
 from vae.data.sources import DataSet
 from vae.errors import InputError
+from vae.evaluation.quality.classifier import EPOCHS, Classifier, look, train
 from vae.files import replacing
-from vae.quality.classifier import EPOCHS, Classifier, look, train
 from vae.run.checkpoint import sha256_of
 
 CLASSIFIERS = "classifiers"  # folder beside those of the runs

@@ -11,11 +11,11 @@ from accelerate import Accelerator
 from vae.distributed import launch
 from vae.distributed.signals import StopRequest
 from vae.errors import InputError
-from vae.evaluation import kept
-from vae.evaluation.evaluator import Request, Subject, assess, prepare
-from vae.evaluation.kept import Kept, Protocol
-from vae.evaluation.progress import Progress
-from vae.evaluation.words import in_full, table, title
+from vae.evaluation import results_file
+from vae.evaluation.log_likelihood.evaluator import Request, Subject, assess, prepare
+from vae.evaluation.log_likelihood.progress import Progress
+from vae.evaluation.log_likelihood.text import in_full, table, title
+from vae.evaluation.results_file import Kept, Protocol
 from vae.report.runs import find
 from vae.run.contents import EVALUATION
 from vae.run.finished import must_be_finished
@@ -59,17 +59,17 @@ def evaluate_runs(paths: Sequence[Path], request: Request, means: Means) -> Iter
     accelerator = launch.make_accelerator(means.device, "no", means.environment)
     launch.set_threads(0, means.environment)
     for subject in subjects:
-        launch.on_main(accelerator, partial(kept.must_be_writable, subject.folder))
+        launch.on_main(accelerator, partial(results_file.must_be_writable, subject.folder))
     yield title([subject.protocol for subject in subjects])
     found: dict[Path, Kept] = {}
     for subject in subjects:
-        look = partial(kept.known, subject.folder, subject.protocol, subject.checkpoint)
+        look = partial(results_file.known, subject.folder, subject.protocol, subject.checkpoint)
         known = None if means.again else launch.on_main(accelerator, look)
         yield f"{subject.folder}: {'evaluated already' if known else 'evaluating'}"
         result = found[subject.folder] = known or _evaluated(accelerator, subject, request, means)
         yield from in_full(result)
         if not known:
-            launch.on_main(accelerator, partial(kept.keep, subject.folder, result))
+            launch.on_main(accelerator, partial(results_file.keep, subject.folder, result))
         yield f"  in {subject.folder / EVALUATION}"
     if len(found) > 1:
         yield from table(found)
@@ -98,7 +98,7 @@ def compare_runs(paths: Sequence[Path], wanted: Protocol) -> Iterator[str]:
 
 def must_agree(protocols: Mapping[Path, Protocol]) -> None:
     """Raise `InputError` unless there is only one protocol: numbers of different ones are not compared."""
-    if different := kept.differing([kept.comparable(protocol) for protocol in protocols.values()]):
+    if different := results_file.differing([results_file.comparable(protocol) for protocol in protocols.values()]):
         hint = "give what belongs together, or see --draw, --samples, --split, --seed"
         raise InputError(f"{', '.join(map(str, protocols))}: not one protocol: {'; '.join(different)}; {hint}")
 
@@ -115,8 +115,8 @@ def _evaluated(accelerator: Accelerator, subject: Subject, request: Request, mea
 def _kept_by(folder: Path, wanted: Protocol) -> list[Kept]:
     """Return the evaluations of a run that are asked for; raises `InputError` if there is none."""
     must_be_finished(folder)
-    checkpoint = kept.checkpoint_of(folder)
-    current = [one for one in kept.read(folder) if one.checkpoint == checkpoint]
+    checkpoint = results_file.checkpoint_of(folder)
+    current = [one for one in results_file.read(folder) if one.checkpoint == checkpoint]
     found = [one for one in current if all(one.protocol.get(key) == value for key, value in wanted.items())]
     if not found:
         asked = ", ".join(f"{key} = {value}" for key, value in wanted.items())
@@ -127,5 +127,5 @@ def _kept_by(folder: Path, wanted: Protocol) -> list[Kept]:
 
 def _alike(one: Kept, evaluations: Sequence[Kept]) -> Kept | None:
     """Return the evaluation that may be compared with `one`, if there is one."""
-    wanted = kept.comparable(one.protocol)
-    return next((other for other in evaluations if kept.comparable(other.protocol) == wanted), None)
+    wanted = results_file.comparable(one.protocol)
+    return next((other for other in evaluations if results_file.comparable(other.protocol) == wanted), None)

@@ -9,19 +9,19 @@ from matplotlib.figure import Figure
 
 from vae import figures
 from vae.data import factors
-from vae.disentanglement.scoring import Subject, prepare, score
-from vae.disentanglement.traversal import PLACES, traverse
 from vae.errors import InputError
-from vae.evaluation import ACTIVE, kept, visible
-from vae.evaluation.kept import Kept
-from vae.evaluation.words import aligned
+from vae.evaluation import ACTIVE, results_file, visible
+from vae.evaluation.disentanglement.scoring import Subject, prepare, score
+from vae.evaluation.disentanglement.traversal import PLACES, traverse
+from vae.evaluation.encoding import encode
+from vae.evaluation.log_likelihood.text import aligned
+from vae.evaluation.results_file import Kept
 from vae.figures.factors import LEAST, by_factor
 from vae.report.pictures import save
 from vae.report.runs import Run, Setting, Spread, compare, find, read
 from vae.report.table import number
 from vae.run.contents import DISENTANGLEMENT, FIGURES
 from vae.run.finished import Loader
-from vae.uses.encoding import encode
 
 SCORES = ("mig", "disentanglement", "completeness", "informativeness", "sap")
 HEAD = ("MIG", "disentanglement", "completeness", "informativeness", "SAP", "reconstruction", "KL")
@@ -39,21 +39,21 @@ def score_runs(paths: Sequence[Path], *, again: bool = False) -> Iterator[str]:
     """
     loader, factors_of = Loader(), functools.cache(factors.read)
     subjects = [prepare(folder, loader.open(folder), factors_of) for folder in find(paths)]
-    if different := kept.differing([subject.protocol for subject in subjects]):
+    if different := results_file.differing([subject.protocol for subject in subjects]):
         raise InputError(
             f"{', '.join(map(str, paths))}: not one protocol: {'; '.join(different)}; give what belongs together"
         )
     for subject in subjects:
-        kept.must_be_writable(subject.folder, DISENTANGLEMENT)
+        results_file.must_be_writable(subject.folder, DISENTANGLEMENT)
     yield _title(subjects[0])
     found: dict[Path, Kept] = {}
     for subject in subjects:
         how = subject.protocol, subject.checkpoint
-        known = None if again else kept.known(subject.folder, *how, DISENTANGLEMENT)
+        known = None if again else results_file.known(subject.folder, *how, DISENTANGLEMENT)
         yield f"{subject.folder}: {'scored already' if known else 'scoring'}"
         found[subject.folder] = known or score(subject)
         if not known:
-            kept.keep(subject.folder, found[subject.folder], DISENTANGLEMENT)
+            results_file.keep(subject.folder, found[subject.folder], DISENTANGLEMENT)
         drawn = _draw(subject, found[subject.folder])
         pictures = [save(figure, subject.folder / FIGURES / f"{name}.png") for name, figure in drawn.items()]
         yield f"  in {subject.folder / DISENTANGLEMENT}; {', '.join(map(str, pictures))}"

@@ -1,4 +1,4 @@
-"""What a run's latent dimensions are used for: measured once, and kept in its folder."""
+"""Measures of a run's latent dimensions: made once, and kept in latents.json in its folder."""
 
 import contextlib
 import json
@@ -7,10 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vae.evaluation import LatentMeasures
+from vae.evaluation.heldout import measure_latents
+from vae.evaluation.latents import LatentMeasures
 from vae.files import write_text
 from vae.run.checkpoint import WEIGHTS, sha256_of
-from vae.run.contents import LATENTS, MODEL
+from vae.run.contents import LATENTS, MODEL, must_hold_a_run
+from vae.run.finished import Loader, must_be_finished
 
 FORMAT = 1  # of latents.json
 
@@ -29,6 +31,26 @@ def kept(folder: Path, measure: Callable[[], LatentMeasures]) -> LatentMeasures:
         with contextlib.suppress(OSError):  # somebody else's run, read-only; or a full disk
             write_text(folder / LATENTS, json.dumps(key | asdict(measures), indent=1) + "\n")
     return measures
+
+
+def measure(folder: Path, loader: Loader | None = None) -> LatentMeasures:
+    """Return the measures of a finished run: those that it kept, or, where it has none, new ones.
+
+    Args:
+        folder: the run folder.
+        loader: opens the run, if there is one that may have its data already.
+
+    Raises:
+        InputError: not a run folder, an unfinished or damaged run, or its data are not there.
+    """
+
+    def now() -> LatentMeasures:
+        opened = (loader or Loader()).open(folder)
+        return measure_latents(opened.model, opened.data.test, seed=opened.config.run.seed)
+
+    must_hold_a_run(folder)
+    must_be_finished(folder)
+    return kept(folder, now)
 
 
 def _read(path: Path, key: dict[str, Any]) -> LatentMeasures | None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vae.evaluation.kept import Kept, Protocol
+from vae.evaluation.results_file import Kept, Protocol
 
 HEAD = ("run", "log p(x)", "ELBO", "KL", "I(x;z)", "KL(q(z)||p(z))", "active", "ESS", "bits/dim")
 MISSING = "-"
