@@ -27,9 +27,9 @@ from vae.evaluation import LatentMeasures, measure_latents
 from vae.evaluation.latents_file import measure
 from vae.model import VAE
 from vae.report.comparison import draw, find_axis
-from vae.report.runs import Setting, compare, find, read
 from vae.run import checkpoint
 from vae.run.finished import Loader
+from vae.run.settings import Setting, compare, find, read
 
 EPOCHS = [1.0, 2.0, 3.0]
 

@@ -25,9 +25,9 @@ from vae.evaluation.latents_file import measure
 from vae.families.likelihoods import Bernoulli
 from vae.model import VAE
 from vae.report import comparison, explorer, writing
-from vae.report.runs import Run, Setting, Spread, compare, find, read, short, word
-from vae.report.table import escape_markdown, number, progress, result_tables, seconds
+from vae.report.table import escape_markdown, progress, result_tables
 from vae.run.finished import Loader
+from vae.run.settings import Run, Setting, Spread, compare, find, number, read, seconds, short, word
 
 
 @pytest.fixture(scope="session")

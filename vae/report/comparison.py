@@ -18,9 +18,9 @@ from vae.evaluation import LatentMeasures, evaluating, images_of, labels_for, vi
 from vae.evaluation.latents_file import measure
 from vae.figures.sweeps import ceiling, finite
 from vae.report.pictures import one_of_each
-from vae.report.runs import Run, Setting, short, word
 from vae.report.table import evaluated
 from vae.run.finished import Loader
+from vae.run.settings import Run, Setting, short, word
 
 COLUMNS = 10  # images of each setting
 

@@ -15,10 +15,10 @@ from vae.report.explorer import obstacle, pack, packed_bytes
 from vae.report.gallery import of_figures, of_run
 from vae.report.page import Group, Live, Page
 from vae.report.pictures import draw_figures
-from vae.report.runs import Run, Setting, compare, find, read
-from vae.report.table import MISSING, progress, result_tables, seconds, whole
+from vae.report.table import progress, result_tables
 from vae.run.contents import CONFIG, RUNS
 from vae.run.finished import Loader, has_weights
+from vae.run.settings import MISSING, Run, Setting, compare, find, read, seconds, whole
 
 HTML, MARKDOWN = "report.html", "report.md"
 EXPLORER_BYTES = 3_000_000  # of decoders in one page; the first one is taken in any case

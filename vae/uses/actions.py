@@ -16,9 +16,9 @@ from vae.evaluation import evaluating, images_of, labels_for, visible
 from vae.evaluation.encoding import encode
 from vae.run.contents import USES
 from vae.run.finished import Loader, Opened
+from vae.run.outputs import save_arrays, save_figure
 from vae.uses import inputs
 from vae.uses.generation import slerp
-from vae.uses.outputs import save_arrays, save_figure
 from vae.uses.repair import denoise, impute
 
 Lines = Iterator[object]

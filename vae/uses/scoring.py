@@ -26,8 +26,8 @@ from vae.evaluation.passes import mean_and_error
 from vae.model import VAE
 from vae.run.contents import USES
 from vae.run.finished import Opened
+from vae.run.outputs import must_be_writable, save_arrays, save_figure
 from vae.uses import inputs
-from vae.uses.outputs import must_be_writable, save_arrays, save_figure
 from vae.uses.scores import Scores, area_under_roc
 
 SHOWN = 10  # images of each kind in the picture

@@ -17,11 +17,10 @@ from vae.evaluation.encoding import encode
 from vae.evaluation.log_likelihood.text import aligned
 from vae.evaluation.results_file import Kept
 from vae.figures.factors import LEAST, by_factor
-from vae.report.pictures import save
-from vae.report.runs import Run, Setting, Spread, compare, find, read
-from vae.report.table import number
 from vae.run.contents import DISENTANGLEMENT, FIGURES
 from vae.run.finished import Loader
+from vae.run.outputs import save_figure
+from vae.run.settings import Run, Setting, Spread, compare, find, number, read
 
 SCORES = ("mig", "disentanglement", "completeness", "informativeness", "sap")
 HEAD = ("MIG", "disentanglement", "completeness", "informativeness", "SAP", "reconstruction", "KL")
@@ -55,7 +54,7 @@ def score_runs(paths: Sequence[Path], *, again: bool = False) -> Iterator[str]:
         if not known:
             results_file.keep(subject.folder, found[subject.folder], DISENTANGLEMENT)
         drawn = _draw(subject, found[subject.folder])
-        pictures = [save(figure, subject.folder / FIGURES / f"{name}.png") for name, figure in drawn.items()]
+        pictures = [save_figure(subject.folder / FIGURES / f"{name}.png", figure) for name, figure in drawn.items()]
         yield f"  in {subject.folder / DISENTANGLEMENT}; {', '.join(map(str, pictures))}"
     yield from _tables(found)
 

@@ -16,9 +16,9 @@ from vae.evaluation.log_likelihood.evaluator import Request, Subject, assess, pr
 from vae.evaluation.log_likelihood.progress import Progress
 from vae.evaluation.log_likelihood.text import in_full, table, title
 from vae.evaluation.results_file import Kept, Protocol
-from vae.report.runs import find
 from vae.run.contents import EVALUATION
 from vae.run.finished import must_be_finished
+from vae.run.settings import find
 
 
 @dataclass(frozen=True)

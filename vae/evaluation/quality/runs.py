@@ -21,11 +21,11 @@ from vae.evaluation.quality.measures import Seen, entropy, see
 from vae.evaluation.quality.samples import prior_samples
 from vae.evaluation.quality.shelf import CLASSIFIERS, Trained, classifier_for
 from vae.evaluation.results_file import Kept
-from vae.report.runs import find
 from vae.run.contents import QUALITY, USES
 from vae.run.finished import Loader, Opened
+from vae.run.outputs import save_figure
+from vae.run.settings import find
 from vae.run.versions import versions
-from vae.uses.outputs import save_figure
 
 COUNT = 10_000
 MEASURE = "classifier Frechet distance, squared (Dowson & Landau 1982, eq. 4)"

@@ -48,4 +48,4 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> Path:
 
 def save_figure(path: Path, figure: Figure) -> Path:
     """Write a picture as .png and return its path; raises `InputError`."""
-    return save(path, FigureCanvasAgg(figure).print_png)
+    return save(path, FigureCanvasAgg(figure).print_png)  # `savefig` would lay everything out twice

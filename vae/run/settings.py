@@ -1,7 +1,7 @@
-"""Run folders -> what a report compares: settings, each with its runs of several seeds; imports no torch."""
+"""Settings that are compared, each with its runs of several seeds, and numbers over them as text; imports no torch."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from vae.errors import InputError
 from vae.run.contents import CONFIG, HINT, METRICS, SUMMARY, failure_of, must_hold_a_run, read_metrics, read_summary
 
 NOT_COMPARED = {"seed"}  # of a protocol: the seed of the evaluation noise varies with the run's
+MISSING = "–"
 NOT_NORMALISED = "not normalised"  # vae.families.likelihoods has it too, and imports torch
 
 
@@ -194,6 +195,38 @@ def word(value: Any) -> str:
         inside = ", ".join(f"{key} {word(setting)}" for key, setting in value.items() if key != "name")
         return " ".join(filter(None, [str(value.get("name", "")), f"({inside})" if inside else ""]))
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def number(spread: Spread | None, write: Callable[[float], str] = "{:.2f}".format, *, of: int | None = None) -> str:
+    """Return mean ± standard deviation as text, and how many runs it is of where that is not all: `of`."""
+    if spread is None:
+        return MISSING
+    known = not math.isnan(spread.deviation)
+    text = write(spread.mean) + (f" ± {write(spread.deviation)}" if known else "")
+    return text if of in (None, spread.count) else f"{text} ({spread.count} of {of} runs)"
+
+
+def seconds(value: float) -> str:
+    """Return a duration as text: `12.3 s`, `3 min 12 s`, `2 h 05 min`."""
+    if value < 100:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def duration(spread: Spread | None) -> str:
+    """Return mean ± standard deviation of durations in one unit: `6.5 ± 0.6 min`; alone as `seconds` has it."""
+    if spread is None or math.isnan(spread.deviation):
+        return MISSING if spread is None else seconds(spread.mean)
+    size, unit = next(
+        (size, unit) for size, unit in ((3600, "h"), (60, "min"), (1, "s")) if spread.mean >= size or size == 1
+    )
+    return f"{spread.mean / size:.1f} ± {spread.deviation / size:.1f} {unit}"
+
+
+def whole(value: float) -> str:
+    """Return a number without decimals: `15,623`."""
+    return f"{value:,.0f}"
 
 
 def _order(value: Any) -> tuple[int, float, str]:
