@@ -27,7 +27,7 @@ if __name__ == "__main__":  # at once: also what comes next takes a moment to im
         sys.exit(2)
     startup.pause_collector()
 
-from vae.cli import Parser, add_configuration, speaks
+from vae.commands.parsing import Parser, add_configuration, speaks
 from vae.config import Config, describe, load, to_yaml, warnings
 from vae.errors import InputError
 

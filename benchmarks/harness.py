@@ -19,7 +19,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this tree's `vae`, whichever is installed
 
-from vae.cli import Parser
+from vae.commands.parsing import Parser
 from vae.config import TrainConfig
 from vae.distributed.launch import cores, cpu_has_bf16
 from vae.errors import InputError

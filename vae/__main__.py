@@ -12,17 +12,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vae.cli import Parser, add_configuration, at_least, speaks
+from vae.commands.factors import COMMANDS as FACTORS
+from vae.commands.parsing import Parser, add_configuration, at_least, speaks
 from vae.commands.quality import add_quality
+from vae.commands.uses import COMMANDS as USES
+from vae.commands.uses import add_score_arguments
 from vae.config import Config, describe_components, load
 from vae.distributed import slurm, startup
 from vae.distributed.signals import Stopped, StopRequest
 from vae.errors import InputError
 from vae.sweep import Sweep
 from vae.sweep import load as load_sweep
-from vae.uses.command import COMMANDS as USES
-from vae.uses.command import add_score_arguments
-from vae.uses.factors import COMMANDS as FACTORS
 
 SECONDS_FOR_RANK_0 = 5  # to finish its report, before a launcher ends it because another process has ended
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from vae.cli import at_least
+from vae.commands.parsing import at_least
 from vae.run.contents import USES
 
 SPLITS = ("test", "train", "val")
