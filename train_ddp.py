@@ -14,6 +14,7 @@ import os
 import sys
 import time
 from functools import partial
+from typing import Any
 
 from vae.distributed import signals, startup
 
@@ -84,6 +85,13 @@ EXIT_CODES = {
     signals.Stopped: signals.REQUEUE_ME,
     KeyboardInterrupt: 130,
 }
+
+
+def draw_figures(*args: Any, **settings: Any) -> None:
+    """Draw a finished run's pictures: `vae.report.draw_figures`, imported when there is something to draw."""
+    from vae import report  # imports matplotlib
+
+    report.draw_figures(*args, **settings)
 
 
 def train(config: Config, args: argparse.Namespace) -> None:
@@ -199,7 +207,8 @@ def train(config: Config, args: argparse.Namespace) -> None:
         place = {"world_size": world_size, "device": device.type, "engine": engine.name}
         costs = {"checkpoints": saver.costs(), "startup_seconds": startup_seconds}
         summary = summarise(config, state, vae, data, epochs=batches.progress(state.step), **place, **costs)
-        finish = partial(write_results, folder, config, summary, vae, data, tracker, STOP.obey)
+        draw = partial(draw_figures, folder, vae, data, seed=config.run.seed, before_each=STOP.obey)
+        finish = partial(write_results, folder, config, summary, vae, data, tracker, draw)
         launch.on_main(accelerator, finish, known=(SaveError, signals.Stopped))
     accelerator.wait_for_everyone()
     run.release()

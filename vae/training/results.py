@@ -83,7 +83,7 @@ def write_results(
     vae: VAE,
     data: DataSet,
     tracker: Tracker,
-    obey: Callable[[], None],
+    draw: Callable[[LatentMeasures], object],
 ) -> None:
     """Write what a finished run leaves beside its records and checkpoints (main process only); the summary is last.
 
@@ -94,7 +94,7 @@ def write_results(
         vae: the unwrapped model.
         data: what it was trained and evaluated on.
         tracker: where settings and results are recorded.
-        obey: called before each picture; raises `Stopped` if a signal has come.
+        draw: draws the run's pictures from the measures of its model; raises `Stopped` if a signal has come.
 
     Raises:
         SaveError: something could not be written.
@@ -109,7 +109,7 @@ def write_results(
         tracker.log_hyperparameters(config, results, step=summary["steps"])
         tracker.log_embedding(*embedding(vae, data), step=summary["steps"])
         if config.run.figures:
-            _draw(folder, vae, data, measures, config.run.seed, tracker, obey)
+            _draw(folder, measures, tracker, draw)
         write_text(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
     except OSError as error:
         raise SaveError(
@@ -117,20 +117,10 @@ def write_results(
         ) from None
 
 
-def _draw(
-    folder: Path,
-    vae: VAE,
-    data: DataSet,
-    measures: LatentMeasures,
-    seed: int,
-    tracker: Tracker,
-    obey: Callable[[], None],
-) -> None:
+def _draw(folder: Path, measures: LatentMeasures, tracker: Tracker, draw: Callable[[LatentMeasures], object]) -> None:
     tracker.say("drawing figures")
     try:
-        from vae.report import draw_figures  # imports matplotlib
-
-        draw_figures(folder, vae, data, measures, seed, before_each=obey)
+        draw(measures)
     except Stopped:
         raise
     except Exception as error:  # the numbers do not depend on the pictures
