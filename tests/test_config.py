@@ -184,3 +184,11 @@ def test_components_are_listed_with_their_settings_under_the_keys_that_choose_th
         assert names == list(table)
     assert "    std  (float > 0; default 1.0)" in lines
     assert f"    beta  ({' | '.join(SCHEDULES)}; default 1.0)" in lines
+
+
+@pytest.mark.parametrize("named", ["objective=ELBO", "objective={name: ELBO}", "objective.name=ELBO"])
+def test_to_name_the_default_objective_is_to_have_it_warm_up_included(named: str) -> None:
+    assert load(None, [named]).objective == load().objective
+    assert load().objective["beta"] == {"name": "LinearWarmup", "epochs": 10.0, "start": 0.0, "end": 1.0}
+    assert load(None, [named, "objective.free_bits=0.1"]).objective == load().objective | {"free_bits": 0.1}
+    assert load(None, [named, "objective.beta=1"]).objective["beta"] == {"name": "Constant", "value": 1.0}

@@ -312,7 +312,7 @@ def test_with_all_weights_one_it_is_the_elbo() -> None:
     objective = BetaTCVAE(beta=1.0)
     model, x, output = run(objective)
     ours = torch.autograd.grad(objective(output, x, 0.0).loss.sum(), list(model.parameters()), retain_graph=True)
-    theirs = torch.autograd.grad(ELBO()(output, x, 0.0).loss.sum(), list(model.parameters()))
+    theirs = torch.autograd.grad(ELBO(beta=1.0)(output, x, 0.0).loss.sum(), list(model.parameters()))
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-13)
 

@@ -319,7 +319,7 @@ def test_dependent_dimensions_share_their_free_bits() -> None:
     bound = negative_elbo(out, x)
     for free_bits in (1e-3, 5.0):
         expected = bound.reconstruction + bound.kl.clamp(min=D * free_bits)
-        torch.testing.assert_close(ELBO(free_bits=free_bits)(out, x, 0.0).loss, expected)
+        torch.testing.assert_close(ELBO(beta=1.0, free_bits=free_bits)(out, x, 0.0).loss, expected)
 
 
 def test_the_elbo_bounds_the_likelihood_from_below() -> None:

@@ -164,7 +164,7 @@ def test_the_bound_lies_below_the_likelihood_that_importance_weights_find() -> N
 def test_free_bits_hold_for_each_label() -> None:
     model, x, eps = build(), images(4), noise(4, D)
     output = model(x, eps, GIVEN)
-    got = ELBO(free_bits=0.5)(output, x, 0.0)
+    got = ELBO(beta=1.0, free_bits=0.5)(output, x, 0.0)
     assert output.labels is not None
     raised = output.latents[0].kl_by_group().clamp(min=0.5).sum(-1)  # (C, B)
     expected = got.reconstruction + (output.labels.weights * raised).sum(0) + output.labels.kl()

@@ -167,6 +167,8 @@ def _merge(base: dict[str, Any], change: dict[Any, Any], source: str, prefix: st
             hint = nearest(path, known_keys()) or "; train_ddp.py --help lists them all"
             raise InputError(f"{path}: there is no such key (in {source}){hint}")
         current = base.get(key)
+        if isinstance(current, str) and isinstance(value, dict) and _inside_component(path):
+            current = base[key] = {"name": current}  # a component's name is short for one with its defaults
         replaces = isinstance(value, dict) and "name" in value and _inside_component(path)
         if isinstance(value, dict) and isinstance(current, dict) and not replaces:
             _merge(current, value, source, path)

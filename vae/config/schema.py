@@ -180,7 +180,7 @@ class Config(Section):
     run: RunConfig = Field(default={}, validate_default=True)
     data: DataConfig = Field(default={}, validate_default=True)
     model: ModelConfig = Field(default={}, validate_default=True)
-    objective: Annotated[Spec, ObjectiveSpec] = Field(
+    objective: Annotated[Spec, ObjectiveSpec] = Field(  # the ELBO's own defaults, spelt out for --help and key=value
         default={"name": "ELBO", "beta": {"name": "LinearWarmup", "epochs": 10}}, description="what is minimised"
     )
     optim: OptimConfig = Field(default={}, validate_default=True)
