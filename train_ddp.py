@@ -14,8 +14,9 @@ import os
 import sys
 import time
 from functools import partial
+from typing import Any
 
-from vae import signals, startup
+from vae.distributed import signals, startup
 
 STARTED = time.time()
 STOP = signals.StopRequest()
@@ -27,9 +28,9 @@ if __name__ == "__main__":  # at once: also what comes next takes a moment to im
         sys.exit(2)
     startup.pause_collector()
 
-from vae.cli import Parser, add_configuration, speaks
-from vae.components import InputError
+from vae.commands.parsing import Parser, add_configuration, speaks
 from vae.config import Config, describe, load, to_yaml, warnings
+from vae.errors import InputError
 
 Command = tuple[Config, argparse.Namespace]
 
@@ -61,15 +62,21 @@ if __name__ == "__main__":  # before torch is imported, which takes seconds
         report_end(error)
         sys.exit(2)
 
-from vae import assemble, checkpoint, launch
+from vae import assemble
+from vae.distributed import launch
+from vae.distributed.stopping import StopVote
+from vae.distributed.watchdog import RankLostError, Watchdog
 from vae.engine import NonFiniteError
-from vae.files import CHECKPOINTS
-from vae.profiling import Profiler
-from vae.recording import Agenda, Recorder, write_results
-from vae.run import RunFolder, RunState, folder_of, restore, saying_how_to_go_on, summarise
-from vae.saving import SaveError, Saver
-from vae.tracking import Stopwatch, Tracker
-from vae.watchdog import RankLostError, Watchdog
+from vae.run import checkpoint
+from vae.run.contents import CHECKPOINTS
+from vae.run.folder import RunFolder, folder_of, saying_how_to_go_on
+from vae.run.state import RunState, restore
+from vae.training.agenda import Agenda
+from vae.training.profiling import Profiler
+from vae.training.recording import Recorder
+from vae.training.results import summarise, write_results
+from vae.training.saving import SaveError, Saver
+from vae.training.tracking import Stopwatch, Tracker
 
 EXIT_CODES = {
     InputError: 2,
@@ -78,6 +85,13 @@ EXIT_CODES = {
     signals.Stopped: signals.REQUEUE_ME,
     KeyboardInterrupt: 130,
 }
+
+
+def draw_figures(*args: Any, **settings: Any) -> None:
+    """Draw a finished run's pictures: `vae.report.draw_figures`, imported when there is something to draw."""
+    from vae import report  # imports matplotlib
+
+    report.draw_figures(*args, **settings)
 
 
 def train(config: Config, args: argparse.Namespace) -> None:
@@ -141,7 +155,7 @@ def train(config: Config, args: argparse.Namespace) -> None:
 
     # Train.
     first_step, startup_seconds = state.step, 0.0
-    stop_signal = launch.StopVote(accelerator, STOP)
+    stop_signal = StopVote(accelerator, STOP)
     tracker = Tracker(accelerator, folder, step=state.step, total_steps=total_steps)
     saver = Saver(accelerator, folder / CHECKPOINTS, vae, engine, tracker, data.fingerprint, step=state.step)
     profiler = Profiler(folder, config.train.profile, device.type, tracker.say) if config.train.profile else None
@@ -193,7 +207,8 @@ def train(config: Config, args: argparse.Namespace) -> None:
         place = {"world_size": world_size, "device": device.type, "engine": engine.name}
         costs = {"checkpoints": saver.costs(), "startup_seconds": startup_seconds}
         summary = summarise(config, state, vae, data, epochs=batches.progress(state.step), **place, **costs)
-        finish = partial(write_results, folder, config, summary, vae, data, tracker, STOP.obey)
+        draw = partial(draw_figures, folder, vae, data, seed=config.run.seed, before_each=STOP.obey)
+        finish = partial(write_results, folder, config, summary, vae, data, tracker, draw)
         launch.on_main(accelerator, finish, known=(SaveError, signals.Stopped))
     accelerator.wait_for_everyone()
     run.release()

@@ -19,11 +19,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this tree's `vae`, whichever is installed
 
-from vae.cli import Parser
-from vae.components import InputError
+from vae.commands.parsing import Parser
 from vae.config import TrainConfig
-from vae.launch import cores, cpu_has_bf16
-from vae.run import versions
+from vae.distributed.launch import cores, cpu_has_bf16
+from vae.errors import InputError
+from vae.run.versions import versions
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

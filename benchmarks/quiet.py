@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from vae.launch import cores
+from vae.distributed.launch import cores
 
 Result = TypeVar("Result")
 STAT = Path("/proc/stat")

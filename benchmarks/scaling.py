@@ -33,9 +33,9 @@ from quiet import Patience
 from rows import JOB, Row, Sample, sample_of
 from tqdm import tqdm
 
-from vae.components import InputError
 from vae.config import TrainConfig
-from vae.launch import cores
+from vae.distributed.launch import cores
+from vae.errors import InputError
 
 PROGRAM = harness.ROOT / "benchmarks" / "allreduce.py"
 QUICK = {"rounds": 1, "strong": [128], "weak": 0, "patience": 0}

@@ -36,8 +36,8 @@ from tqdm import tqdm
 
 from vae.assemble import build_data, build_model
 from vae.config import Config, load
+from vae.distributed.launch import cores
 from vae.engine.choice import choose
-from vae.launch import cores
 
 ENGINES = {"cpu": ["eager", "compile"], "cuda": ["eager", "compile", "graph"]}
 DEFAULTS: dict[str, dict[str, Any]] = {

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from vae import assemble, launch
+from vae import assemble
 from vae.config import load
 from vae.data.batches import TrainingBatches
 from vae.data.sources import Split
+from vae.distributed import launch
 from vae.engine import Engine
 from vae.evaluation import evaluate
 from vae.model import VAE

@@ -11,13 +11,13 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from tests.test_pieces import CLASSES, build_model, combinations, images, labels, named, noise, refused
-from vae import launch
 from vae.components import build
 from vae.data.batches import Batch, share
+from vae.distributed import launch
+from vae.distributed.peers import alone
 from vae.engine.gradients import AllReduced
 from vae.model import VAE
 from vae.objectives import OBJECTIVES, Objective
-from vae.peers import alone
 
 COUNT = 5  # of two ranks, one has an example more
 SHAPE = (1, 3, 3)

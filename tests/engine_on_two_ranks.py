@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 
-from vae import assemble, launch
+from vae import assemble
 from vae.config import load
 from vae.data.batches import TrainingBatches
+from vae.distributed import launch
 from vae.engine import Engine, NonFiniteError
 from vae.engine.gradients import AllReduced
 from vae.engine.stepwise import Stepwise

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import torch
 
-from vae import assemble, launch
+from vae import assemble
 from vae.config import load
 from vae.data.batches import TrainingBatches
+from vae.distributed import launch
 
 FAMILIES = [
     ["model.prior={name: GaussianMixture, components: 3}"],

@@ -10,11 +10,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from vae import assemble, launch
+from vae import assemble
 from vae.config import load
 from vae.data.batches import TrainingBatches, share
+from vae.distributed import launch
+from vae.distributed.peers import Peers
 from vae.objectives import OBJECTIVES
-from vae.peers import Peers
 
 COUNTS = (7, 2)  # of three ranks, one has no example of two
 STEPS = 6  # of 10, 10 and 1 examples: with several ranks, not all of them have one

@@ -15,11 +15,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from vae import checkpoint
-from vae.components import InputError
+from vae.errors import InputError
 from vae.files import write_text
 from vae.model import VAE
-from vae.run import restore
+from vae.run import checkpoint
+from vae.run.state import restore
 
 
 @pytest.fixture

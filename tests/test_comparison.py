@@ -17,18 +17,19 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from torch.distributions import MultivariateNormal
 
-from vae import checkpoint, figures
-from vae.components import InputError
+from vae import figures
 from vae.config import load, to_yaml
 from vae.data import randomness
 from vae.data.sources import Split
 from vae.data.sources import load as load_data
+from vae.errors import InputError
 from vae.evaluation import LatentMeasures, measure_latents
+from vae.evaluation.latents_file import measure
 from vae.model import VAE
 from vae.report.comparison import draw, find_axis
-from vae.report.loading import Loader
-from vae.report.measures import measure
-from vae.report.runs import Setting, compare, find, read
+from vae.run import checkpoint
+from vae.run.finished import Loader
+from vae.run.settings import Setting, compare, find, read
 
 EPOCHS = [1.0, 2.0, 3.0]
 

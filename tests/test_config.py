@@ -9,12 +9,13 @@ import yaml
 
 from tests.helpers import ROOT
 from vae import assemble, config
-from vae.config import Config, InputError, describe, describe_components, load
-from vae.likelihoods import LIKELIHOODS
+from vae.config import Config, describe, describe_components, load
+from vae.errors import InputError
+from vae.families.likelihoods import LIKELIHOODS
+from vae.families.posteriors import POSTERIORS
+from vae.families.priors import PRIORS
 from vae.networks import DECODERS, ENCODERS
 from vae.objectives import OBJECTIVES
-from vae.posteriors import POSTERIORS
-from vae.priors import PRIORS
 from vae.schedules import SCHEDULES
 
 CONFIGS = sorted([*(ROOT / "configs").glob("*.yaml"), *(ROOT / "configs/papers").glob("*.yaml")])
@@ -183,3 +184,11 @@ def test_components_are_listed_with_their_settings_under_the_keys_that_choose_th
         assert names == list(table)
     assert "    std  (float > 0; default 1.0)" in lines
     assert f"    beta  ({' | '.join(SCHEDULES)}; default 1.0)" in lines
+
+
+@pytest.mark.parametrize("named", ["objective=ELBO", "objective={name: ELBO}", "objective.name=ELBO"])
+def test_to_name_the_default_objective_is_to_have_it_warm_up_included(named: str) -> None:
+    assert load(None, [named]).objective == load().objective
+    assert load().objective["beta"] == {"name": "LinearWarmup", "epochs": 10.0, "start": 0.0, "end": 1.0}
+    assert load(None, [named, "objective.free_bits=0.1"]).objective == load().objective | {"free_bits": 0.1}
+    assert load(None, [named, "objective.beta=1"]).objective["beta"] == {"name": "Constant", "value": 1.0}

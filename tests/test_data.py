@@ -18,10 +18,10 @@ from torchvision.transforms import v2
 
 from tests.helpers import DATA
 from tests.helpers.starts import Program
-from vae.components import InputError
 from vae.data import batches as batches_module
 from vae.data import randomness, sources
 from vae.data.batches import TrainingBatches, count_steps, share, to_unit_interval
+from vae.errors import InputError
 
 RAW = DATA / "MNIST" / "raw"
 ARCHIVE = "t10k-images-idx3-ubyte.gz"

@@ -11,9 +11,9 @@ import pytest
 
 from tests.helpers.runs import rows, scalars
 from tests.helpers.starts import JOB, Program, arguments, launch, ranks, together
-from vae import checkpoint
-from vae.components import InputError
-from vae.signals import StopRequest
+from vae.distributed.signals import StopRequest
+from vae.errors import InputError
+from vae.run import checkpoint
 from vae.sweep import load as load_sweep
 from vae.sweep.runner import Runner
 from vae.sweep.status import status

@@ -10,14 +10,15 @@ import torch
 
 from tests.helpers import ROOT
 from tests.helpers.starts import on_ranks
-from vae import assemble, launch
-from vae.components import InputError
+from vae import assemble
 from vae.config import load
 from vae.data.batches import TrainingBatches
+from vae.distributed import launch
 from vae.engine import NonFiniteError
 from vae.engine.choice import choose
 from vae.engine.gradients import sum_own, sum_tree
 from vae.engine.stepwise import Stepwise
+from vae.errors import InputError
 from vae.model import VAE
 from vae.schedules import LinearWarmup
 

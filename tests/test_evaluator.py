@@ -21,23 +21,24 @@ from tests.helpers.folders import write_data, write_run
 from tests.helpers.runs import events, rows, scalars
 from tests.helpers.starts import Outcome, Program, on_ranks
 from vae import __main__ as cli
-from vae import checkpoint, launch
-from vae.components import InputError
 from vae.data import randomness
 from vae.data.sources import Split
+from vae.distributed import launch
+from vae.distributed.signals import Stopped, StopRequest
+from vae.errors import InputError
 from vae.evaluation import CollapseWatch, LatentMeasures, evaluate, measure_latents
-from vae.evaluation.aggregate import aggregate
-from vae.evaluation.budget import largest_tensor
-from vae.evaluation.command import Means, compare_runs, evaluate_runs, must_agree
-from vae.evaluation.evaluator import Request
-from vae.evaluation.importance import Estimates, estimate
-from vae.evaluation.kept import log_likelihoods
 from vae.evaluation.latents import Tally
-from vae.evaluation.progress import Progress
-from vae.evaluation.weights import WeightSums, log_weights
+from vae.evaluation.log_likelihood.aggregate import aggregate
+from vae.evaluation.log_likelihood.budget import largest_tensor
+from vae.evaluation.log_likelihood.evaluator import Request
+from vae.evaluation.log_likelihood.importance import Estimates, estimate
+from vae.evaluation.log_likelihood.progress import Progress
+from vae.evaluation.log_likelihood.runs import Means, compare_runs, evaluate_runs, must_agree
+from vae.evaluation.log_likelihood.weights import WeightSums, log_weights
+from vae.evaluation.results_file import log_likelihoods
 from vae.model import VAE, VAEOutput
 from vae.objectives import negative_elbo
-from vae.signals import Stopped, StopRequest
+from vae.run import checkpoint
 
 PIXELS, D, STD = 5, 2, 0.7
 

@@ -14,18 +14,19 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle, StepPatch
 
 from vae import __main__ as cli
-from vae import checkpoint, figures
-from vae.components import InputError
+from vae import figures
 from vae.config import load, to_yaml
 from vae.config.combinations import CODE_PRIORS
 from vae.data.sources import load as load_data
+from vae.errors import InputError
 from vae.evaluation import measure_latents, visible
+from vae.families.priors import PRIORS
 from vae.figures.latents import CLASS_ORDER
 from vae.figures.style import PALETTE
-from vae.files import read_metrics
 from vae.model import VAE
-from vae.priors import PRIORS
 from vae.report import draw_figures, report
+from vae.run import checkpoint
+from vae.run.contents import read_metrics
 
 CURVES = {"loss_curves.png", "gradient_norm.png"}
 PICTURES = {"reconstructions.png", "samples.png", "interpolation.png", "latent_marginals.png", "latent_use.png"}

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, MultivariateNormal, Normal
 
-from vae.components import InputError
 from vae.config import load
 from vae.data import randomness
-from vae.hierarchy import HIERARCHIES, product
+from vae.errors import InputError
+from vae.families.hierarchy import HIERARCHIES, product
 from vae.model import VAE
 from vae.objectives import negative_elbo
 

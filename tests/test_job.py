@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 from tests.helpers import DATA, ROOT
 from tests.helpers.runs import events, largest_difference, rows, scalars, weights
 from tests.helpers.starts import ACCELERATE, JOB, Outcome, Program, arguments, launch, run
-from vae import checkpoint
 from vae.config import load
 from vae.data import sources
 from vae.data.randomness import generator
 from vae.model import VAE
+from vae.run import checkpoint
 
 Job = Callable[..., Outcome]
 SMALL = ["model.hidden_dim=32", "train.batch_size=64", "train.epochs=2", "train.log_every=5"]  # 16 steps an epoch

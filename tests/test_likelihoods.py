@@ -13,16 +13,17 @@ from torch import Tensor
 
 from tests.helpers.runs import rows, scalars
 from tests.test_pieces import images, noise
-from vae import launch
-from vae.components import InputError, build
+from vae.components import build
 from vae.config import load
 from vae.data.sources import DataSet, Split
-from vae.distributions import at_least_float32
+from vae.distributed import launch
+from vae.errors import InputError
 from vae.evaluation import Evaluation, LatentMeasures, evaluate, protocol
-from vae.likelihoods import LIKELIHOODS, Likelihood, bits_per_dim
+from vae.families.distributions import at_least_float32
+from vae.families.likelihoods import LIKELIHOODS, Likelihood, bits_per_dim
+from vae.families.pixels import ContinuousBernoulli, DiscretizedLogistic
 from vae.model import VAE
-from vae.pixels import ContinuousBernoulli, DiscretizedLogistic
-from vae.tracking import Tracker
+from vae.training.tracking import Tracker
 
 LEVELS = torch.arange(256, dtype=torch.float64) / 255
 DISCRETE = [name for name, family in LIKELIHOODS.items() if family.levels == 256]

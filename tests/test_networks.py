@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from vae.assemble import build_model
-from vae.components import InputError, build
+from vae.components import build
 from vae.config import load
+from vae.errors import InputError
 from vae.model import VAE
-from vae.networks import DECODERS, ENCODERS, MLPDecoder, MLPEncoder, Shape, Sizes
+from vae.networks import DECODERS, ENCODERS, MLPDecoder, MLPEncoder, Sizes
 from vae.networks.convolutional import _down, _up, stage_shapes
 from vae.networks.options import ACTIVATIONS, count_groups, fans, initialize
 
@@ -271,7 +272,7 @@ def test_the_context_is_seen_by_its_own_example_alone(kind: str) -> None:
 
 # --- initial weights --------------------------------------------------------------------------------------------------
 
-LAYERS: dict[str, tuple[Callable[[], Any], Shape | tuple[int]]] = {
+LAYERS: dict[str, tuple[Callable[[], Any], tuple[int, int, int] | tuple[int]]] = {
     "linear": (lambda: nn.Linear(400, 300), (400,)),
     "conv": (lambda: _down((24, 16, 16), (40, 8, 8)), (24, 16, 16)),
     "transposed": (lambda: _up((40, 8, 8), (24, 16, 16)), (40, 8, 8)),

@@ -12,14 +12,17 @@ from torch import Tensor
 
 from tests.helpers.runs import rows, scalars
 from tests.helpers.starts import Outcome
-from vae import assemble, launch
-from vae.components import InputError, Spec, build
+from vae import assemble
+from vae.components import Spec, build
 from vae.config import Config, load, warnings
 from vae.data import randomness
 from vae.data.batches import TrainingBatches
+from vae.distributed import launch
+from vae.distributed.peers import Peers
 from vae.engine import Engine
 from vae.engine.ledger import Ledger
 from vae.engine.static import Static
+from vae.errors import InputError
 from vae.model import VAE, VAEOutput
 from vae.objectives import (
     ELBO,
@@ -33,7 +36,6 @@ from vae.objectives import (
     VectorQuantization,
     negative_elbo,
 )
-from vae.peers import Peers
 
 D, B = 3, 6
 CODES: Spec = {"name": "VectorQuantized", "codes": 5, "code_dim": 1}
@@ -310,7 +312,7 @@ def test_with_all_weights_one_it_is_the_elbo() -> None:
     objective = BetaTCVAE(beta=1.0)
     model, x, output = run(objective)
     ours = torch.autograd.grad(objective(output, x, 0.0).loss.sum(), list(model.parameters()), retain_graph=True)
-    theirs = torch.autograd.grad(ELBO()(output, x, 0.0).loss.sum(), list(model.parameters()))
+    theirs = torch.autograd.grad(ELBO(beta=1.0)(output, x, 0.0).loss.sum(), list(model.parameters()))
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-13)
 

@@ -14,8 +14,8 @@ from tests.helpers import DATA
 from tests.helpers.folders import SIZE, write_data, write_run
 from vae.model import VAE
 from vae.networks.options import ACTIVATIONS
-from vae.report.loading import Loader
 from vae.report.writing import write_report
+from vae.run.finished import Loader
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium: not installed")

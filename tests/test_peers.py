@@ -9,7 +9,7 @@ import torch
 from tests.helpers import ROOT
 from tests.helpers.starts import on_ranks
 from tests.peers_on_ranks import COUNTS, SPECS, pairs, trained
-from vae import launch
+from vae.distributed import launch
 
 
 @pytest.fixture(scope="module", params=[2, 3])

@@ -10,18 +10,19 @@ import torch
 import torch.distributions as td
 from torch import Tensor
 
-from vae.components import InputError, SpecError, Table, build
+from vae.components import SpecError, Table, build
 from vae.config import load
 from vae.config.combinations import CODE_PRIORS
 from vae.data import randomness
-from vae.distributions import StandardGaussian, kl
-from vae.hierarchy import HIERARCHIES
-from vae.likelihoods import LIKELIHOODS
+from vae.errors import InputError
+from vae.families.distributions import StandardGaussian, kl
+from vae.families.hierarchy import HIERARCHIES
+from vae.families.likelihoods import LIKELIHOODS
+from vae.families.posteriors import POSTERIORS
+from vae.families.priors import PRIORS, Given
 from vae.model import VAE
 from vae.networks import DECODERS, ENCODERS, Sizes
 from vae.objectives import ELBO, OBJECTIVES, negative_elbo
-from vae.posteriors import POSTERIORS
-from vae.priors import PRIORS, Given
 from vae.schedules import SCHEDULES, Constant, Cosine, Cyclical, LinearWarmup, MultiStep
 
 SHAPES = [(1, 28, 28), (3, 8, 6)]
@@ -318,7 +319,7 @@ def test_dependent_dimensions_share_their_free_bits() -> None:
     bound = negative_elbo(out, x)
     for free_bits in (1e-3, 5.0):
         expected = bound.reconstruction + bound.kl.clamp(min=D * free_bits)
-        torch.testing.assert_close(ELBO(free_bits=free_bits)(out, x, 0.0).loss, expected)
+        torch.testing.assert_close(ELBO(beta=1.0, free_bits=free_bits)(out, x, 0.0).loss, expected)
 
 
 def test_the_elbo_bounds_the_likelihood_from_below() -> None:

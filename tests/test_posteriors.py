@@ -11,9 +11,9 @@ from torch.distributions import Normal
 
 from vae.components import build
 from vae.data import randomness
-from vae.distributions import Flowed, StandardGaussian, kl
-from vae.flows import spline
-from vae.posteriors import POSTERIORS, Posterior
+from vae.families.distributions import Flowed, StandardGaussian, kl
+from vae.families.flows import spline
+from vae.families.posteriors import POSTERIORS, Posterior
 
 SPECS: dict[str, dict[str, Any]] = {
     "SplineFlow": {"layers": 5, "bins": 5, "width": 16, "bound": 3.0, "context": 4},

@@ -13,15 +13,16 @@ from torch.distributions import Independent, MultivariateNormal, Normal, kl_dive
 from tests.families_on_ranks import FAMILIES
 from tests.helpers import ROOT
 from tests.helpers.starts import on_ranks
-from vae.components import InputError, build
+from vae.components import build
 from vae.config import load
 from vae.data import randomness
 from vae.data.sources import Split
-from vae.distributions import kl, kl_by_group
+from vae.errors import InputError
+from vae.families.distributions import kl, kl_by_group
+from vae.families.posteriors import POSTERIORS
+from vae.families.priors import PRIORS, Given, Prior
 from vae.model import VAE
 from vae.networks import Sizes
-from vae.posteriors import POSTERIORS
-from vae.priors import PRIORS, Given, Prior
 from vae.report.prior import shown_prior
 
 D, CLASSES = 2, 3

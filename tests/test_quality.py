@@ -14,14 +14,14 @@ from torch import Tensor
 from tests.helpers.folders import SIZE, write_data, write_run
 from vae import __main__ as cli
 from vae import figures
-from vae.components import InputError
 from vae.data.sources import DataSet, Split, load
+from vae.errors import InputError
+from vae.evaluation.quality.classifier import FEATURES, Classifier, look, train
+from vae.evaluation.quality.frechet import frechet_distance, moments
+from vae.evaluation.quality.measures import Seen, entropy
+from vae.evaluation.quality.samples import prior_samples
+from vae.evaluation.quality.shelf import classifier_for
 from vae.model import VAE
-from vae.quality.classifier import FEATURES, Classifier, look, train
-from vae.quality.frechet import frechet_distance, moments
-from vae.quality.measures import Seen, entropy
-from vae.quality.samples import prior_samples
-from vae.quality.shelf import classifier_for
 
 
 def numbers(*shape: int, seed: int = 0) -> Tensor:

@@ -19,15 +19,15 @@ from torch import nn
 from tests.helpers.folders import write_data, write_run
 from tests.helpers.starts import Outcome
 from vae import __main__ as cli
-from vae.components import InputError
 from vae.data.sources import Split
-from vae.likelihoods import Bernoulli
+from vae.errors import InputError
+from vae.evaluation.latents_file import measure
+from vae.families.likelihoods import Bernoulli
 from vae.model import VAE
 from vae.report import comparison, explorer, writing
-from vae.report.loading import Loader
-from vae.report.measures import measure
-from vae.report.runs import Run, Setting, Spread, compare, find, read, short, word
-from vae.report.table import escape_markdown, number, progress, result_tables, seconds
+from vae.report.table import escape_markdown, progress, result_tables
+from vae.run.finished import Loader
+from vae.run.settings import Run, Setting, Spread, compare, find, number, read, seconds, short, word
 
 
 @pytest.fixture(scope="session")

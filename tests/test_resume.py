@@ -11,7 +11,7 @@ import pytest
 
 from tests.helpers.runs import largest_difference, rows, scalars
 from tests.helpers.starts import JOB, TORCHRUN, Program, arguments, at_a_point, launch
-from vae import checkpoint
+from vae.run import checkpoint
 
 # 16 steps an epoch; logging, checkpoints and evaluations fall on different steps
 SMALL = ["model.hidden_dim=32", "train.batch_size=64", "train.epochs=9"]

@@ -16,7 +16,7 @@ from tests.test_evaluator import in_float64
 from vae import __main__ as cli
 from vae.data import randomness
 from vae.data.sources import load
-from vae.evaluation.importance import Estimates
+from vae.evaluation.log_likelihood.importance import Estimates
 from vae.model import VAE
 from vae.uses.scores import Scores, area_under_roc
 

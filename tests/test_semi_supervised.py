@@ -18,16 +18,15 @@ from tests.helpers.runs import largest_difference, rows, scalars
 from tests.helpers.starts import Outcome, launch
 from vae import __main__ as cli
 from vae import assemble
-from vae import launch as processes
-from vae.components import InputError
 from vae.config import load
 from vae.data import randomness
-from vae.data.sources import DataSet, Split
+from vae.data.sources import HIDDEN, DataSet, Split
+from vae.distributed import launch as processes
 from vae.engine.ledger import Ledger
 from vae.engine.static import Static
+from vae.errors import InputError
 from vae.evaluation import evaluate, measure_latents
-from vae.evaluation.weights import log_weights
-from vae.labels import HIDDEN
+from vae.evaluation.log_likelihood.weights import log_weights
 from vae.model import VAE, VAEOutput
 from vae.objectives import ELBO, SemiSupervised, negative_elbo
 
@@ -165,7 +164,7 @@ def test_the_bound_lies_below_the_likelihood_that_importance_weights_find() -> N
 def test_free_bits_hold_for_each_label() -> None:
     model, x, eps = build(), images(4), noise(4, D)
     output = model(x, eps, GIVEN)
-    got = ELBO(free_bits=0.5)(output, x, 0.0)
+    got = ELBO(beta=1.0, free_bits=0.5)(output, x, 0.0)
     assert output.labels is not None
     raised = output.latents[0].kl_by_group().clamp(min=0.5).sum(-1)  # (C, B)
     expected = got.reconstruction + (output.labels.weights * raised).sum(0) + output.labels.kl()

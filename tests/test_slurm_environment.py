@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from vae import slurm
-from vae.slurm import FIRST_PORT, PORTS, expand_counts, expand_nodes, process_environment
+from vae.distributed import slurm
+from vae.distributed.slurm import FIRST_PORT, PORTS, expand_counts, expand_nodes, process_environment
 
 # tests/slurm compares these with what SLURM itself says
 NODE_LISTS = {
@@ -141,5 +141,5 @@ def test_neighbouring_jobs_have_ports_of_their_own() -> None:
 
 
 def test_it_needs_neither_torch_nor_numpy() -> None:
-    program = "import sys, vae.slurm; assert not {'torch', 'numpy'} & sys.modules.keys()"
+    program = "import sys, vae.distributed.slurm; assert not {'torch', 'numpy'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", program], check=True, cwd=slurm.__file__.rpartition("/vae/")[0], timeout=60)

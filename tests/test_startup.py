@@ -106,8 +106,8 @@ def test_a_sweep_file_is_read_without_torch() -> None:
 def test_a_program_begins_with_its_place_its_signals_and_its_umask() -> None:
     program = f"""
 import os, signal, time
-from vae import startup
-from vae.signals import StopRequest
+from vae.distributed import startup
+from vae.distributed.signals import StopRequest
 os.umask(0o020)
 here, stop = {STEP!r}, StopRequest()
 startup.begin(here, stop)
@@ -142,7 +142,7 @@ def test_what_would_hold_a_process_group_is_imported_before_there_is_one(
     """A module that is imported later keeps the group alive until the interpreter exits, which then may abort."""
     program = """
 import os, sys, torch
-from vae import launch
+from vae.distributed import launch
 
 def look(*args, **settings):
     print("a group, and torch.distributed.nn.functional", "torch.distributed.nn.functional" in sys.modules)

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from tests.helpers.starts import launch as start
-from vae import assemble, launch
+from vae import assemble
 from vae.config import Config, load
 from vae.data.batches import TrainingBatches
+from vae.distributed import launch
 from vae.engine import Engine, NonFiniteError
 from vae.engine.ledger import Ledger
 from vae.engine.static import Static

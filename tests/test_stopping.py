@@ -31,12 +31,13 @@ from tests.helpers.starts import (
     ranks,
     run,
 )
-from vae import checkpoint, signals
+from vae.distributed import signals
+from vae.run import checkpoint
 
 SECONDS_TO_EXIT = 10
 ENDLESS = ["model.hidden_dim=64", "train.epochs=1000", "train.engine=eager", "train.log_every=10", "train.eval_every=0"]
 SHORT = ["model.hidden_dim=32", "train.batch_size=64", "train.epochs=3", "train.log_every=5"]  # 16 steps an epoch
-OFTEN = {"vae.launch:SECONDS_BETWEEN_VOTES": 0.1}
+OFTEN = {"vae.distributed.stopping:SECONDS_BETWEEN_VOTES": 0.1}
 Start = Callable[..., "Started"]
 
 
@@ -187,7 +188,8 @@ def test_stopped_anywhere_and_continued_it_is_bitwise_the_undisturbed_run(
 
 def test_a_second_interrupt_stops_at_once_even_inside_a_library() -> None:
     code = (
-        "import hashlib, os; from vae.signals import StopRequest; stop = StopRequest(); stop.install({}); stop.watch();"
+        "import hashlib, os; from vae.distributed.signals import StopRequest;"
+        "stop = StopRequest(); stop.install({}); stop.watch();"
         "print('ready', flush=True); hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -263,7 +265,7 @@ def test_when_a_rank_hangs_the_others_name_it_and_end_after_the_time_set(start: 
 
 def test_a_rank_that_never_comes_is_one_line_after_the_time_set(tmp_path: Path) -> None:
     alone, _ = ranks(2)
-    patience = {"vae.launch:MIN_SECONDS_TO_MEET": 2.0, "vae.launch:SECONDS_AFTER_WATCHDOG": 0.0}
+    patience = {"vae.distributed.launch:MIN_SECONDS_TO_MEET": 2.0, "vae.distributed.launch:SECONDS_AFTER_WATCHDOG": 0.0}
     done = run(JOB, *arguments("train.timeout=2", f"run.dir={tmp_path / 'run'}"), env=alone, patches=patience)
     assert done.code == 1
     line = done.err.strip().splitlines()[-1]

@@ -6,7 +6,7 @@ import pytest
 
 from vae import config
 from vae.__main__ import main
-from vae.components import InputError
+from vae.errors import InputError
 from vae.sweep import Sweep, load
 
 SWEEPS = sorted((Path(__file__).parent.parent / "configs" / "sweeps").glob("*.yaml"))

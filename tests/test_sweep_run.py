@@ -15,7 +15,7 @@ from tests.helpers.forking import Piped
 from tests.helpers.starts import Program
 from vae import config
 from vae.config import to_yaml
-from vae.signals import StopRequest
+from vae.distributed.signals import StopRequest
 from vae.sweep import Sweep, load
 from vae.sweep.runner import Runner
 from vae.sweep.status import Desk, recorded, status, table

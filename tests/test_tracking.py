@@ -19,11 +19,11 @@ from torch.utils.tensorboard.writer import SummaryWriter
 from tests.helpers.runs import events, scalars
 from tests.helpers.starts import Outcome
 from vae.data import sources
+from vae.evaluation.latents_file import measure
 from vae.model import VAE
-from vae.records import Board, Journal, cut, outwait_event_files
-from vae.report.measures import measure
 from vae.report.writing import write_report
-from vae.tracking import Stopwatch
+from vae.training.records import Board, Journal, cut, outwait_event_files
+from vae.training.tracking import Stopwatch
 
 
 def test_a_paused_stopwatch_stands_still_and_goes_on_from_there() -> None:
@@ -137,7 +137,7 @@ def test_a_run_keeps_the_measures_that_a_report_would_make_and_no_report_makes_t
     again = measure(folder)
     assert own.kl == pytest.approx(again.kl, rel=1e-5)
     assert own.variance == pytest.approx(again.variance, rel=1e-5)
-    monkeypatch.setattr("vae.report.measures.measure_latents", None)
+    monkeypatch.setattr("vae.evaluation.latents_file.measure_latents", None)
     write_report([folder])
 
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from tests.helpers.folders import write_data, write_run
 from vae import __main__ as cli
 from vae.data.sources import Split
+from vae.evaluation.encoding import Codes, encode
 from vae.model import VAE
-from vae.uses.encoding import Codes, encode
 from vae.uses.generation import slerp
 from vae.uses.repair import denoise, impute
 

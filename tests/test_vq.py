@@ -15,23 +15,26 @@ from tests.codes_on_ranks import FAMILIES, WAYS, engine_of, trained
 from tests.helpers import ROOT
 from tests.helpers.runs import rows, scalars
 from tests.helpers.starts import Outcome, on_ranks
-from vae import assemble, checkpoint, launch
-from vae.codebook import Codebook
-from vae.codes import CodeSequences, Quantized, nearest, perplexity
-from vae.components import InputError, build
+from vae import assemble
+from vae.components import build
 from vae.config import load
 from vae.data import randomness
 from vae.data.sources import Split
-from vae.distributions import kl
+from vae.distributed import launch
+from vae.errors import InputError
 from vae.evaluation import measure_latents
-from vae.likelihoods import LIKELIHOODS
+from vae.evaluation.encoding import encode
+from vae.families.codebook import Codebook
+from vae.families.codes import CodeSequences, Quantized, nearest, perplexity
+from vae.families.distributions import kl
+from vae.families.likelihoods import LIKELIHOODS
+from vae.families.posteriors import POSTERIORS, VectorQuantized
+from vae.families.priors import PRIORS, AutoregressiveCodes, Given
 from vae.model import VAE
 from vae.networks import Sizes
 from vae.objectives import VectorQuantization, negative_elbo
-from vae.posteriors import POSTERIORS, VectorQuantized
-from vae.priors import PRIORS, AutoregressiveCodes, Given
 from vae.report.explorer import obstacle
-from vae.uses.encoding import encode
+from vae.run import checkpoint
 
 K, DIM, POSITIONS = 5, 2, 3  # codes, numbers of each, codes of a z
 D = DIM * POSITIONS

@@ -12,17 +12,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vae import slurm, startup
-from vae.cli import Parser, add_configuration, at_least, speaks
-from vae.components import InputError
+from vae.commands.factors import COMMANDS as FACTORS
+from vae.commands.parsing import Parser, add_configuration, at_least, speaks
+from vae.commands.quality import add_quality
+from vae.commands.uses import COMMANDS as USES
+from vae.commands.uses import add_score_arguments
 from vae.config import Config, describe_components, load
-from vae.quality.command import add_quality
-from vae.signals import Stopped, StopRequest
+from vae.distributed import slurm, startup
+from vae.distributed.signals import Stopped, StopRequest
+from vae.errors import InputError
 from vae.sweep import Sweep
 from vae.sweep import load as load_sweep
-from vae.uses.command import COMMANDS as USES
-from vae.uses.command import add_score_arguments
-from vae.uses.factors import COMMANDS as FACTORS
 
 SECONDS_FOR_RANK_0 = 5  # to finish its report, before a launcher ends it because another process has ended
 
@@ -76,7 +76,7 @@ def run_doctor(args: argparse.Namespace) -> int:
 
 def _report_findings(config: Config, config_file: str | None) -> bool:
     """Return whether there is a failure among the findings; raises `InputError`."""
-    from vae import launch  # imports torch
+    from vae.distributed import launch  # imports torch
     from vae.doctor.examination import examine, summary
     from vae.doctor.findings import Context
 
@@ -117,12 +117,12 @@ def run_evaluate(args: argparse.Namespace) -> int:
     given = {name: getattr(args, name) for name in ("samples", "split", "seed", "draw")}
     wanted = {name: value for name, value in given.items() if value is not None}
     stop = StopRequest() if args.compare else _begin()
-    from vae.evaluation import command  # imports torch
+    from vae.evaluation.log_likelihood import runs  # imports torch
 
     if args.compare:
-        return _say(command.compare_runs(args.paths, wanted))
-    means = command.Means(os.environ, stop, args.device, args.batch, args.again)
-    return _say(command.evaluate_runs(args.paths, command.Request(**wanted), means))
+        return _say(runs.compare_runs(args.paths, wanted))
+    means = runs.Means(os.environ, stop, args.device, args.batch, args.again)
+    return _say(runs.evaluate_runs(args.paths, runs.Request(**wanted), means))
 
 
 def add_score(parser: argparse.ArgumentParser) -> None:
@@ -134,7 +134,7 @@ def add_score(parser: argparse.ArgumentParser) -> None:
 def run_score(args: argparse.Namespace) -> int:
     """Print what is found, on the main process; returns the exit code, the same on all."""
     stop = _begin()
-    from vae.evaluation.command import Means  # imports torch
+    from vae.evaluation.log_likelihood.runs import Means  # imports torch
     from vae.uses.scoring import score_lines
 
     return _say(score_lines(args, Means(os.environ, stop, args.device, args.batch)))
@@ -152,7 +152,7 @@ def _begin() -> StopRequest:
 
 def _say(lines: Iterator[str]) -> int:
     """Print the lines on the main process, and leave the others; returns the exit code, the same on all."""
-    from vae import launch  # imports torch
+    from vae.distributed import launch  # imports torch
 
     try:
         for line in lines:

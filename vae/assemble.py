@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch.nn.parallel import DistributedDataParallel
 
-from vae.components import InputError, build
+from vae.components import build
 from vae.config import Config
 from vae.data import randomness
 from vae.data.batches import TrainingBatches, count_steps
@@ -22,11 +22,11 @@ from vae.engine.observation import Observation
 from vae.engine.static import Static
 from vae.engine.stepwise import Stepwise
 from vae.engine.update import Folded, Plain, Scaled, Update
+from vae.errors import InputError
+from vae.families.observing import Observer
+from vae.families.posteriors import POSTERIORS
 from vae.model import VAE
-from vae.networks import Shape
 from vae.objectives import OBJECTIVES, Objective
-from vae.observing import Observer
-from vae.posteriors import POSTERIORS
 from vae.schedules import LinearWarmup, ScheduleSpec
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp16": torch.float32, "fp64": torch.float64}
@@ -43,7 +43,7 @@ def build_data(config: Config) -> DataSet:
     return data if config.data.binarize == "none" else data.binarize_evaluation(config.run.seed)
 
 
-def build_model(config: Config, image_shape: Shape, classes: int = 0) -> VAE:
+def build_model(config: Config, image_shape: tuple[int, int, int], classes: int = 0) -> VAE:
     """Return the model with initial weights that depend on the seed alone.
 
     Args:

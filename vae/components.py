@@ -23,10 +23,6 @@ Table = Mapping[str, type]
 SPECS_AS_GIVEN = {"specs": "as given"}
 
 
-class InputError(ValueError):
-    """The user gave something unusable; the message is one line naming the key or file, the value and the way out."""
-
-
 class SpecError(ValueError):
     """What is wrong with a spec: (key below the spec's own, what is wrong), one for each problem."""
 

@@ -1,117 +1,12 @@
-"""What a run's folder holds, by name; files written whole; what is read again. Imports no torch."""
+"""Files written whole: a crash leaves the old contents or the new. Imports no torch."""
 
 import contextlib
 import errno
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from vae.components import InputError
-
-RUNS = Path("runs")  # where run folders are, unless run.dir says otherwise
-CONFIG, METRICS, SUMMARY, STARTS = "config.yaml", "metrics.jsonl", "summary.json", "starts.jsonl"
-LATENTS = "latents.json"  # kept, to be measured only once
-EVALUATION = "evaluation.json"  # kept by `python -m vae evaluate`
-QUALITY = "quality.json"  # kept by `python -m vae quality`
-DISENTANGLEMENT = "disentanglement.json"  # kept by `python -m vae disentangle`
-CHECKPOINTS, FIGURES, MODEL, TENSORBOARD = "checkpoints", "figures", "model", "tensorboard"
-USES = "uses"  # pictures and files of the commands that use a run
-LOCK, LOGS = ".lock", "logs"
-PARTIAL = ".partial-"
-HINT = "give a folder that train_ddp.py wrote, e.g. runs/mnist"
-NUMBERS = {  # what a row of each split must hold
-    "train": ("epoch", "loss", "reconstruction", "kl", "beta", "grad_norm"),
-    "test": ("epoch", "loss", "reconstruction", "kl"),
-    "val": ("epoch", "loss", "reconstruction", "kl"),
-}
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a metrics.jsonl; a last line that a crash cut short is left out.
-
-    Raises:
-        InputError: there is no such file, or a line is not a metrics row.
-    """
-    must_exist(path, f"{path.parent}: not a run folder: it holds no {path.name}; {HINT}")
-    *lines, rest = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    if _is_json(rest):
-        lines.append(rest)
-    return [_parse_row(line, f"{path} line {number}") for number, line in enumerate(lines, start=1)]
-
-
-def last_row(path: Path, split: str | None = None) -> dict[str, Any] | None:
-    """Return the newest whole row of a metrics.jsonl (of a split: `train`, `test`, `val`), or None if there is none."""
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError:
-        return None
-    rows = (json.loads(line) for line in reversed(lines) if _is_json(line))
-    return next((row for row in rows if split in (None, row.get("split"))), None)
-
-
-def read_summary(path: Path) -> dict[str, Any] | None:
-    """Return the contents of a summary.json, or None if there is none: then the run is not finished.
-
-    Raises:
-        InputError: it is not valid JSON.
-    """
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except ValueError:
-        raise InputError(f"{path}: not valid JSON; delete it to have the end of the run repeated") from None
-
-
-def logs_of(folder: Path) -> Path:
-    """Return where a sweep keeps what belongs to the run in `folder`, beside the folders of its members."""
-    return folder.parent / LOGS
-
-
-def failure_of(folder: Path) -> dict[str, Any] | None:
-    """Return what a sweep has noted of a run's failure (`exit_code`, `problem`), or None; a damaged note is none."""
-    try:
-        noted = json.loads(failure_file(folder).read_text())
-    except (OSError, ValueError):
-        return None
-    return noted if isinstance(noted, dict) and isinstance(noted.get("problem"), str) else None
-
-
-def failure_file(folder: Path) -> Path:
-    """Return the file that notes the failure of the run in `folder`."""
-    return logs_of(folder) / f"{folder.name}.failed.json"
-
-
-def must_hold_a_run(folder: Path) -> None:
-    """Raise `InputError` for a folder that is no run's."""
-    must_exist(folder / CONFIG, f"{folder}: not a run folder: it holds no {CONFIG}; {HINT}")
-
-
-def must_exist(path: Path, problem: str) -> None:
-    """Raise `InputError(problem)` if there is no such file."""
-    if not path.is_file():
-        raise InputError(problem)
-
-
-def _is_json(line: str) -> bool:
-    try:
-        json.loads(line)
-    except ValueError:
-        return False
-    return True
-
-
-def _parse_row(line: str, where: str) -> dict[str, Any]:
-    """Return one row of metrics; `where` names the file and line in what is raised."""
-    row = json.loads(line) if _is_json(line) else None
-    if not isinstance(row, dict) or row.get("split") not in NUMBERS:
-        raise InputError(f"{where}: must be a JSON object with split train, test or val; restore or remove the line")
-    for key in NUMBERS[row["split"]]:
-        if not isinstance(row.get(key), (int, float)):
-            raise InputError(f"{where}: {key} = {row.get(key)!r}: must be a number; restore or remove the line")
-    return row
+PARTIAL = ".partial-"  # begins the name of a file or folder that is not whole yet
 
 
 @contextlib.contextmanager

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from vae.components import Spec, build
-from vae.hierarchy import HIERARCHIES, Families, Hierarchy, Latent
-from vae.labels import LabelPosterior
-from vae.likelihoods import LIKELIHOODS, Likelihood
-from vae.networks import DECODERS, ENCODERS, Shape, Sizes
-from vae.posteriors import POSTERIORS, Posterior
-from vae.priors import PRIORS, Given, Prior
+from vae.families.hierarchy import HIERARCHIES, Families, Hierarchy, Latent
+from vae.families.labels import LabelPosterior
+from vae.families.likelihoods import LIKELIHOODS, Likelihood
+from vae.families.posteriors import POSTERIORS, Posterior
+from vae.families.priors import PRIORS, Given, Prior
+from vae.networks import DECODERS, ENCODERS, Sizes
 
 LatentPath = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -69,7 +69,7 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
 
     def __init__(
         self,
-        image_shape: Shape = (1, 28, 28),
+        image_shape: tuple[int, int, int] = (1, 28, 28),
         latent_dim: int = 2,
         hidden_dim: int = 512,
         depth: int = 2,

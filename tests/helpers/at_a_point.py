@@ -11,16 +11,19 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import vae.checkpoint
 import vae.evaluation.passes
 import vae.figures
+import vae.run.checkpoint
 from tests.helpers import ROOT
 from vae.engine.stepwise import Stepwise
 
 POINTS: dict[str, tuple[Any, str]] = {
     "step": (Stepwise, "step"),
     "evaluation": (vae.evaluation.passes, "to_unit_interval"),  # once for each chunk
-    "checkpoint": (vae.checkpoint, "sync"),  # each file of a checkpoint, its folder, after the rename the folder above
+    "checkpoint": (
+        vae.run.checkpoint,
+        "sync",
+    ),  # each file of a checkpoint, its folder, after the rename the folder above
     "figures": (vae.figures, "samples"),
 }
 

@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from vae import checkpoint
 from vae.config import load, to_yaml
 from vae.model import VAE
-from vae.networks import Shape
+from vae.run import checkpoint
 
 SIZE = 8  # height and width of the images
 PROTOCOL = {
@@ -33,7 +32,7 @@ def write_run(
     folder: Path,
     archive: Path,
     *overrides: str,
-    shape: Shape = (1, SIZE, SIZE),
+    shape: tuple[int, int, int] = (1, SIZE, SIZE),
     classes: int = 0,
     finished: bool = True,
     test: dict[str, Any] | None = None,

@@ -1,4 +1,4 @@
-"""The files in launch/slurm and vae/slurm.py on a real cluster: what torchrun gives, whatever interrupts the job."""
+"""The files in launch/slurm and vae/distributed/slurm.py on a real cluster: what torchrun gives, interruptions."""
 
 import json
 import shutil
@@ -16,8 +16,8 @@ from tests.helpers.starts import launch
 from tests.helpers.starts import run as run_here
 from tests.slurm.conftest import LAUNCH, Cluster, Job, settings
 from tests.test_slurm_environment import NODE_LISTS
-from vae.evaluation.kept import read
-from vae.slurm import expand_nodes
+from vae.distributed.slurm import expand_nodes
+from vae.evaluation.results_file import read
 
 Submit = Callable[..., Job]
 TRAIN, SWEEP = LAUNCH / "train.sbatch", LAUNCH / "sweep.sbatch"
@@ -76,7 +76,10 @@ def test_a_signal_reaches_the_task_and_not_its_children(cluster: Cluster, submit
 
 # --- the environment --------------------------------------------------------------------------------------------------
 
-SHOW = "import os, vae.slurm as s; e = s.process_environment(os.environ); print(*[e.get(k, '-') for k in '%s'.split()])"
+SHOW = (
+    "import os, vae.distributed.slurm as s;"
+    " e = s.process_environment(os.environ); print(*[e.get(k, '-') for k in '%s'.split()])"
+)
 KEYS = "RANK LOCAL_RANK LOCAL_WORLD_SIZE WORLD_SIZE MASTER_ADDR"
 
 

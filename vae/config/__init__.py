@@ -1,13 +1,11 @@
 """What can be configured; YAML + `key=value`; clear errors."""
 
-from vae.components import InputError
 from vae.config.help import describe, describe_components
 from vae.config.reading import differences, flatten, from_dict, load, parse_override, read_yaml, to_yaml, warnings
 from vae.config.schema import Config, TrainConfig
 
 __all__ = [
     "Config",
-    "InputError",
     "TrainConfig",
     "describe",
     "describe_components",

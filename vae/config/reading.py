@@ -8,10 +8,11 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from vae.components import SPECS_AS_GIVEN, InputError, explain, nearest
+from vae.components import SPECS_AS_GIVEN, explain, nearest
 from vae.config.combinations import RULES
 from vae.config.help import component_keys, defaults, known_keys
 from vae.config.schema import HARMLESS, Config, ObjectiveSpec
+from vae.errors import InputError
 from vae.schedules import ScheduleSpec
 
 
@@ -166,6 +167,8 @@ def _merge(base: dict[str, Any], change: dict[Any, Any], source: str, prefix: st
             hint = nearest(path, known_keys()) or "; train_ddp.py --help lists them all"
             raise InputError(f"{path}: there is no such key (in {source}){hint}")
         current = base.get(key)
+        if isinstance(current, str) and isinstance(value, dict) and _inside_component(path):
+            current = base[key] = {"name": current}  # a component's name is short for one with its defaults
         replaces = isinstance(value, dict) and "name" in value and _inside_component(path)
         if isinstance(value, dict) and isinstance(current, dict) and not replaces:
             _merge(current, value, source, path)

@@ -82,7 +82,7 @@ class ModelConfig(Section):
         default=False,
         description="labels that are not given are inferred by a network like the encoder, q(y|x), and marginalised",
     )
-    hierarchy: Annotated[Spec, PieceOf("vae.hierarchy:HIERARCHIES")] = Field(
+    hierarchy: Annotated[Spec, PieceOf("vae.families.hierarchy:HIERARCHIES")] = Field(
         default={"name": "Flat"}, description="stochastic layers above z"
     )
     encoder: Annotated[Spec, PieceOf("vae.networks:ENCODERS")] = Field(
@@ -91,13 +91,13 @@ class ModelConfig(Section):
     decoder: Annotated[Spec, PieceOf("vae.networks:DECODERS")] = Field(
         default={"name": "MLPDecoder"}, description="z -> numbers of p(x|z)"
     )
-    posterior: Annotated[Spec, PieceOf("vae.posteriors:POSTERIORS")] = Field(
+    posterior: Annotated[Spec, PieceOf("vae.families.posteriors:POSTERIORS")] = Field(
         default={"name": "DiagonalNormal"}, description="family of q(z|x)"
     )
-    prior: Annotated[Spec, PieceOf("vae.priors:PRIORS")] = Field(
+    prior: Annotated[Spec, PieceOf("vae.families.priors:PRIORS")] = Field(
         default={"name": "StandardNormal"}, description="family of p(z)"
     )
-    likelihood: Annotated[Spec, PieceOf("vae.likelihoods:LIKELIHOODS")] = Field(
+    likelihood: Annotated[Spec, PieceOf("vae.families.likelihoods:LIKELIHOODS")] = Field(
         default={"name": "Bernoulli"}, description="family of p(x|z)"
     )
 
@@ -180,7 +180,7 @@ class Config(Section):
     run: RunConfig = Field(default={}, validate_default=True)
     data: DataConfig = Field(default={}, validate_default=True)
     model: ModelConfig = Field(default={}, validate_default=True)
-    objective: Annotated[Spec, ObjectiveSpec] = Field(
+    objective: Annotated[Spec, ObjectiveSpec] = Field(  # the ELBO's own defaults, spelt out for --help and key=value
         default={"name": "ELBO", "beta": {"name": "LinearWarmup", "epochs": 10}}, description="what is minimised"
     )
     optim: OptimConfig = Field(default={}, validate_default=True)

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vae.components import InputError
 from vae.data.sources import Split, npz_split, read_arrays
+from vae.errors import InputError
 from vae.files import replacing
 
 FACTORS, NAMES, ORDERED = "factors", "factor_names", "factor_ordered"  # arrays of the .npz

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vae.components import InputError
 from vae.data.factors import Factor, Factors
+from vae.errors import InputError
 
 SMALLEST = 0.5  # scale, of the largest
 SUPERSAMPLES = 8  # points across a pixel, of which its coverage is the mean

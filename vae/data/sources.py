@@ -18,11 +18,11 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from vae.components import InputError, nearest
+from vae.components import nearest
 from vae.data import idx, randomness
-from vae.labels import HIDDEN
-from vae.networks import Shape
+from vae.errors import InputError
 
+HIDDEN = -1  # the label of an image that has none
 LOCK_TIMEOUT = 1800  # seconds to wait for another process that downloads or unpacks
 
 
@@ -69,7 +69,7 @@ class DataSet:
     val: Split | None = None
 
     @property
-    def image_shape(self) -> Shape:
+    def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W)."""
         _, C, H, W = self.train.images.shape
         return C, H, W

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 from accelerate.utils import gather_object
 
-from vae.components import InputError
 from vae.doctor import machine, ranks, scheduler, storage
 from vae.doctor.findings import LEVELS, Context, Finding, failure
+from vae.errors import InputError
 
 Check = Callable[[Context], Finding | None]
 

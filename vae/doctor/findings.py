@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from vae.config import Config
 from vae.data.sources import DataSet
 from vae.model import VAE
-from vae.run import folder_of
+from vae.run.folder import folder_of
 
 Level = Literal["ok", "warning", "failure"]
 LEVELS: tuple[Level, ...] = ("ok", "warning", "failure")

@@ -12,9 +12,9 @@ from torch import distributed
 
 from vae import assemble
 from vae.data.sources import READERS
+from vae.distributed.launch import cores, cpu_has_bf16
 from vae.doctor.findings import Context, Finding, failure, ok, warning
-from vae.launch import cores, cpu_has_bf16
-from vae.run import versions
+from vae.run.versions import versions
 
 MINIMUM = {"torch": (2, 11), "accelerate": (1, 10)}  # as in pyproject.toml
 HOW_TO_LAUNCH = "start N processes with torchrun --nproc-per-node N, accelerate launch or srun, or unset WORLD_SIZE"

@@ -10,15 +10,15 @@ from accelerate.utils import gather_object
 from torch import Tensor, distributed
 
 from vae import assemble
-from vae.components import InputError
 from vae.data.sources import DataSet, Split
+from vae.distributed.launch import cores, make_accelerator, set_threads
 from vae.doctor.findings import Context, Finding, Peer, failure, ok, warning
 from vae.doctor.machine import check_model
 from vae.doctor.storage import check_sharing
 from vae.engine import Engine
-from vae.launch import cores, make_accelerator, set_threads
+from vae.errors import InputError
 from vae.model import VAE
-from vae.run import versions
+from vae.run.versions import versions
 
 TIMEOUT = 30.0  # seconds a rank may keep the others waiting
 CLOCKS_APART = 2.0  # seconds

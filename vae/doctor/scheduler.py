@@ -5,8 +5,8 @@ import shlex
 import subprocess
 from collections.abc import Mapping
 
+from vae.distributed.signals import SIGNALS
 from vae.doctor.findings import Context, Finding, ok, warning
-from vae.signals import SIGNALS
 
 SECONDS_TO_ANSWER = 10
 SECONDS_TO_SAVE = 60  # a signal that comes later may be too late

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from accelerate.utils import broadcast_object_list
 
-from vae.components import InputError
 from vae.doctor.findings import Context, Finding, failure, ok, warning
+from vae.errors import InputError
 
 COPIES = 3  # of each weight in a checkpoint: itself and AdamW's two moments
 CHECKPOINTS = 3  # two are kept while a third is written

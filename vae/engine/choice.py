@@ -1,7 +1,7 @@
 """Which engine runs the training steps, and why."""
 
-from vae.components import InputError
 from vae.config import TrainConfig
+from vae.errors import InputError
 
 # benchmarks/README.md: compiling the default net takes 20 seconds the first time and saves 1.6 ms of each step
 STEPS_THAT_REPAY_COMPILING = 12_500

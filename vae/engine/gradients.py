@@ -7,11 +7,11 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from vae.data.batches import Batch, share
+from vae.distributed.peers import Peers, alone
 from vae.engine.loss import Measured, poisoned, stack
+from vae.families.observing import Observer
 from vae.model import VAEOutput
 from vae.objectives import Objective, Terms
-from vae.observing import Observer
-from vae.peers import Peers, alone
 
 Seen = tuple[Tensor, ...]  # what an observer learns from, of a rank's examples
 

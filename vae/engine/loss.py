@@ -7,9 +7,9 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from vae.data.batches import to_unit_interval
+from vae.distributed.peers import alone
 from vae.model import VAE
 from vae.objectives import Objective, Scheduled, Terms
-from vae.peers import alone
 
 AUTOCAST = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 

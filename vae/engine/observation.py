@@ -7,8 +7,8 @@ from torch import Tensor
 
 from vae.data import randomness
 from vae.data.batches import Batch, TrainingBatches
-from vae.observing import Observer
-from vae.peers import Peers
+from vae.distributed.peers import Peers
+from vae.families.observing import Observer
 
 
 @dataclass(frozen=True)

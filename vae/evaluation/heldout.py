@@ -14,8 +14,8 @@ from vae.data.batches import share
 from vae.data.sources import Split
 from vae.evaluation.latents import LatentMeasures, Tally
 from vae.evaluation.passes import chunks, evaluating, images_of, labels_for
-from vae.hierarchy import total_kl
-from vae.likelihoods import bits_per_dim
+from vae.families.hierarchy import total_kl
+from vae.families.likelihoods import bits_per_dim
 from vae.model import VAE, VAEOutput
 from vae.objectives import negative_elbo
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from vae.codes import Quantized, perplexity
-from vae.distributions import marginals
-from vae.hierarchy import Latent
-from vae.labels import LabelPosterior
+from vae.families.codes import Quantized, perplexity
+from vae.families.distributions import marginals
+from vae.families.hierarchy import Latent
+from vae.families.labels import LabelPosterior
 
 ACTIVE = 0.01  # variance of E[z_d|x] above which dimension d is active (Burda et al. 2016, section 5)
 

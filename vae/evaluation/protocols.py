@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from vae.components import InputError
 from vae.data.sources import DataSet, Split
-from vae.likelihoods import Likelihood
+from vae.errors import InputError
+from vae.families.likelihoods import Likelihood
 
 
 def part_of(data: DataSet, split: str, whose: object = "the run") -> Split:

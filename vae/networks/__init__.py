@@ -5,7 +5,7 @@ from torch import nn
 from vae.networks.convolutional import ConvDecoder, ConvEncoder
 from vae.networks.mlp import MLPDecoder, MLPEncoder, mlp, mlp_widths
 from vae.networks.residual import ResidualMLPDecoder, ResidualMLPEncoder
-from vae.networks.sizes import Shape, Sizes, beside
+from vae.networks.sizes import Sizes, beside
 
 __all__ = [
     "DECODERS",
@@ -16,7 +16,6 @@ __all__ = [
     "MLPEncoder",
     "ResidualMLPDecoder",
     "ResidualMLPEncoder",
-    "Shape",
     "Sizes",
     "beside",
     "mlp",

@@ -20,7 +20,7 @@ from vae.networks.options import (
     activated_image,
     initialize,
 )
-from vae.networks.sizes import Shape, Sizes, beside
+from vae.networks.sizes import Sizes, beside
 
 KERNEL, STRIDE = 4, 2
 
@@ -29,7 +29,7 @@ Channels = Annotated[
 ]
 
 
-def stage_shapes(image_shape: Shape, channels: int, depth: int) -> list[Shape]:
+def stage_shapes(image_shape: tuple[int, int, int], channels: int, depth: int) -> list[tuple[int, int, int]]:
     """Return the image's shape and those after each of `depth` stages: halved, rounded up, with twice the channels.
 
     Raises:
@@ -48,12 +48,12 @@ def stage_shapes(image_shape: Shape, channels: int, depth: int) -> list[Shape]:
     return shapes
 
 
-def _down(larger: Shape, smaller: Shape) -> nn.Conv2d:
+def _down(larger: tuple[int, int, int], smaller: tuple[int, int, int]) -> nn.Conv2d:
     """Return a convolution (B, *larger) -> (B, *smaller)."""
     return nn.Conv2d(larger[0], smaller[0], KERNEL, stride=STRIDE, padding=_padding(larger))
 
 
-def _up(smaller: Shape, larger: Shape) -> nn.ConvTranspose2d:
+def _up(smaller: tuple[int, int, int], larger: tuple[int, int, int]) -> nn.ConvTranspose2d:
     """Return a transposed convolution (B, *smaller) -> (B, *larger), the adjoint of `_down`."""
     odd = (larger[1] % 2, larger[2] % 2)
     return nn.ConvTranspose2d(
@@ -61,7 +61,7 @@ def _up(smaller: Shape, larger: Shape) -> nn.ConvTranspose2d:
     )
 
 
-def _padding(larger: Shape) -> tuple[int, int]:
+def _padding(larger: tuple[int, int, int]) -> tuple[int, int]:
     """Return the padding with which n pixels become n / 2, rounded up: ceil(n / 2) = (n + 2 p - 4) // 2 + 1."""
     return 1 + larger[1] % 2, 1 + larger[2] % 2
 
@@ -123,7 +123,7 @@ class ConvDecoder(nn.Module):
     def __init__(
         self,
         sizes: Sizes,
-        output_shape: Shape,
+        output_shape: tuple[int, int, int],
         *,
         channels: Channels = 32,
         activation: Activation = "silu",

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vae.networks.options import Activation, Initialization, LayerNormalization, activated, initialize
-from vae.networks.sizes import Shape, Sizes, beside
+from vae.networks.sizes import Sizes, beside
 
 Widths = Annotated[
     Literal["halving", "constant"],
@@ -88,7 +88,7 @@ class MLPDecoder(nn.Module):
     def __init__(
         self,
         sizes: Sizes,
-        output_shape: Shape,
+        output_shape: tuple[int, int, int],
         *,
         widths: Widths = "halving",
         activation: Activation = "silu",

@@ -5,7 +5,7 @@ import math
 from torch import Tensor, nn
 
 from vae.networks.options import Activation, Initialization, LayerNormalization, activated, initialize
-from vae.networks.sizes import Shape, Sizes, beside
+from vae.networks.sizes import Sizes, beside
 
 
 class ResidualBlock(nn.Module):
@@ -73,7 +73,7 @@ class ResidualMLPDecoder(nn.Module):
     def __init__(
         self,
         sizes: Sizes,
-        output_shape: Shape,
+        output_shape: tuple[int, int, int],
         *,
         activation: Activation = "silu",
         normalization: LayerNormalization = "none",

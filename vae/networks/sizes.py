@@ -5,8 +5,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-Shape = tuple[int, int, int]  # (C, H, W)
-
 
 @dataclass(frozen=True)
 class Sizes:
@@ -23,7 +21,7 @@ class Sizes:
         codes: K and d, where z is a sequence of vectors of a codebook (K, d); else None.
     """
 
-    image_shape: Shape = (1, 28, 28)
+    image_shape: tuple[int, int, int] = (1, 28, 28)
     latent_dim: int = 2
     hidden_dim: int = 512
     depth: int = 2

@@ -8,12 +8,12 @@ from pydantic import Field
 from torch import Tensor
 from torch.distributions import Independent, Normal
 
-from vae.components import InputError
-from vae.distributions import StandardGaussian
-from vae.hierarchy import Latent
+from vae.distributed.peers import Peers
+from vae.errors import InputError
+from vae.families.distributions import StandardGaussian
+from vae.families.hierarchy import Latent
 from vae.model import VAEOutput
 from vae.objectives.base import Objective, Scheduled, Terms, negative_elbo, only_layer
-from vae.peers import Peers
 from vae.schedules import Constant, Schedule, ScheduleSpec
 
 RISE = {"name": "LinearWarmup", "epochs": 10.0, "end": 25.0}

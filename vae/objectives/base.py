@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from vae.components import InputError
-from vae.hierarchy import Latent, total_kl
+from vae.distributed.peers import Peers, alone
+from vae.errors import InputError
+from vae.families.hierarchy import Latent, total_kl
 from vae.model import VAEOutput
-from vae.peers import Peers, alone
 from vae.schedules import Constant, Schedule
 
 

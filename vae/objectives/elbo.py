@@ -5,9 +5,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from torch import Tensor
 
+from vae.distributed.peers import Peers
 from vae.model import VAEOutput
 from vae.objectives.base import Objective, Scheduled, Terms, negative_elbo
-from vae.peers import Peers
 from vae.schedules import Schedule, ScheduleSpec
 
 
@@ -18,7 +18,7 @@ class ELBO(Objective):
     neither weighted nor raised.
 
     Args:
-        beta: weight of the KL as a schedule, or a number for a constant one.
+        beta: weight of the KL as a schedule, or a number for a constant one; 1 is the bound without a warm-up.
         free_bits: the KL that a latent dimension has free, nats (the "free bits" of Kingma et al. 2016, Improved
             variational inference with inverse autoregressive flow): the loss takes `max(KL, free_bits)` for each, so
             that below there is no gradient towards the prior. There the KL is first averaged over the minibatch; here
@@ -31,7 +31,9 @@ class ELBO(Objective):
     def __init__(
         self,
         *,
-        beta: Annotated[Any, ScheduleSpec, Field(description="weight of the KL, a schedule or a number")] = 1.0,
+        beta: Annotated[
+            Any, ScheduleSpec, Field(description="weight of the KL, a schedule or a number")
+        ] = "LinearWarmup",
         free_bits: Annotated[float, Field(ge=0, description="KL each latent dimension has free, nats")] = 0.0,
         pixels: Annotated[Literal["sum", "mean"], Field(description="mean: beta times pixels, in disguise")] = "sum",
     ):

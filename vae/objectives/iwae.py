@@ -8,10 +8,10 @@ from pydantic import Field
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
-from vae.components import InputError
+from vae.distributed.peers import Peers
+from vae.errors import InputError
 from vae.model import VAEOutput
 from vae.objectives.base import Objective, Scheduled, Terms, only_layer
-from vae.peers import Peers
 
 
 class IWAE(Objective):

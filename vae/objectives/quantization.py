@@ -5,11 +5,11 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
-from vae.codes import Quantized, perplexity
-from vae.components import InputError
+from vae.distributed.peers import Peers
+from vae.errors import InputError
+from vae.families.codes import Quantized, perplexity
 from vae.model import VAEOutput
 from vae.objectives.base import Objective, Scheduled, Terms, negative_elbo, only_layer
-from vae.peers import Peers
 
 
 class VectorQuantization(Objective):

@@ -6,10 +6,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from vae.components import InputError
+from vae.distributed.peers import Peers
+from vae.errors import InputError
 from vae.model import VAEOutput
 from vae.objectives.base import Objective, Scheduled, Terms, negative_elbo
-from vae.peers import Peers
 from vae.schedules import Schedule, ScheduleSpec
 
 

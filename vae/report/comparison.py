@@ -11,16 +11,16 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from vae import figures
-from vae.components import InputError
 from vae.data import randomness
 from vae.data.batches import to_unit_interval
+from vae.errors import InputError
 from vae.evaluation import LatentMeasures, evaluating, images_of, labels_for, visible
+from vae.evaluation.latents_file import measure
 from vae.figures.sweeps import ceiling, finite
-from vae.report.loading import Loader
-from vae.report.measures import measure
 from vae.report.pictures import one_of_each
-from vae.report.runs import Run, Setting, short, word
 from vae.report.table import evaluated
+from vae.run.finished import Loader
+from vae.run.settings import Run, Setting, short, word
 
 COLUMNS = 10  # images of each setting
 

@@ -18,13 +18,20 @@ from vae.data import randomness
 from vae.data.batches import to_unit_interval
 from vae.data.sources import Split, class_names
 from vae.evaluation import ACTIVE, LatentMeasures, evaluating, posterior_means, visible
+from vae.families.likelihoods import (
+    Bernoulli,
+    ContinuousBernoulli,
+    Normal,
+    NormalLearnedStd,
+    NormalPixelStd,
+    OptimalNormal,
+)
+from vae.families.priors import StandardNormal
 from vae.figures.latents import NAMED_CLASSES, class_colors
 from vae.figures.style import TRAIN
-from vae.likelihoods import Bernoulli, ContinuousBernoulli, Normal, NormalLearnedStd, NormalPixelStd, OptimalNormal
 from vae.model import VAE
 from vae.networks import MLPDecoder
-from vae.priors import StandardNormal
-from vae.report.loading import Opened
+from vae.run.finished import Opened
 
 # how the mean of p(x|z) follows, pixel by pixel, from the first C H W of the decoder's numbers; explorer.js holds
 # functions of these names

@@ -14,10 +14,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from vae.components import InputError
-from vae.files import FIGURES
+from vae.errors import InputError
 from vae.report.pictures import draw_curves
-from vae.report.runs import Run
+from vae.run.contents import FIGURES
+from vae.run.settings import Run
 
 WEBP_EFFORT = 2  # of 6: more saves nothing and takes longer
 

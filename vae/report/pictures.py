@@ -7,21 +7,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from vae import figures
-from vae.components import InputError
 from vae.config import load
 from vae.data import randomness
 from vae.data.sources import DataSet, Split, class_names
 from vae.evaluation import ACTIVE, LatentMeasures, chunks, evaluating, images_of, labels_for, pictures, visible
-from vae.files import CONFIG, FIGURES, METRICS, read_metrics, replacing
+from vae.evaluation.latents_file import measure
 from vae.model import VAE
-from vae.report.loading import Loader
-from vae.report.measures import measure
 from vae.report.prior import shown_prior
+from vae.run.contents import CONFIG, FIGURES, METRICS, read_metrics
+from vae.run.finished import Loader
+from vae.run.outputs import save_figure
 
 PLANE = torch.linspace(-1, 1, 21)  # a plane has a centre
 HELD = 0.9973  # of each dimension of the prior, which is 3 standard deviations of N(0, I)
@@ -89,7 +88,7 @@ def draw_figures(
             drawn = draw()
         for name, figure in drawn.items():
             before_each()
-            written.append(save(figure, run_dir / FIGURES / f"{name}.png"))
+            written.append(save_figure(run_dir / FIGURES / f"{name}.png", figure))
     return written
 
 
@@ -177,14 +176,3 @@ def one_of_each(split: Split, *, count: int) -> Tensor:
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
-
-
-def save(figure: Figure, path: Path) -> Path:
-    """Write a PNG so that a crash leaves either the old picture or the new one; raises `InputError`."""
-    try:
-        path.parent.mkdir(exist_ok=True)
-        with replacing(path) as partial:
-            FigureCanvasAgg(figure).print_png(partial)  # `savefig` would lay everything out twice
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror}") from None
-    return path

@@ -10,12 +10,12 @@ from torch.distributions import Distribution, Independent, MixtureSameFamily, No
 
 from vae.data import randomness
 from vae.data.sources import Split
-from vae.distributions import marginals
 from vae.evaluation import chunks
+from vae.families.distributions import marginals
+from vae.families.hierarchy import Flat
+from vae.families.priors import Given, StandardNormal
 from vae.figures import ShownPrior
-from vae.hierarchy import Flat
 from vae.model import VAE
-from vae.priors import Given, StandardNormal
 
 DRAWS = 10_000
 BINS = 100  # of a marginal that is known by draws alone

@@ -1,15 +1,14 @@
 """Settings -> tables of results, one for each protocol; the same cells as HTML and as Markdown."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vae.likelihoods import LIKELIHOODS, NOT_NORMALISED
-from vae.report.runs import Run, Setting, Spread
+from vae.families.likelihoods import LIKELIHOODS, NOT_NORMALISED
+from vae.run.settings import MISSING, Run, Setting, Spread, duration, number, whole
 
-MISSING = "–"
 DRAWN = "0/1, one fixed draw"  # a protocol's pixels
 HEAD = (
     "setting", "parameters", "seeds", "test loss", "reconstruction", "KL", "active dimensions", "images/s", "wall time",
@@ -137,38 +136,6 @@ def protocol_words(protocol: Mapping[str, Any]) -> str:
             "scale; a loss is below zero where they exceed 1"
         )
     return f"{meaning}. The loss is {protocol.get('bound', '-ELBO')}; lower is better."
-
-
-def number(spread: Spread | None, write: Callable[[float], str] = "{:.2f}".format, *, of: int | None = None) -> str:
-    """Return mean ± standard deviation as text, and how many runs it is of where that is not all: `of`."""
-    if spread is None:
-        return MISSING
-    known = not math.isnan(spread.deviation)
-    text = write(spread.mean) + (f" ± {write(spread.deviation)}" if known else "")
-    return text if of in (None, spread.count) else f"{text} ({spread.count} of {of} runs)"
-
-
-def seconds(value: float) -> str:
-    """Return a duration as text: `12.3 s`, `3 min 12 s`, `2 h 05 min`."""
-    if value < 100:
-        return f"{value:.1f} s"
-    minutes, rest = divmod(round(value), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def duration(spread: Spread | None) -> str:
-    """Return mean ± standard deviation of durations in one unit: `6.5 ± 0.6 min`; alone as `seconds` has it."""
-    if spread is None or math.isnan(spread.deviation):
-        return MISSING if spread is None else seconds(spread.mean)
-    size, unit = next(
-        (size, unit) for size, unit in ((3600, "h"), (60, "min"), (1, "s")) if spread.mean >= size or size == 1
-    )
-    return f"{spread.mean / size:.1f} ± {spread.deviation / size:.1f} {unit}"
-
-
-def whole(value: float) -> str:
-    """Return a number without decimals: `15,623`."""
-    return f"{value:,.0f}"
 
 
 def progress(run: Run) -> str:

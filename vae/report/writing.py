@@ -5,19 +5,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vae.components import InputError
 from vae.config import to_yaml
-from vae.evaluation.kept import log_likelihoods
-from vae.files import CONFIG, RUNS, write_text
+from vae.errors import InputError
+from vae.evaluation.latents_file import measure
+from vae.evaluation.results_file import log_likelihoods
+from vae.files import write_text
 from vae.report import comparison
 from vae.report.explorer import obstacle, pack, packed_bytes
 from vae.report.gallery import of_figures, of_run
-from vae.report.loading import Loader, has_weights
-from vae.report.measures import measure
 from vae.report.page import Group, Live, Page
 from vae.report.pictures import draw_figures
-from vae.report.runs import Run, Setting, compare, find, read
-from vae.report.table import MISSING, progress, result_tables, seconds, whole
+from vae.report.table import progress, result_tables
+from vae.run.contents import CONFIG, RUNS
+from vae.run.finished import Loader, has_weights
+from vae.run.settings import MISSING, Run, Setting, compare, find, read, seconds, whole
 
 HTML, MARKDOWN = "report.html", "report.md"
 EXPLORER_BYTES = 3_000_000  # of decoders in one page; the first one is taken in any case

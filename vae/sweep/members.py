@@ -21,9 +21,10 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from vae import config
-from vae.components import InputError, explain
+from vae.components import explain
 from vae.config.schema import Section
-from vae.files import RUNS
+from vae.errors import InputError
+from vae.run.contents import RUNS
 
 PROGRAM = Path(__file__).resolve().parent.parent.parent / "train_ddp.py"
 OWN_KEYS = ("run.seed", "run.name", "run.dir")  # what a sweep decides itself

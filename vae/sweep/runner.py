@@ -14,8 +14,8 @@ import torch
 from filelock import FileLock
 from tqdm import tqdm
 
-from vae import launch
-from vae.signals import INTERRUPTED, REQUEUE_ME, StopRequest, exit_code
+from vae.distributed import launch
+from vae.distributed.signals import INTERRUPTED, REQUEUE_ME, StopRequest, exit_code
 from vae.sweep.members import Member, Sweep
 from vae.sweep.status import Desk, State, Status, recorded
 

@@ -11,8 +11,9 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from vae import config
-from vae.components import InputError
-from vae.files import (
+from vae.errors import InputError
+from vae.files import write_text
+from vae.run.contents import (
     CHECKPOINTS,
     CONFIG,
     LOCK,
@@ -23,7 +24,6 @@ from vae.files import (
     last_row,
     logs_of,
     read_summary,
-    write_text,
 )
 from vae.sweep.members import Member, Sweep
 

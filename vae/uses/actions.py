@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 
 from vae import figures
-from vae.components import InputError
 from vae.data import randomness
 from vae.data.batches import to_unit_interval
 from vae.data.sources import Split, class_names
+from vae.errors import InputError
 from vae.evaluation import evaluating, images_of, labels_for, visible
-from vae.files import USES
-from vae.report.loading import Loader, Opened
+from vae.evaluation.encoding import encode
+from vae.run.contents import USES
+from vae.run.finished import Loader, Opened
+from vae.run.outputs import save_arrays, save_figure
 from vae.uses import inputs
-from vae.uses.encoding import encode
 from vae.uses.generation import slerp
-from vae.uses.outputs import save_arrays, save_figure
 from vae.uses.repair import denoise, impute
 
 Lines = Iterator[object]

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from vae.assemble import build_data
-from vae.components import InputError
 from vae.config import Config
 from vae.data.sources import DataSet, Split
-from vae.evaluation.evaluator import with_drawn_training_set
+from vae.errors import InputError
+from vae.evaluation.log_likelihood.evaluator import with_drawn_training_set
 from vae.evaluation.protocols import part_of
-from vae.report.loading import Loader, Opened
+from vae.run.finished import Loader, Opened
 
 
 def images(args: argparse.Namespace) -> tuple[Opened, DataSet, Split]:

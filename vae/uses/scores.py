@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vae.evaluation.importance import Estimates
-from vae.likelihoods import bits_per_dim
-from vae.networks import Shape
+from vae.evaluation.log_likelihood.importance import Estimates
+from vae.families.likelihoods import bits_per_dim
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Scores:
 
     protocol: Mapping[str, Any]
     estimates: Estimates
-    image_shape: Shape
+    image_shape: tuple[int, int, int]
     has_bits: bool
 
     def arrays(self) -> dict[str, np.ndarray]:

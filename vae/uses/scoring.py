@@ -11,22 +11,23 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from vae import figures, launch
-from vae.components import InputError
+from vae import figures
 from vae.data.sources import DataSet, Split
+from vae.distributed import launch
+from vae.errors import InputError
 from vae.evaluation import images_of, visible
-from vae.evaluation.command import Means
-from vae.evaluation.evaluator import Request, estimated
 from vae.evaluation.heldout import has_probabilities
-from vae.evaluation.importance import estimate
+from vae.evaluation.log_likelihood.evaluator import Request, estimated
+from vae.evaluation.log_likelihood.importance import estimate
+from vae.evaluation.log_likelihood.progress import Progress
+from vae.evaluation.log_likelihood.runs import Means
+from vae.evaluation.log_likelihood.text import title
 from vae.evaluation.passes import mean_and_error
-from vae.evaluation.progress import Progress
-from vae.evaluation.words import title
-from vae.files import USES
 from vae.model import VAE
-from vae.report.loading import Opened
+from vae.run.contents import USES
+from vae.run.finished import Opened
+from vae.run.outputs import must_be_writable, save_arrays, save_figure
 from vae.uses import inputs
-from vae.uses.outputs import must_be_writable, save_arrays, save_figure
 from vae.uses.scores import Scores, area_under_roc
 
 SHOWN = 10  # images of each kind in the picture

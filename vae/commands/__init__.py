@@ -1,0 +1,1 @@
+"""Arguments of the commands, one file a command; no torch until one runs."""

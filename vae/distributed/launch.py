@@ -1,0 +1,192 @@
+"""One process among several: its accelerator, its threads, and one answer for all ranks."""
+
+import gc
+import importlib
+import os
+import sys
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Any, NoReturn, TypeVar
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    InitProcessGroupKwargs,
+    ProjectConfiguration,
+    broadcast_object_list,
+)
+
+from vae.errors import InputError
+
+Result = TypeVar("Result")
+MIN_SECONDS_TO_MEET = 30.0  # processes that start together may take that long to import torch
+SECONDS_AFTER_WATCHDOG = 10.0  # it is to be first: it knows which rank is missing
+# Accelerate makes a process group where LOCAL_RANK is set, or one of the others is more than 1
+LAUNCHERS_VARIABLES = ("LOCAL_RANK", "WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+_HOW_TO_LAUNCH = "start N processes with torchrun --nproc-per-node N (or accelerate launch), or unset WORLD_SIZE"
+
+
+class RendezvousError(RuntimeError):
+    """The processes of a job did not find each other."""
+
+
+def make_accelerator(
+    device: str, mixed_precision: str, environment: Mapping[str, str], timeout: float = 600.0
+) -> Accelerator:
+    """Start the process group, if a launcher asked for one, and return the accelerator.
+
+    Args:
+        device: `auto`, `cpu` or `cuda`.
+        mixed_precision: `no`, `bf16` or `fp16`.
+        environment: `os.environ`: what the launcher said.
+        timeout: seconds to wait for the other processes, here and in every collective.
+
+    Raises:
+        InputError: the device is not there, fp16 has no device, or the launcher started another number of processes.
+        RendezvousError: the others did not come within the time.
+    """
+    announced, here = _check_launcher(environment), _processes_here(environment)
+    if not _certainly_alone(environment):  # before there is a process group, which it would hold: see leave
+        importlib.import_module("torch.distributed.nn.functional")
+    has_cuda = torch.cuda.is_available()
+    if device == "cuda" and not has_cuda:
+        raise InputError("train.device = 'cuda': this machine has no CUDA device; use auto or cpu")
+    use_cpu = device == "cpu" or not has_cuda
+    if mixed_precision == "fp16" and use_cpu:
+        raise InputError("train.precision = 'fp16': needs a CUDA device; use bf16 or fp32 on a CPU")
+    if not use_cpu and here > torch.cuda.device_count():
+        devices = f"this machine has {torch.cuda.device_count()} CUDA devices for {here} processes"
+        raise InputError(f"train.device = {device!r}: {devices}; start fewer, or set train.device=cpu")
+    accelerator = _start(
+        environment,
+        cpu=use_cpu,
+        mixed_precision=mixed_precision,
+        log_with="tensorboard",
+        project_config=ProjectConfiguration(logging_dir="."),  # the tracker sets the run folder once it is known
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+            InitProcessGroupKwargs(
+                timeout=timedelta(seconds=max(MIN_SECONDS_TO_MEET, timeout + SECONDS_AFTER_WATCHDOG))
+            ),
+        ],
+    )
+    if accelerator.num_processes != announced:  # each process would believe to be alone and write the same files
+        raise InputError(f"WORLD_SIZE = {announced}: but {accelerator.num_processes} came together; {_HOW_TO_LAUNCH}")
+    return accelerator
+
+
+def _certainly_alone(environment: Mapping[str, str]) -> bool:
+    """Return true if no launcher started this process, so that Accelerate makes no process group."""
+    return not any(name in environment for name in LAUNCHERS_VARIABLES)
+
+
+def _start(environment: Mapping[str, str], **settings: Any) -> Accelerator:
+    try:
+        return Accelerator(**settings)
+    except torch.distributed.DistError as error:  # pyright: ignore[reportPrivateImportUsage]
+        place = f"{environment.get('MASTER_ADDR')}:{environment.get('MASTER_PORT')}"
+        problem = f"{environment.get('WORLD_SIZE')} processes did not come together at {place}"
+        reason = str(error).splitlines()[0]
+        raise RendezvousError(f"{problem} ({reason}); `python -m vae doctor`, started alike, says more") from None
+
+
+def _check_launcher(environment: Mapping[str, str]) -> int:
+    """Return the processes that the launcher announced; refuses a WORLD_SIZE without the rest of its variables."""
+    announced = environment.get("WORLD_SIZE", "1")
+    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in environment]
+    if not announced.isdecimal() or (int(announced) > 1 and missing):
+        hint = f"but {', '.join(missing)} not set" if missing else "not a number"
+        raise InputError(f"WORLD_SIZE = {announced}: {hint}; {_HOW_TO_LAUNCH}")
+    return int(announced)
+
+
+def _processes_here(environment: Mapping[str, str]) -> int:
+    """Return the processes of this job on this machine."""
+    count = environment.get("LOCAL_WORLD_SIZE", "1")
+    if not count.isdecimal() or int(count) < 1:
+        raise InputError(f"LOCAL_WORLD_SIZE = {count}: not a number of processes; {_HOW_TO_LAUNCH}")
+    return int(count)
+
+
+def cores() -> frozenset[int]:
+    """Return the CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return frozenset(os.sched_getaffinity(0))
+    return frozenset(range(os.cpu_count() or 1))
+
+
+def cpu_has_bf16() -> bool:
+    """Return whether this CPU multiplies bfloat16 numbers (x86: AVX512-BF16 or AMX; Arm: BF16)."""
+    return any(has for name, has in torch.cpu.get_capabilities().items() if "bf16" in name)
+
+
+def precision_warnings(mixed_precision: str, device: str) -> list[str]:
+    """Return a line where a precision is possible on a device but of no use, else nothing.
+
+    Args:
+        mixed_precision: `no`, `bf16` or `fp16`.
+        device: `cpu` or `cuda`.
+    """
+    if (mixed_precision, device) == ("bf16", "cpu") and not cpu_has_bf16():
+        return ["train.precision: bf16 is slower than fp32 on this CPU, which has no instructions for it"]
+    return []
+
+
+def set_threads(threads: int, environment: Mapping[str, str]) -> int:
+    """Set and return this process's CPU threads; 0: the cores we may use, divided by the processes on this machine.
+
+    To be called after `make_accelerator`: Accelerate sets them too, by its own rule.
+    """
+    torch.set_num_threads(threads or max(1, len(cores()) // _processes_here(environment)))
+    return torch.get_num_threads()
+
+
+def on_main(accelerator: Accelerator, action: Callable[[], Result], known: tuple[type[Exception], ...] = ()) -> Result:
+    """Run `action` on the main process and give its result, or what it raised, to all of them (all ranks).
+
+    Args:
+        accelerator: the process group.
+        action: what to do.
+        known: exceptions, beside `InputError`, that all ranks raise as they are; others become a `RuntimeError`.
+    """
+    outcome: list[Any] = [None, None]
+    failure: Exception | None = None
+    if accelerator.is_main_process:
+        try:
+            outcome = [action(), None]
+        except Exception as error:  # the others wait for an answer, whatever it is
+            failure = error
+            as_it_is = isinstance(error, (InputError, *known))
+            outcome = [
+                None,
+                error if as_it_is else RuntimeError(f"on the main process: {type(error).__name__}: {error}"),
+            ]
+    broadcast_object_list(outcome)
+    if failure or outcome[1]:
+        raise failure or outcome[1]
+    return outcome[0]
+
+
+def leave() -> None:
+    """Leave the process group, if there is one, and forget Accelerate's state.
+
+    Whoever still holds the group keeps its threads alive; one of them that lets go of its last tensor while the
+    interpreter exits aborts the process. Holders are what an exception's frames keep of the model (collected here) and
+    `torch.distributed.nn.functional`, imported (by DDP, through dynamo) while there is a group: its default arguments.
+    """
+    if torch.distributed.is_initialized():
+        gc.collect()
+    if PartialState._shared_state:
+        PartialState().destroy_process_group()
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def abandon(message: str | None) -> NoReturn:
+    """End this process at once with exit code 1, after a message if there is one: the group has lost a member."""
+    sys.stdout.flush()
+    if message:
+        sys.stderr.write(f"{message}\n")
+    sys.stderr.flush()
+    os._exit(1)

@@ -1,0 +1,187 @@
+"""What a finished run is worth: log p(x) and what stands beside it, made in one way for all runs."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from vae.config import Config
+from vae.data import randomness
+from vae.data.sources import DataSet, Split
+from vae.errors import InputError
+from vae.evaluation.heldout import evaluate, has_probabilities
+from vae.evaluation.latents import ACTIVE
+from vae.evaluation.log_likelihood.aggregate import aggregate
+from vae.evaluation.log_likelihood.importance import Estimates, estimate
+from vae.evaluation.log_likelihood.progress import Progress
+from vae.evaluation.passes import mean_and_error
+from vae.evaluation.protocols import part_of, protocol
+from vae.evaluation.results_file import Kept, checkpoint_of
+from vae.families.likelihoods import bits_per_dim
+from vae.model import VAE
+from vae.run.finished import Loader
+from vae.run.versions import versions
+
+BOUND = "log of the mean importance weight (Burda et al. 2016, eq. 8), K = samples draws z ~ q(z|x) for each example"
+QUANTILES = (0.01, 0.1, 0.5)  # of the effective sample size
+
+
+@dataclass(frozen=True)
+class Request:
+    """How runs are to be evaluated.
+
+    Attributes:
+        samples: K, draws of z for each image.
+        split: `test`, `val` or `train`.
+        seed: of the noise, the same for all runs.
+        draw: the seed of the 0/1 pixels, where pixels are drawn; None: the run's own.
+    """
+
+    samples: int = 1000
+    split: str = "test"
+    seed: int = 0
+    draw: int | None = None
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A run that is to be evaluated: its unwrapped model on the CPU, its part of the data, and how it will be done."""
+
+    folder: Path
+    config: Config
+    model: VAE
+    part: Split
+    protocol: dict[str, Any]
+    checkpoint: dict[str, str]
+
+
+def prepare(folders: Iterable[Path], request: Request) -> list[Subject]:
+    """Return the runs in these folders, ready to be evaluated.
+
+    Raises:
+        InputError: a folder holds no finished run, its data are not there, or there is no such split.
+    """
+    loader = Loader()
+    return [_prepare(loader, folder, request) for folder in folders]
+
+
+def _prepare(loader: Loader, folder: Path, request: Request) -> Subject:
+    opened = loader.open(folder)
+    config, model, binarize = opened.config, opened.model, opened.config.data.binarize
+    draw = None if binarize == "none" else config.run.seed if request.draw is None else request.draw
+    drawn = config.model_copy(update={"run": config.run.model_copy(update={"seed": draw or 0})})
+    data = loader.data(drawn)
+    if request.split == "train" and draw is not None:
+        data = with_drawn_training_set(data, draw)
+    part = part_of(data, request.split, folder)
+    how = estimated(data, binarize, model, replace(request, draw=draw), len(part))
+    return Subject(folder, config, model, part, how, checkpoint_of(folder))
+
+
+def estimated(data: DataSet, binarize: str, model: VAE, request: Request, examples: int) -> dict[str, Any]:
+    """Return the protocol of log p(x) by importance sampling.
+
+    Args:
+        data: as they are evaluated.
+        binarize: as `vae.evaluation.protocol` takes it.
+        model: any, of that family.
+        request: what is asked for; `draw` is the seed of the 0/1 pixels, where pixels are drawn.
+        examples: how many of the images are evaluated.
+    """
+    how = protocol(data, binarize, model.likelihood, seed=request.seed, split=request.split)
+    given = "label" if model.needs_labels else None  # then it is log p(x|y)
+    bound = BOUND if model.classifier is None else f"{BOUND}, each with every label y, over which w is summed"
+    more = {"bound": bound, "samples": request.samples, "examples": examples, "draw": request.draw, "given": given}
+    return how | more
+
+
+def with_drawn_training_set(data: DataSet, draw: int) -> DataSet:
+    """Return the data with the 0/1 pixels that a static run trains on (and a dynamic one in its first epoch)."""
+    pixels = randomness.binarize(data.train.images, draw, "binarize/train")
+    return replace(data, train=replace(data.train, images=pixels))
+
+
+def assess(
+    accelerator: Accelerator, subject: Subject, request: Request, progress: Progress, at_once: int | None = None
+) -> Kept:
+    """Evaluate a run (all ranks); the model is brought to the device.
+
+    Args:
+        accelerator: the process group, without autocast: numbers are made in float32, or float64 for such a run.
+        subject: the run.
+        request: what its protocol was made for.
+        progress: is told after each chunk.
+        at_once: draws in one pass; None: as many as memory allows.
+
+    Raises:
+        InputError: log p(x) is not finite.
+        Stopped: a signal has come.
+    """
+    started, model, part = time.perf_counter(), subject.model.to(accelerator.device), subject.part
+    how: dict[str, Any] = {"seed": request.seed, "split": request.split}
+    held_out = evaluate(accelerator, model, part, **how)
+    each = estimate(accelerator, model, part, samples=request.samples, progress=progress, at_once=at_once, **how)
+    if lost := int((~each.log_likelihood.isfinite()).sum()):
+        raise InputError(f"{subject.folder}: log p(x) of {lost} of {len(part)} images is not finite; train it again")
+    whole = aggregate(accelerator, model, part, progress=progress, **how)
+    results = likelihood_results(each, request.samples)
+    nats = -results["log_likelihood"]
+    if held_out.accuracy is not None:
+        results["accuracy"] = held_out.accuracy
+    results["bits_per_dim"] = bits_per_dim(nats, model.image_shape) if has_probabilities(model, part) else None
+    results |= {
+        "kl": held_out.kl,
+        "kl_by_dimension": held_out.latents.kl,
+        "variance_by_dimension": held_out.latents.variance,
+        "active_units": held_out.latents.active,
+        "active_above": ACTIVE,
+        "latent_dimensions": len(held_out.latents.variance),
+        **held_out.latents.of_codes,
+        "reconstruction_mean_z": held_out.reconstruction_mean_z,
+        "aggregate": None if whole is None else asdict(whole),
+    }
+    made = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "seconds": time.perf_counter() - started,
+        "world_size": accelerator.num_processes,
+        "device": accelerator.device.type,
+        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "versions": versions(),
+    }
+    return Kept(subject.protocol, subject.checkpoint, results, made)
+
+
+def likelihood_results(each: Estimates, samples: int) -> dict[str, Any]:
+    """Return the means over images, nats per image.
+
+    Returns:
+        `log_likelihood`, `elbo`: with `_error`, the standard error over images; `log_likelihood_draw_error`: the part
+        that another set of draws would change, from the weights' variance by the delta method (None for one draw);
+        `reconstruction`: of z ~ q(z|x); `effective_sample_size`: `mean`, `min` and `quantiles` over images;
+        `squared_error_mean_z`: of a pixel, at z = E[z|x].
+    """
+    size = each.effective_sample_size
+    likelihood, likelihood_error = mean_and_error(each.log_likelihood)
+    elbo, elbo_error = mean_and_error(each.elbo)
+    relative_variance = (1 / size - 1 / samples).clamp(min=0)  # of the mean weight of an image
+    draw_error = relative_variance.sum().sqrt().item() / len(size) if samples > 1 else None
+    quantiles = {str(share): value.item() for share, value in zip(QUANTILES, _quantiles(size), strict=True)}
+    return {
+        "log_likelihood": likelihood,
+        "log_likelihood_error": likelihood_error,
+        "log_likelihood_draw_error": draw_error,
+        "elbo": elbo,
+        "elbo_error": elbo_error,
+        "reconstruction": each.reconstruction.mean().item(),
+        "squared_error_mean_z": each.squared_error.mean().item(),
+        "effective_sample_size": {"mean": size.mean().item(), "min": size.min().item(), "quantiles": quantiles},
+    }
+
+
+def _quantiles(values: Tensor) -> Tensor:
+    return torch.quantile(values, values.new_tensor(QUANTILES))

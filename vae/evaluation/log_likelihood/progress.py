@@ -1,0 +1,51 @@
+"""How far an evaluation is, on the main process, and whether it is to stop, on all of them."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from vae.distributed.signals import Stopped, StopRequest
+from vae.distributed.stopping import StopVote
+
+
+class Progress:
+    """A bar with the time left, and a vote to stop at each step; all ranks make the same steps.
+
+    Args:
+        accelerator: the process group; the main process shows the bar.
+        request: what signals have asked of this process.
+    """
+
+    def __init__(self, accelerator: Accelerator, request: StopRequest):
+        self._shown, self._device = accelerator.is_main_process, accelerator.device
+        self._vote, self._step = StopVote(accelerator, request), 0
+        self._bar: tqdm | None = None
+        self._before: torch.cuda.Event | None = None
+
+    @contextlib.contextmanager
+    def stage(self, what: str, total: int, unit: str) -> Iterator[None]:
+        """Show a bar meanwhile, for so many units of this rank's work."""
+        look: dict[str, Any] = {"desc": what, "unit": f" {unit}", "unit_scale": True}
+        disabled = None if self._shown else True  # None: where stderr is no terminal
+        self._bar = tqdm(total=total, dynamic_ncols=True, leave=False, disable=disabled, **look)
+        try:
+            yield
+        finally:
+            self._bar.close()
+
+    def advance(self, units: int) -> None:
+        """Count work that has been done (all ranks); raises `Stopped` on all of them if a signal has reached one."""
+        assert self._bar is not None
+        self._step += 1
+        if self._device.type == "cuda":  # the bar is not to run ahead of the device
+            if self._before is not None:
+                self._before.synchronize()
+            self._before = torch.cuda.Event()
+            self._before.record()
+        if signum := self._vote(self._step):
+            raise Stopped(signum, "stopped before the evaluation was complete; nothing of it is kept")
+        self._bar.update(units)

@@ -1,0 +1,131 @@
+"""`python -m vae evaluate`: evaluates finished runs, keeps what comes out, and compares what may be compared."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from vae.distributed import launch
+from vae.distributed.signals import StopRequest
+from vae.errors import InputError
+from vae.evaluation import results_file
+from vae.evaluation.log_likelihood.evaluator import Request, Subject, assess, prepare
+from vae.evaluation.log_likelihood.progress import Progress
+from vae.evaluation.log_likelihood.text import in_full, table, title
+from vae.evaluation.results_file import Kept, Protocol
+from vae.run.contents import EVALUATION
+from vae.run.finished import must_be_finished
+from vae.run.settings import find
+
+
+@dataclass(frozen=True)
+class Means:
+    """With what runs are evaluated; the numbers do not depend on it.
+
+    Attributes:
+        environment: `os.environ`: what a launcher said.
+        stop: notes signals.
+        device: `auto`, `cpu` or `cuda`.
+        at_once: draws in one pass; None: as many as memory allows.
+        again: whether evaluations that are kept already are made again.
+    """
+
+    environment: Mapping[str, str]
+    stop: StopRequest
+    device: str = "auto"
+    at_once: int | None = None
+    again: bool = False
+
+
+def evaluate_runs(paths: Sequence[Path], request: Request, means: Means) -> Iterator[str]:
+    """Evaluate finished runs, one after another, and yield what there is to say (all ranks).
+
+    Args:
+        paths: folders of runs, or of several.
+        request: what is wanted of all of them.
+        means: with what.
+
+    Raises:
+        InputError: a run cannot be evaluated, or several not by one protocol: found before any is evaluated.
+        Stopped: a signal has come; what was complete is kept.
+    """
+    if means.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: this machine has no CUDA device; use auto or cpu")
+    subjects = prepare(find(paths), request)
+    must_agree({subject.folder: subject.protocol for subject in subjects})
+    accelerator = launch.make_accelerator(means.device, "no", means.environment)
+    launch.set_threads(0, means.environment)
+    for subject in subjects:
+        launch.on_main(accelerator, partial(results_file.must_be_writable, subject.folder))
+    yield title([subject.protocol for subject in subjects])
+    found: dict[Path, Kept] = {}
+    for subject in subjects:
+        look = partial(results_file.known, subject.folder, subject.protocol, subject.checkpoint)
+        known = None if means.again else launch.on_main(accelerator, look)
+        yield f"{subject.folder}: {'evaluated already' if known else 'evaluating'}"
+        result = found[subject.folder] = known or _evaluated(accelerator, subject, request, means)
+        yield from in_full(result)
+        if not known:
+            launch.on_main(accelerator, partial(results_file.keep, subject.folder, result))
+        yield f"  in {subject.folder / EVALUATION}"
+    if len(found) > 1:
+        yield from table(found)
+
+
+def compare_runs(paths: Sequence[Path], wanted: Protocol) -> Iterator[str]:
+    """Yield a table for each protocol by which all of these runs have been evaluated with the weights they have now.
+
+    Args:
+        paths: folders of runs, or of several.
+        wanted: keys of the protocol that are asked for, e.g. `samples`.
+
+    Raises:
+        InputError: a run has not been evaluated so, or there is no protocol that all have in common.
+    """
+    found = {folder: _kept_by(folder, wanted) for folder in find(paths)}
+    first, *others = found.values()
+    wanted_by_all = [one for one in first if all(_alike(one, other) for other in others)]
+    if not wanted_by_all:
+        must_agree({folder: evaluations[-1].protocol for folder, evaluations in found.items()})
+    for one in wanted_by_all:
+        alike = {folder: kept_here for folder, each in found.items() if (kept_here := _alike(one, each))}
+        yield title([each.protocol for each in alike.values()])
+        yield from table(alike)
+
+
+def must_agree(protocols: Mapping[Path, Protocol]) -> None:
+    """Raise `InputError` unless there is only one protocol: numbers of different ones are not compared."""
+    if different := results_file.differing([results_file.comparable(protocol) for protocol in protocols.values()]):
+        hint = "give what belongs together, or see --draw, --samples, --split, --seed"
+        raise InputError(f"{', '.join(map(str, protocols))}: not one protocol: {'; '.join(different)}; {hint}")
+
+
+def _evaluated(accelerator: Accelerator, subject: Subject, request: Request, means: Means) -> Kept:
+    try:
+        return assess(accelerator, subject, request, Progress(accelerator, means.stop), means.at_once)
+    except torch.OutOfMemoryError:
+        raise InputError(
+            "--batch: so many draws at once do not fit in the device's memory; give a smaller one"
+        ) from None
+
+
+def _kept_by(folder: Path, wanted: Protocol) -> list[Kept]:
+    """Return the evaluations of a run that are asked for; raises `InputError` if there is none."""
+    must_be_finished(folder)
+    checkpoint = results_file.checkpoint_of(folder)
+    current = [one for one in results_file.read(folder) if one.checkpoint == checkpoint]
+    found = [one for one in current if all(one.protocol.get(key) == value for key, value in wanted.items())]
+    if not found:
+        asked = ", ".join(f"{key} = {value}" for key, value in wanted.items())
+        which = f" with {asked}" if current and asked else ""
+        raise InputError(f"{folder}: keeps no evaluation of its weights{which}; python -m vae evaluate {folder}")
+    return found
+
+
+def _alike(one: Kept, evaluations: Sequence[Kept]) -> Kept | None:
+    """Return the evaluation that may be compared with `one`, if there is one."""
+    wanted = results_file.comparable(one.protocol)
+    return next((other for other in evaluations if results_file.comparable(other.protocol) == wanted), None)

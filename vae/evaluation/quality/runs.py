@@ -1,0 +1,165 @@
+"""Measures the samples of finished runs, keeps what comes out, and says it."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vae import figures
+from vae.data import randomness
+from vae.data.sources import DataSet, Split, class_names, load
+from vae.errors import InputError
+from vae.evaluation import results_file, visible
+from vae.evaluation.log_likelihood.evaluator import with_drawn_training_set
+from vae.evaluation.quality import text
+from vae.evaluation.quality.classifier import FEATURES
+from vae.evaluation.quality.measures import Seen, entropy, see
+from vae.evaluation.quality.samples import prior_samples
+from vae.evaluation.quality.shelf import CLASSIFIERS, Trained, classifier_for
+from vae.evaluation.results_file import Kept
+from vae.run.contents import QUALITY, USES
+from vae.run.finished import Loader, Opened
+from vae.run.outputs import save_figure
+from vae.run.settings import find
+from vae.run.versions import versions
+
+COUNT = 10_000
+MEASURE = "classifier Frechet distance, squared (Dowson & Landau 1982, eq. 4)"
+SHOWN = 10  # classes in the picture
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A run, the classifier of its data, and the real images that its samples are held against."""
+
+    folder: Path
+    opened: Opened
+    trained: Trained
+    test: Split
+    train: Split
+    draws: bool
+
+
+def quality_lines(paths: Sequence[Path], *, count: int | None, seed: int, feed: str) -> Iterator[str]:
+    """Measure the samples of runs, one after another, and yield what there is to say.
+
+    Args:
+        paths: folders of runs, or of several.
+        count: samples; None: 10,000, or as many as there are test images.
+        seed: of the samples.
+        feed: `means` or `draws` of p(x|z).
+
+    Raises:
+        InputError: a run is not finished, its data have no labels, or `count` does not suit them.
+    """
+    loader, found = Loader(), dict[Path, Kept]()
+    for folder in find(paths):
+        subject = _subject(loader, folder, count, draws=feed == "draws")
+        protocol, started = _protocol(subject, seed), time.perf_counter()
+        yield f"{folder}: {text.title(protocol)}"
+        samples, seen, results = _measure(subject, seed)
+        made = {"seconds": time.perf_counter() - started, "versions": versions()}
+        found[folder] = Kept(protocol, results_file.checkpoint_of(folder), results, made)
+        results_file.keep(folder, found[folder], QUALITY)
+        yield from text.in_full(results)
+        yield f"  in {folder / QUALITY}"
+        yield f"  {_draw(subject, samples, seen, text.note(protocol, results))}"
+    if len(found) > 1:
+        yield from text.table(found)
+
+
+def _suitable(count: int | None, whole: DataSet) -> int:
+    """Return how many samples and real images; raises `InputError` if there are too few for a covariance."""
+    available = min(len(whole.test), len(whole.train))
+    chosen = min(COUNT, available) if count is None else count
+    if chosen > available:
+        raise InputError(f"--count {chosen}: {whole.name} has {available} test images to hold them against")
+    if chosen <= FEATURES:
+        least = f"the covariance of {FEATURES} features needs at least {FEATURES + 1} images"
+        raise InputError(f"--count {chosen}: {least}, and {whole.name} has {available} for testing")
+    return chosen
+
+
+def _subject(loader: Loader, folder: Path, count: int | None, *, draws: bool) -> Subject:
+    """Return a run with as many real images: grey where means are looked at, drawn as the run's where draws are."""
+    opened = loader.open(folder)
+    results_file.must_be_writable(folder, QUALITY)
+    whole = load(opened.config.data.name, opened.config.data.root)
+    chosen = _suitable(count, whole)
+    trained = classifier_for(whole, folder.parent / CLASSIFIERS)
+    real = whole
+    if draws and opened.config.data.binarize != "none":
+        seed = opened.config.run.seed
+        real = with_drawn_training_set(whole.binarize_evaluation(seed), seed)
+    test, train = (
+        part[randomness.permutation(len(part), 0, f"quality/{name}")[:chosen]]
+        for name, part in (("test", real.test), ("train", real.train))
+    )
+    return Subject(folder, opened, trained, test, train, draws)
+
+
+def _protocol(subject: Subject, seed: int) -> dict[str, Any]:
+    return {
+        "measure": MEASURE,
+        "features": FEATURES,
+        "classifier": {"file": subject.trained.file.name, "sha256": subject.trained.sha256},
+        "classifier_accuracy": subject.trained.accuracy,
+        "data": subject.opened.data.name,
+        "pixels_crc32": subject.test.fingerprint,
+        "split": "test",
+        "fed": "draws of p(x|z)" if subject.draws else "means of p(x|z)",
+        "count": len(subject.test),
+        "seed": seed,
+    }
+
+
+def _measure(subject: Subject, seed: int) -> tuple[Tensor, dict[str, Seen], dict[str, Any]]:
+    """Return samples, what the classifier sees of them and of test images, and the numbers."""
+    classifier = subject.trained.classifier
+    samples = prior_samples(subject.opened.model, len(subject.test), seed=seed, draws=subject.draws)
+    if not bool(samples.isfinite().all()):
+        raise InputError(f"{subject.folder}: its samples are not finite; train it again")
+    seen = {"samples": see(classifier, samples), "test images": see(classifier, subject.test.images)}
+    own, real = seen["samples"], seen["test images"]
+    results = {
+        "classifier_frechet_distance": own.distance(real),
+        "classifier_frechet_distance_of_training_images": see(classifier, subject.train.images).distance(real),
+        "class_shares": own.shares.tolist(),
+        "class_shares_of_test_images": real.shares.tolist(),
+        "entropy_of_class_shares": entropy(own.shares).item(),
+        "mean_entropy": own.entropies.mean().item(),
+        "mean_entropy_of_test_images": real.entropies.mean().item(),
+        "uncertain_share": (own.entropies > text.UNCERTAIN).double().mean().item(),
+        "uncertain_share_of_test_images": (real.entropies > text.UNCERTAIN).double().mean().item(),
+        "highest_entropy": entropy(own.shares.new_full((len(own.shares),), 1 / len(own.shares))).item(),
+    }
+    return samples, seen, results
+
+
+def _draw(subject: Subject, samples: Tensor, seen: Mapping[str, Seen], note: str) -> Path:
+    """Draw what the classifier sees, and return the picture's path."""
+    data = subject.opened.data
+    figure = figures.sample_quality(
+        {name: each.shares for name, each in seen.items()},
+        {name: each.entropies for name, each in seen.items()},
+        _rows(samples, seen["samples"]),
+        class_names=class_names(data.name) or [str(label) for label in range(data.classes)],
+        note=note,
+    )
+    return save_figure(subject.folder / USES / "quality.png", figure)
+
+
+def _rows(samples: Tensor, seen: Seen) -> dict[str, Tensor]:
+    """Return the first samples, and of each class that is seen the one that is most certain, and least."""
+    order, classes = seen.entropies.argsort(stable=True), seen.probabilities.argmax(1)
+    of_each = [order[classes[order] == label] for label in classes.unique()[:SHOWN]]
+    chosen = {
+        "first samples": torch.arange(min(len(of_each), len(samples))),
+        "most certain of each class": torch.stack([places[0] for places in of_each]),
+        "least certain of each class": torch.stack([places[-1] for places in of_each]),
+    }
+    return {name: visible(samples[places]) for name, places in chosen.items()}

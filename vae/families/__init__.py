@@ -1,0 +1,1 @@
+"""Families of distributions: what the networks' numbers mean, and how a latent variable is distributed."""

@@ -1,0 +1,70 @@
+"""What likelihood families have in common, and what their numbers measure."""
+
+import math
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+from torch import distributions as td
+
+PIXELS = 3  # event dimensions of p(x|z): (C, H, W)
+CHANNELS = -3  # where they are in numbers (..., C', H, W)
+NOT_NORMALISED = "not normalised"  # a measure: such numbers are compared with those of the same family only
+
+
+class Likelihood(nn.Module, ABC):
+    """A family p(x|z) over images (C, H, W).
+
+    Attributes:
+        output_shape: (C', H, W), the numbers it needs for one example.
+        levels: of a pixel that have a probability each: 2 (black and white) or 256; None: it has a density.
+        density: what kind of density, where it has one.
+    """
+
+    output_shape: tuple[int, int, int]
+    levels: int | None = None
+    density: str = "density"
+
+    @abstractmethod
+    def forward(self, numbers: Tensor) -> td.Distribution:
+        """Return p(x|z), event (C, H, W); its `mean` is the picture to show, in [0, 1] or near it.
+
+        Args:
+            numbers: (..., C', H, W); what stands before is the batch shape, (B,) or (K, B).
+        """
+
+    @classmethod
+    def normalises(cls, *, binary: bool) -> bool:
+        """Whether the probabilities of all images (or their density) add up to 1.
+
+        Args:
+            binary: whether pixels are 0 or 1; else they are the 256 grey values.
+        """
+        return binary or cls.levels != 2
+
+    @classmethod
+    def measure(cls, *, binary: bool) -> str:
+        """Return in words what log p(x|z) is the logarithm of: numbers of two measures are never compared.
+
+        Args:
+            binary: as for `normalises`.
+        """
+        if not cls.normalises(binary=binary):
+            return NOT_NORMALISED
+        if cls.levels is None:
+            return cls.density
+        return "probability of 0/1 pixels" if cls.levels == 2 else f"probability of {cls.levels} grey values"
+
+
+def bits_per_dim(nats: float, image_shape: tuple[int, int, int]) -> float:
+    """Return -log p(x) in bits for each number of an image: nats / (C H W log 2).
+
+    Args:
+        nats: of an image, where pixels have probabilities; of a density this would depend on the unit of x.
+        image_shape: (C, H, W).
+    """
+    return nats / (math.prod(image_shape) * math.log(2))
+
+
+def each_pixel(distribution: td.Distribution) -> td.Independent:
+    """Return the distribution of images (C, H, W) whose pixels are independent."""
+    return td.Independent(distribution, PIXELS, validate_args=False)

@@ -1,0 +1,196 @@
+"""Checkpoints that are whole or not there: written aside, synced, sealed by a manifest, renamed; verified when read.
+
+A checkpoint is a folder `step-00000469/` with the model as `from_pretrained` reads it (`model.safetensors`,
+`config.json`), everything else in `state.pt`, and `manifest.json` with the size and sha256 of each file.
+"""
+
+import hashlib
+import io
+import json
+import pickle
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from vae.errors import InputError
+from vae.files import PARTIAL, sync
+from vae.model import VAE
+
+MANIFEST, STATE, WEIGHTS, MODEL = "manifest.json", "state.pt", "model.safetensors", "config.json"
+
+
+def name_of(step: int) -> str:
+    """Return the folder name of the checkpoint after `step` updates."""
+    return f"step-{step:08d}"
+
+
+def save(folder: Path, step: int, model: VAE, state: dict[str, Any], keep: Iterable[str] = ()) -> Path:
+    """Write a checkpoint (main process only) and prune: this one, the one before and those named in `keep` stay.
+
+    Args:
+        folder: holds all checkpoints of a run.
+        step: updates made.
+        model: the unwrapped model.
+        state: what `torch.load(weights_only=True)` can read: tensors and plain data.
+        keep: folder names never pruned, e.g. the best.
+
+    Returns:
+        The checkpoint's folder.
+
+    Raises:
+        OSError: it could not be written; the older ones stay, and nothing of this one.
+    """
+    final, partial = folder / name_of(step), folder / (PARTIAL + name_of(step))
+    try:
+        _write_model(partial, model)
+        buffer = io.BytesIO()  # torch.save hides what is wrong with a disk
+        torch.save(state, buffer)
+        (partial / STATE).write_bytes(buffer.getbuffer())
+        files = {
+            file.name: {"bytes": file.stat().st_size, "sha256": sha256_of(file)} for file in sorted(partial.iterdir())
+        }
+        (partial / MANIFEST).write_text(json.dumps({"step": step, "files": files}, indent=1) + "\n")
+        _move_into_place(partial, final)
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    _prune(folder, step, set(keep))
+    return final
+
+
+def save_model(folder: Path, model: VAE) -> None:
+    """Write `model` so that `VAE.from_pretrained(folder)` reads it, replacing what was there (main process only)."""
+    partial = folder.with_name(PARTIAL + folder.name)
+    _write_model(partial, model)
+    _move_into_place(partial, folder)
+
+
+def newest_valid(folder: Path) -> tuple[Path | None, list[str]]:
+    """Return the newest checkpoint that is whole, or None, and a warning for each newer one that is not."""
+    warnings = []
+    for path in reversed(_all(folder).values()):
+        problem = find_problem(path)
+        if problem is None:
+            return path, warnings
+        warnings.append(f"{path}: skipped: {problem}")
+    return None, warnings
+
+
+def find_problem(path: Path) -> str | None:
+    """Return what is wrong with a checkpoint, or None if every file has the size and sha256 of its manifest."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+        step, files = manifest["step"], {name: (e["bytes"], e["sha256"]) for name, e in manifest["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return f"{MANIFEST} is missing or damaged"
+    if path.name != name_of(step):
+        return f"{MANIFEST} belongs to step {step}"
+    if missing := {STATE, WEIGHTS, MODEL} - files.keys():
+        return f"{MANIFEST} does not list {', '.join(sorted(missing))}"
+    for name, (size, sha256) in files.items():
+        file = path / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} bytes, must have {size}"
+        if sha256_of(file) != sha256:
+            return f"{name} is damaged (sha256 differs)"
+    return None
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Return what `save` was given as `state`, on the CPU; plain data and tensors, nothing else is unpickled.
+
+    Raises:
+        InputError: the file holds something else, such as code.
+    """
+    try:
+        return torch.load(path / STATE, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError):
+        raise InputError(f"{path / STATE}: not written by this program; delete the folder, or do not use it") from None
+
+
+def load_weights(path: Path, model: VAE) -> None:
+    """Load the weights of a checkpoint into the unwrapped model.
+
+    Raises:
+        InputError: they belong to a different model; the line lists what differs.
+    """
+    try:
+        weights = load_file(path / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path / WEIGHTS}: cannot be read ({error})") from None
+    expected = model.state_dict()
+    differing = [
+        f"{name} {_shape(weights.get(name))}, here {_shape(expected.get(name))}"
+        for name in sorted(weights.keys() | expected.keys())
+        if _shape(weights.get(name)) != _shape(expected.get(name))
+    ]
+    if differing:
+        shown = "; ".join(differing[:4]) + (f"; and {len(differing) - 4} more" if len(differing) > 4 else "")
+        raise InputError(f"{path}: the checkpoint holds a different model: {shown}")
+    model.load_state_dict(weights)
+
+
+def _write_model(folder: Path, model: VAE) -> None:
+    shutil.rmtree(folder, ignore_errors=True)  # left by a crash
+    folder.mkdir(parents=True)
+    (folder / "README.md").touch()  # else the hub mixin writes its model card
+    try:
+        model.save_pretrained(folder)
+    except SafetensorError as error:
+        raise OSError(str(error)) from None
+    (folder / "README.md").unlink()
+    (folder / WEIGHTS).chmod((folder / MODEL).stat().st_mode)  # safetensors leaves it to the owner alone
+
+
+def _move_into_place(partial: Path, final: Path) -> None:
+    """Sync a finished folder and rename it; what stands in its place is older or damaged."""
+    for path in [*partial.iterdir(), partial]:
+        sync(path)
+    aside = final.with_name(f"{PARTIAL}old-{final.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    if final.exists():
+        final.rename(aside)
+    try:
+        partial.rename(final)
+    except OSError:
+        if aside.exists():
+            aside.rename(final)
+        raise
+    sync(final.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _shape(tensor: torch.Tensor | None) -> str:
+    return "is missing" if tensor is None else f"{tuple(tensor.shape)} {tensor.dtype}".replace("torch.", "")
+
+
+def _all(folder: Path) -> dict[int, Path]:
+    """Return the checkpoints by step, oldest first, whole or not; what others have put into the folder is not one."""
+    found = [path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{8,}", path.name) and path.is_dir()]
+    return dict(sorted((int(path.name.removeprefix("step-")), path) for path in found))
+
+
+def _prune(folder: Path, newest: int, keep: set[str]) -> None:
+    """Remove all but the newest, the one before it and those in `keep`.
+
+    Later ones are damaged, or the run would have continued from them; partial ones are what crashes left.
+    """
+    paths = _all(folder)
+    kept = {newest, *[step for step in paths if step < newest][-1:]}
+    leftovers = folder.glob(f"{PARTIAL}*")
+    for path in [*leftovers, *[path for step, path in paths.items() if step not in kept and path.name not in keep]]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def sha256_of(file: Path) -> str:
+    """Return the SHA-256 of a file's contents, in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

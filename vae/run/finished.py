@@ -1,0 +1,65 @@
+"""A finished run's folder -> its model and its data."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vae.assemble import build_data, build_model
+from vae.config import Config, load
+from vae.data.sources import DataSet
+from vae.model import VAE
+from vae.run.checkpoint import WEIGHTS, load_weights
+from vae.run.contents import CONFIG, MODEL, must_exist, must_hold_a_run
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A run's configuration, its unwrapped model on the CPU with its final weights, and what it was trained on."""
+
+    config: Config
+    model: VAE
+    data: DataSet
+
+
+class Loader:
+    """Opens runs one after another; runs of a sweep have their data in common, so the last data set is kept."""
+
+    def __init__(self) -> None:
+        self._last: tuple[str, DataSet] | None = None
+
+    def open(self, folder: Path) -> Opened:
+        """Return the model and the data of a run.
+
+        Args:
+            folder: that a training run has written.
+
+        Raises:
+            InputError: not a run folder, an unfinished or damaged run, or its data are not there.
+        """
+        must_hold_a_run(folder)
+        config = load(folder / CONFIG)
+        weights = must_be_finished(folder)
+        data = self.data(config)
+        model = build_model(config, data.image_shape, data.classes)
+        load_weights(weights.parent, model)
+        return Opened(config, model, data)
+
+    def data(self, config: Config) -> DataSet:
+        """Return what a run is trained and evaluated on; raises `InputError` if it is not there."""
+        # of 0/1 pixels, and which labels are hidden: the run's own
+        draw = config.run.seed if config.data.binarize != "none" or config.data.labelled else None
+        key = repr((config.data.model_dump(), draw))
+        if self._last is None or self._last[0] != key:
+            self._last = key, build_data(config)
+        return self._last[1]
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether a run folder holds final weights."""
+    return (folder / MODEL / WEIGHTS).is_file()
+
+
+def must_be_finished(folder: Path) -> Path:
+    """Return the weights that a finished run has left; raises `InputError` if there are none."""
+    weights = folder / MODEL / WEIGHTS
+    must_exist(weights, f"{folder}: not finished: it holds no {MODEL}/{WEIGHTS}; run the same train command again")
+    return weights

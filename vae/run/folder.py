@@ -1,0 +1,141 @@
+"""The run folder: its name, its lock, whether it is finished, and where a run continues."""
+
+import contextlib
+import json
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from vae.config import Config, differences, load, to_yaml
+from vae.distributed.signals import Stopped
+from vae.engine import NonFiniteError
+from vae.errors import InputError
+from vae.files import write_text
+from vae.run import checkpoint
+from vae.run.contents import CHECKPOINTS, CONFIG, LOCK, RUNS, STARTS, SUMMARY, read_summary
+from vae.run.versions import versions
+
+SECONDS_OF_A_LOOK = 1.0  # who looks whether the folder is locked holds it for a moment
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins.
+
+    Attributes:
+        checkpoint: continue from this one; None: begin at step 0.
+        summary: the summary of a run that is finished already, else None.
+        notes: what the user should know, a line each.
+        changed: settings that differ from those of the last start, `key: old -> new`; none of them changes the run.
+    """
+
+    checkpoint: Path | None = None
+    summary: dict[str, Any] | None = None
+    notes: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+
+
+def folder_of(config: Config, config_file: str | None) -> Path:
+    """Return the run's folder: `run.dir`, or `runs/<run.name>`, or `runs/<config file>-<time>`."""
+    if config.run.dir:
+        return Path(config.run.dir).expanduser()
+    if config.run.name:
+        return RUNS / config.run.name
+    return RUNS / f"{Path(config_file).stem if config_file else 'default'}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+class RunFolder:
+    """One run's folder, claimed by one job. Where the file system knows `flock`, the lock ends with the process."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._lock = FileLock(folder / LOCK)
+
+    def claim(self, config: Config, resume: str, total_steps: int) -> Start:
+        """Lock the folder and say where the run begins (main process only). Nothing is written if it is refused.
+
+        Args:
+            config: the run's configuration.
+            resume: `auto`, `never` or `must`.
+            total_steps: updates in the whole run.
+
+        Raises:
+            InputError: another job holds the folder, it cannot be written, it holds a run with other settings, or it
+                does not fit `resume`.
+        """
+        if resume == "must" and not self._holds_a_run():
+            raise InputError(f"--resume must: {self.folder} holds no run; check run.name or run.dir")
+        self._acquire()
+        if not self._holds_a_run():
+            if any((self.folder / CHECKPOINTS).glob("step-*")):
+                raise InputError(
+                    f"{self.folder}: holds checkpoints but no {CONFIG}; restore it or choose another run.name"
+                )
+            return Start()
+        if resume == "never":
+            raise InputError(f"--resume never: {self.folder} already holds a run; choose another run.name or delete it")
+        return self._continue(config, resume, total_steps)
+
+    def record(self, config: Config, start: Start, step: int, world_size: int) -> None:
+        """Write config.yaml and a line of starts.jsonl (main process only): from here on the folder holds this run."""
+        begun = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "host": platform.node(), "step": step}
+        begun |= {"world_size": world_size, "changed": start.changed, "versions": versions()}
+        try:
+            write_text(self.folder / CONFIG, to_yaml(config))
+            with (self.folder / STARTS).open("a", encoding="utf-8") as starts:
+                starts.write(json.dumps(begun) + "\n")
+        except OSError as error:
+            raise InputError(f"{self.folder}: cannot be written: {error.strerror}; make room or set run.dir") from None
+
+    def release(self) -> None:
+        """Give the folder free."""
+        self._lock.release()
+
+    def _holds_a_run(self) -> bool:
+        return (self.folder / CONFIG).exists()
+
+    def _acquire(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=SECONDS_OF_A_LOOK)
+        except Timeout:
+            hint = f"choose another run.name (or, if no job runs, delete {self.folder / LOCK})"
+            raise InputError(f"{self.folder}: another job is running in this folder; {hint}") from None
+        except OSError as error:
+            raise InputError(f"{self.folder}: cannot be written: {error.strerror}; set run.dir") from None
+
+    def _continue(self, config: Config, resume: str, total_steps: int) -> Start:
+        altering, harmless = differences(load(self.folder / CONFIG), config)
+        if altering:
+            changes = "; ".join(altering)
+            raise InputError(f"{self.folder}: holds a run with other settings ({changes}); choose another run.name")
+        newest, notes = checkpoint.newest_valid(self.folder / CHECKPOINTS)
+        if newest is None and resume == "must":
+            raise InputError(
+                f"--resume must: {self.folder} holds no valid checkpoint; " + "; ".join(notes or ["none yet"])
+            )
+        summary = read_summary(self.folder / SUMMARY)
+        if not summary or summary.get("steps", 0) < total_steps:
+            summary = None
+        return Start(newest, summary, notes, harmless)
+
+
+@contextlib.contextmanager
+def saying_how_to_go_on(folder: Path, config: Config) -> Iterator[None]:
+    """Add to a `NonFiniteError` which checkpoint is the last good one, and to a stop how to continue."""
+    has_name = config.run.name or config.run.dir  # else each start makes a folder of its own
+    hint = "the same command" + ("" if has_name else f" with run.dir={folder}") + " continues"
+    try:
+        yield
+    except NonFiniteError as error:
+        newest, _ = checkpoint.newest_valid(folder / CHECKPOINTS)
+        raise NonFiniteError(error.step, error.term, str(newest or "none yet")) from None
+    except Stopped as stop:
+        raise Stopped(stop.signum, f"{stop.where}; {hint}") from None
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"interrupted; {hint} from the last checkpoint") from None

@@ -1,0 +1,51 @@
+"""Files that a command leaves, written whole."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from vae.errors import InputError
+from vae.files import replacing
+
+
+def save(path: Path, write: Callable[[Path], Any]) -> Path:
+    """Write a file, in a folder that is made if need be, and return its path.
+
+    Args:
+        path: of the file.
+        write: is given the path of a partial file.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as partial:
+            write(partial)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+    return path
+
+
+def must_be_writable(folder: Path) -> None:
+    """Raise `InputError` now rather than after minutes of work, if a folder cannot be made or written."""
+    save(folder / ".writable", Path.touch).unlink()
+
+
+def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> Path:
+    """Write an .npz and return its path; raises `InputError`."""
+
+    def write(partial: Path) -> None:
+        with partial.open("wb") as file:  # given a name, NumPy would add a suffix
+            np.savez(file, allow_pickle=False, **arrays)
+
+    return save(path, write)
+
+
+def save_figure(path: Path, figure: Figure) -> Path:
+    """Write a picture as .png and return its path; raises `InputError`."""
+    return save(path, FigureCanvasAgg(figure).print_png)  # `savefig` would lay everything out twice

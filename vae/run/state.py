@@ -1,0 +1,78 @@
+"""The state of a run: how far it is, saved with each checkpoint and read when it is continued."""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vae.errors import InputError
+from vae.run import checkpoint
+
+FORMAT = 2  # of a run's and an engine's state in a checkpoint; 1 had the optimizer's settings in it
+
+
+@dataclass
+class RunState:
+    """How far a run is; saved with each checkpoint.
+
+    Attributes:
+        step: updates made.
+        train_seconds: time spent on training steps, evaluations and checkpoints not counted.
+        logged_seconds: the same, at the last line of training metrics.
+        spent: seconds by purpose: of training, logging; beside it, evaluation and checkpoints.
+        skipped: updates left out because they were not finite.
+        test: the latest evaluation on the test set, and the step it was made at.
+        best: the best checkpoint so far, chosen on the validation set: its name, step, epoch and both losses there.
+        collapsed_since: the epoch at which the posterior was first found collapsed; None: it is not.
+    """
+
+    step: int = 0
+    train_seconds: float = 0.0
+    logged_seconds: float = 0.0
+    spent: dict[str, float] = field(default_factory=dict)
+    skipped: int = 0
+    test: dict[str, Any] | None = None
+    test_step: int = 0
+    best: dict[str, Any] | None = None
+    collapsed_since: float | None = None
+
+    def note_test(self, numbers: dict[str, Any]) -> None:
+        """Remember the numbers of this step's evaluation on the test set."""
+        self.test, self.test_step = numbers, self.step
+
+    def note_best(self, val_loss: float, test_loss: float, epoch: float) -> bool:
+        """Remember this step if its validation loss is the lowest so far; returns whether it is."""
+        if not val_loss < (self.best["val_loss"] if self.best else math.inf):  # NaN is never the best
+            return False
+        name = checkpoint.name_of(self.step)
+        losses = {"val_loss": val_loss, "test_loss": test_loss}
+        self.best = {"checkpoint": name, "step": self.step, "epoch": epoch, **losses}
+        return True
+
+    @property
+    def keep(self) -> list[str]:
+        """Names of the checkpoints that are not pruned however old they are."""
+        return [self.best["checkpoint"]] if self.best else []
+
+
+def restore(start: Path, total_steps: int, fingerprint: str) -> tuple[RunState, dict[str, Any]]:
+    """Return the state of a run and of its engine from a checkpoint.
+
+    Args:
+        start: the checkpoint's folder.
+        total_steps: updates in the whole run.
+        fingerprint: of the data the run is continued on.
+
+    Raises:
+        InputError: the data are others, or the run is further than it is asked to go.
+    """
+    saved = checkpoint.load_state(start)
+    if saved.get("format") != FORMAT:
+        raise InputError(f"{start}: written by another version of this program; use that one to continue it")
+    state = RunState(**saved["run"])
+    if saved["data"] != fingerprint:
+        raise InputError(f"data.name: the pixels are not those that {start} was trained on; choose another run.name")
+    if state.step > total_steps or (state.step == total_steps and state.test_step != state.step):
+        limits = f"train.epochs, train.max_steps: end at step {total_steps}, but {start} is there already"
+        raise InputError(f"{limits}; ask for more than {state.step} steps")
+    return state, saved["engine"]

@@ -1,0 +1,98 @@
+"""Reports of a run while it goes on: how it learns, and what it is worth on held-out data."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from accelerate import Accelerator
+
+from vae.config import Config
+from vae.data.sources import DataSet
+from vae.engine import Engine, NonFiniteError
+from vae.evaluation import CollapseWatch, Evaluation, evaluate, pictures
+from vae.model import VAE
+from vae.run.state import RunState
+from vae.training.tracking import Stopwatch, Tracker
+
+
+@dataclass
+class Recorder:
+    """Reports how a run goes: how it learns, and what it is worth on held-out data.
+
+    Attributes:
+        accelerator: precision and reduction.
+        config: the run's.
+        data: what it is trained and evaluated on.
+        vae: the unwrapped model.
+        engine: whose steps are reported.
+        state: how far the run is; what is found out is noted there.
+        tracker: where it is written.
+        watch: of the run.
+        collapse: looks whether the latent dimensions are used.
+    """
+
+    accelerator: Accelerator
+    config: Config
+    data: DataSet
+    vae: VAE
+    engine: Engine
+    state: RunState
+    tracker: Tracker
+    watch: Stopwatch
+    collapse: CollapseWatch = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.collapse = CollapseWatch(self.config.train.min_active, self.engine.objective.beta.ends_at)
+
+    def report_training(self) -> None:
+        """Record the means since the last time (all ranks); raises `NonFiniteError`."""
+        interval = self.engine.drain()
+        self.state.skipped += interval.skipped
+        with self.watch.counting("logging"):
+            self.tracker.log_training(interval, images_per_second=interval.examples / self.watch.lap(), **self._now())
+
+    def report_evaluation(self) -> bool:
+        """Evaluate on held-out data and record it (all ranks); returns whether this step is the best so far.
+
+        Raises:
+            NonFiniteError: an update was not finite, or the test loss is not.
+        """
+        self.engine.raise_faults()
+        now = self._now()
+        test = self._evaluate("test")
+        if not math.isfinite(test.loss):
+            raise NonFiniteError(self.state.step, "test loss")
+        self.state.note_test(test.numbers())
+        self._log("test", test, now)
+        self._watch_collapse(test, now["epoch"])
+        images = pictures(self.vae, self.data.test, self.config.run.seed)
+        self.tracker.log_images(images, self.state.step)
+        if self.data.val is None:
+            return False
+        val = self._evaluate("val")
+        self._log("val", val, now)
+        return self.state.note_best(val.loss, test.loss, now["epoch"])
+
+    def _evaluate(self, split: str) -> Evaluation:
+        part = self.data.val if split == "val" else self.data.test
+        assert part is not None
+        return evaluate(self.accelerator, self.vae, part, seed=self.config.run.seed, split=split)
+
+    def _log(self, split: str, result: Evaluation, now: dict[str, Any]) -> None:
+        collapsed = self.collapse.collapsed(result.latents, now["epoch"])
+        self.tracker.log_evaluation(split, result, collapsed=collapsed, **now)
+
+    def _watch_collapse(self, test: Evaluation, epoch: float) -> None:
+        """Warn of a posterior collapse, or that it is over; every rank finds the same, the main process says it."""
+        if not self.collapse.collapsed(test.latents, epoch):
+            self.state.collapsed_since = None
+        elif self.state.collapsed_since is None:
+            self.state.collapsed_since = epoch
+        if remark := self.collapse.remark(test.latents, epoch, self.state.collapsed_since or epoch):
+            self.tracker.remark(remark, self.state.step)
+
+    def _now(self) -> dict[str, Any]:
+        """Return what stands beside every number: step, epochs, and the beta and learning rate of the last update."""
+        progress = self.engine.batches.progress(self.state.step - 1)
+        now = {"step": self.state.step, "epoch": self.engine.batches.progress(self.state.step)}
+        return now | {"beta": self.engine.objective.beta(progress), "lr": self.engine.learning_rate(progress)}
