@@ -1,4 +1,4 @@
-"""What the command lines share; imports no torch, so that what is wrong with a command is said at once."""
+"""The parser that all command lines share; imports no torch, so that a mistake in a command is reported at once."""
 
 import argparse
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""What a training program does first, before anything heavy is imported.
+"""The first steps of a training program, before anything heavy is imported.
 
 Standard library only: torch takes seconds to import, and a signal may come meanwhile.
 """

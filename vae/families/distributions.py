@@ -1,4 +1,4 @@
-"""What `torch.distributions` lacks for VAEs: flows, z made of noise, exact KL rules, an estimate for other pairs."""
+"""Distributions that torch lacks for VAEs: flows, z made of noise, exact KL rules, an estimate for other pairs."""
 
 import math
 from collections.abc import Sequence

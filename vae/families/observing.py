@@ -1,4 +1,4 @@
-"""What of a model is learnt without a gradient: from what a whole global batch gave, after each update."""
+"""Gradient-free updates (e.g. an EMA codebook), after each optimizer step, from the whole global batch."""
 
 from abc import ABC, abstractmethod
 

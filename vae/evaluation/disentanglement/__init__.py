@@ -1,1 +1,1 @@
-"""How well each latent dimension stands for one factor of the data: scores of a model on images with known factors."""
+"""Disentanglement: scores of how well each latent dimension stands for one factor, on images with known factors."""

@@ -1,4 +1,4 @@
-"""How many draws fit in memory at once: measured on a few of them; and that it stays so."""
+"""The number of draws that fit in memory at once: measured on a few of them; and that it stays so."""
 
 import ctypes
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What a finished run is worth: log p(x) and what stands beside it, made in one way for all runs."""
+"""Evaluation of a finished run: log p(x) and what stands beside it, made in one way for all runs."""
 
 import time
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""How far an evaluation is, on the main process, and whether it is to stop, on all of them."""
+"""Progress of an evaluation, shown by the main process, and its stop, on all of them."""
 
 import contextlib
 from collections.abc import Iterator

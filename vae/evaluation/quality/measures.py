@@ -1,4 +1,4 @@
-"""What a classifier makes of samples: how far their features are from real ones, which classes, how certain."""
+"""Measures of samples by a classifier: how far their features are from real ones, which classes, how certain."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What has been found of samples, as text."""
+"""Measures of samples as text: in full, and as a table."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What likelihood families have in common, and what their numbers measure."""
+"""The base of all likelihood families, and what their numbers measure."""
 
 import math
 from abc import ABC, abstractmethod
