@@ -263,6 +263,34 @@ def test_when_a_rank_hangs_the_others_name_it_and_end_after_the_time_set(start: 
     job.assert_nothing_is_left()
 
 
+FROZEN_RANK_0 = """
+import os, signal, time
+from accelerate import Accelerator
+from vae.distributed import launch
+from vae.distributed.watchdog import RankLostError, Watchdog
+
+accelerator = Accelerator(cpu=True)
+try:
+    with Watchdog(accelerator, 60, os.environ, end=launch.abandon).guarding():
+        if accelerator.process_index == 0:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        time.sleep(2)  # until a sign of life waits for an answer
+        raise RuntimeError("a collective's: connection closed by peer")
+except RankLostError as error:
+    launch.abandon(str(error))
+"""
+
+
+def test_a_rank_whose_collective_fails_ends_although_the_store_of_a_frozen_rank_0_never_answers() -> None:
+    frozen, failing = (Program("-c", FROZEN_RANK_0, env=env) for env in ranks(2))
+    ended = failing.wait(60)
+    assert ended.code == 1
+    named = rf"rank 1: cannot go on after step 0: rank 0 \(.*pid {frozen.pid}\) gives no sign of life"
+    assert re.search(named, ended.err), ended.err
+    frozen.kill()
+    frozen.wait()
+
+
 def test_a_rank_that_never_comes_is_one_line_after_the_time_set(tmp_path: Path) -> None:
     alone, _ = ranks(2)
     patience = {"vae.distributed.launch:MIN_SECONDS_TO_MEET": 2.0, "vae.distributed.launch:SECONDS_AFTER_WATCHDOG": 0.0}

@@ -65,6 +65,7 @@ class Watchdog:
         self.rank, self.world_size, self.timeout = accelerator.process_index, accelerator.num_processes, timeout
         # a second, or more in a large world: each rank reads all others
         self.interval = min(max(1.0, self.world_size / 64), timeout / 10)
+        self._patience = max(1.0, self.interval)  # with the store
         self._end = end
         self.step, self._moved_at, self._over = 0, time.monotonic(), threading.Event()
         if self.world_size > 1:
@@ -108,10 +109,11 @@ class Watchdog:
             # a thread inside the store's C++ code when the interpreter ends would abort the process
             self._over.set()
             for thread in threads:
-                thread.join()
+                # a frozen rank 0 never answers: the store's client waits for it without a limit, this rank must not
+                thread.join(3 * self._patience)
 
     def _begin(self, accelerator: Accelerator, host: str) -> None:
-        patience = timedelta(seconds=max(1.0, self.interval))
+        patience = timedelta(seconds=self._patience)
         port = [0]
         if self.rank == 0:
             self._store = TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=patience)
