@@ -61,6 +61,13 @@ def write_run(
     return folder
 
 
+def in_float64(folder: Path, archive: Path, *overrides: str) -> Path:
+    """Write a run in float64 that holds out 7 of its images; returns its folder."""
+    write_run(folder, archive, "train.precision=fp64", "data.val_size=7", "data.binarize=static", *overrides)
+    checkpoint.save_model(folder / "model", VAE.from_pretrained(folder / "model").double())
+    return folder
+
+
 def write_metrics(folder: Path, epochs: int) -> None:
     """Write the records of so many epochs."""
     rows = []

@@ -29,6 +29,12 @@ LAUNCHED = {
 PORTS = (10_000, 19_999)  # below those that an operating system gives to outgoing connections
 TORCHRUN = ["-W", "default", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 ACCELERATE = ["-m", "accelerate.commands.launch", "--config_file", str(ROOT / "launch/accelerate/cpu.yaml")]
+SMALL = [
+    "model.hidden_dim=32",
+    "train.batch_size=64",
+    "train.epochs=2",
+    "train.log_every=5",
+]  # 16 steps of `small`
 SECONDS_TO_FOLLOW = 30.0  # for the other ranks, when one has failed
 
 
@@ -52,6 +58,9 @@ class Outcome:
         lines = self.err.strip().splitlines()
         assert len(lines) == 1, self.err
         return lines[0]
+
+
+Job = Callable[..., Outcome]  # the fixture `job`
 
 
 def machine_seconds() -> float:
@@ -220,8 +229,8 @@ def torchrun(processes: int, *args: Any, **how: Any) -> Outcome:
 
 
 def at_a_point(sent: str, point: str, count: int, rank: str, processes: int, *args: Any) -> Outcome:
-    """Run the job; a signal reaches `rank` (or `all`) at a given point of it, see at_a_point.py."""
-    script = ROOT / "tests" / "helpers" / "at_a_point.py"
+    """Run the job; a signal reaches `rank` (or `all`) at a given point of it, see programs/at_a_point.py."""
+    script = ROOT / "tests/helpers/programs/at_a_point.py"
     patience = (
         0.5 if sent == "SIGKILL" else SECONDS_TO_FOLLOW
     )  # a lost rank's job is lost: its ranks have nothing to say

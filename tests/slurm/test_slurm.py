@@ -12,10 +12,10 @@ import psutil
 import pytest
 
 from tests.helpers import ROOT
+from tests.helpers.slurm import NODE_LISTS
 from tests.helpers.starts import launch
 from tests.helpers.starts import run as run_here
 from tests.slurm.conftest import LAUNCH, Cluster, Job, settings
-from tests.test_slurm_environment import NODE_LISTS
 from vae.distributed.slurm import expand_nodes
 from vae.evaluation.results_file import read
 

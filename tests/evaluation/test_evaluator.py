@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
-from tests.helpers.folders import write_data, write_run
+from tests.helpers.folders import in_float64, write_data, write_run
 from tests.helpers.runs import events, rows, scalars
 from tests.helpers.starts import Outcome, Program, on_ranks
 from vae import __main__ as cli
@@ -309,12 +309,6 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(tmp_path: Path, archive: Path) -> Path:
     """A run in float64 that holds out 7 of its images."""
     return in_float64(tmp_path / "run", archive)
-
-
-def in_float64(folder: Path, archive: Path, *overrides: str) -> Path:
-    write_run(folder, archive, "train.precision=fp64", "data.val_size=7", "data.binarize=static", *overrides)
-    checkpoint.save_model(folder / "model", VAE.from_pretrained(folder / "model").double())
-    return folder
 
 
 def command(*paths: Path, stop: StopRequest | None = None, again: bool = False, **request: Any) -> list[str]:

@@ -1,4 +1,4 @@
-"""Run by test_combinations.py under torchrun: the gradient of every combination of pieces, alone and on all ranks."""
+"""Run by test_combinations.py on two ranks: the gradient of every combination of pieces, alone and on all ranks."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from tests.test_pieces import CLASSES, build_model, combinations, images, labels, named, noise, refused
+from tests.helpers.pieces import CLASSES, build_model, combinations, images, labels, named, noise, refused
 from vae.components import build
 from vae.data.batches import Batch, share
 from vae.distributed import launch

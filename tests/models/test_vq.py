@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.codes_on_ranks import FAMILIES, WAYS, engine_of, trained
 from tests.helpers import ROOT
+from tests.helpers.programs.codes import FAMILIES, WAYS, engine_of, trained
 from tests.helpers.runs import rows, scalars
 from tests.helpers.starts import Outcome, on_ranks
 from vae import assemble
@@ -377,7 +377,7 @@ def test_several_processes_train_the_same_model_and_codebook_as_one(
     processes: int, alone: dict[str, Any], tmp_path: Path
 ) -> None:
     """The last batch is of one example, so that other ranks have none; in fixed parts it is the same to the bit."""
-    done = on_ranks(processes, ROOT / "tests/codes_on_ranks.py", tmp_path)
+    done = on_ranks(processes, ROOT / "tests/helpers/programs/codes.py", tmp_path)
     assert done.code == 0, done.err
     assert "Warning" not in done.err
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(processes)]

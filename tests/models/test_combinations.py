@@ -3,17 +3,17 @@
 import json
 from pathlib import Path
 
-from tests.combinations_on_ranks import pieces_to_try
 from tests.helpers import ROOT
+from tests.helpers.pieces import named, refused
+from tests.helpers.programs.combinations import pieces_to_try
 from tests.helpers.starts import on_ranks
-from tests.test_pieces import named, refused
 from vae.objectives import OBJECTIVES
 
 EXACT = 1e-9  # float64, of the largest number of a weight's gradient
 
 
 def test_two_processes_have_the_gradient_of_one_for_every_combination(tmp_path: Path) -> None:
-    done = on_ranks(2, ROOT / "tests/combinations_on_ranks.py", tmp_path)
+    done = on_ranks(2, ROOT / "tests/helpers/programs/combinations.py", tmp_path)
     assert done.code == 0, done.err
     wanted = {named(one): {name for name in OBJECTIVES if not refused(one, name)} for one in pieces_to_try()}
     for rank in (0, 1):

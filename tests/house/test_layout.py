@@ -75,3 +75,13 @@ def test_no_imports_go_in_a_circle() -> None:
 def test_the_init_of_a_package_with_light_modules_imports_nothing(package: str) -> None:
     """To import a module is to run the `__init__` of the package that holds it: that of `distributed.signals`, say."""
     assert not ARROWS[f"vae.{package}"]
+
+
+def test_no_test_imports_another() -> None:
+    importing = [
+        f"{path.relative_to(ROOT)}: {line}"
+        for path in (ROOT / "tests").rglob("*.py")
+        for line in path.read_text().splitlines()
+        if line.startswith(("from tests", "import tests")) and "test_" in line
+    ]
+    assert not importing

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers import ROOT
 from vae import config
 from vae.__main__ import main
 from vae.errors import InputError
 from vae.sweep import Sweep, load
 
-SWEEPS = sorted((Path(__file__).parent.parent / "configs" / "sweeps").glob("*.yaml"))
+SWEEPS = sorted((ROOT / "configs" / "sweeps").glob("*.yaml"))
 RUNS_OF = {
     "bottleneck": 15,
     "capacity": 24,

@@ -10,9 +10,8 @@ from PIL import Image
 from torch import Tensor
 from torch.distributions import Bernoulli, Normal
 
-from tests.helpers.folders import SIZE, write_data, write_run
+from tests.helpers.folders import SIZE, in_float64, write_data, write_run
 from tests.helpers.starts import on_ranks
-from tests.test_evaluator import in_float64
 from vae import __main__ as cli
 from vae.data import randomness
 from vae.data.sources import load

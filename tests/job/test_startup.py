@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import ROOT
+from tests.helpers.slurm import STEP
 from tests.helpers.starts import Outcome, arguments, environment, run
-from tests.test_slurm_environment import STEP
 from vae import __main__ as cli
 from vae.config import describe_components
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tests.helpers import ROOT
+from tests.helpers.programs.peers import COUNTS, SPECS, pairs, trained
 from tests.helpers.starts import on_ranks
-from tests.peers_on_ranks import COUNTS, SPECS, pairs, trained
 from vae.distributed import launch
 
 

@@ -11,8 +11,8 @@ import torch.distributions as td
 import torch.nn.functional as F
 from torch import Tensor
 
+from tests.helpers.pieces import images, noise
 from tests.helpers.runs import rows, scalars
-from tests.test_pieces import images, noise
 from vae.components import build
 from vae.config import load
 from vae.data.sources import DataSet, Split

@@ -20,7 +20,7 @@ from vae.objectives import OBJECTIVES
 COUNTS = (7, 2)  # of three ranks, one has no example of two
 STEPS = 6  # of 10, 10 and 1 examples: with several ranks, not all of them have one
 SPECS = [
-    # these have models of their own, see codes_on_ranks.py and test_semi_supervised.py
+    # these have models of their own, see codes.py and test_semi_supervised.py
     *[name for name in OBJECTIVES if name not in ("VectorQuantization", "SemiSupervised")],
     "{name: IWAE, gradient: doubly_reparameterized}",
     "{name: BetaTCVAE, beta: 3, alpha: 0.5, gamma: 2, estimator: stratified}",

@@ -3,7 +3,6 @@
 import json
 import math
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +13,13 @@ from safetensors.torch import load_file
 
 from tests.helpers import DATA, ROOT
 from tests.helpers.runs import events, largest_difference, rows, scalars, weights
-from tests.helpers.starts import ACCELERATE, JOB, Outcome, Program, arguments, launch, run
+from tests.helpers.starts import ACCELERATE, JOB, SMALL, Job, Program, arguments, launch, run
 from vae.config import load
 from vae.data import sources
 from vae.data.randomness import generator
 from vae.model import VAE
 from vae.run import checkpoint
 
-Job = Callable[..., Outcome]
-SMALL = ["model.hidden_dim=32", "train.batch_size=64", "train.epochs=2", "train.log_every=5"]  # 16 steps an epoch
 FIGURES = {
     "reconstructions", "samples", "loss_curves", "gradient_norm", "latent_scatter", "latent_histogram",
     "latent_marginals", "latent_plane", "latent_use", "interpolation",

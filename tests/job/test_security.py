@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import ROOT
-from tests.helpers.starts import JOB, Outcome, arguments, run
-from tests.test_job import SMALL, Job
+from tests.helpers.starts import JOB, SMALL, Job, Outcome, arguments, run
 
 
 @pytest.mark.parametrize("name", ["../out", "a/b", "..", ".hidden", "/tmp/x", "a\\\\b", '"a\\nb"', '"a\\u0000b"', '""'])

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
-from tests.families_on_ranks import FAMILIES
 from tests.helpers import ROOT
+from tests.helpers.programs.families import FAMILIES
 from tests.helpers.starts import on_ranks
 from vae.components import build
 from vae.config import load
@@ -237,7 +237,7 @@ def test_two_processes_train_the_same_weights_as_one(tmp_path: Path) -> None:
     """In float64, with batches that the two share unevenly; each family of priors and posteriors that has weights."""
     for processes in (1, 2):
         (folder := tmp_path / str(processes)).mkdir()
-        done = on_ranks(processes, ROOT / "tests/families_on_ranks.py", folder)
+        done = on_ranks(processes, ROOT / "tests/helpers/programs/families.py", folder)
         assert done.code == 0, done.err
     for place in range(len(FAMILIES)):
         alone, together = (torch.load(tmp_path / f"{n}" / f"{place}.pt", weights_only=True) for n in (1, 2))
