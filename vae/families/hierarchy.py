@@ -1,7 +1,7 @@
 """Stochastic layers: the encoder's numbers -> q, p and z of each, the one that is decoded first."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, cast
@@ -11,9 +11,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
+from vae.components import Piece
+from vae.config import Config
 from vae.families.distributions import kl, kl_by_group
 from vae.families.labels import LabelPosterior
-from vae.families.posteriors import DiagonalNormal, Posterior
+from vae.families.posteriors import POSTERIORS, DiagonalNormal, Posterior
 from vae.families.priors import Given, Prior
 from vae.networks import Sizes, mlp
 from vae.networks.options import ACTIVATIONS, Activation, Initialization
@@ -66,7 +68,7 @@ class Families:
 Family = Callable[[int], Posterior]
 
 
-class Hierarchy(nn.Module, ABC):
+class Hierarchy(nn.Module, Piece, ABC):
     """The stochastic layers of a model.
 
     Args:
@@ -246,6 +248,13 @@ class Ladder(_Stacked):
     The ladder VAE of Sonderby et al. 2016 (eq. 11-19), without batch normalisation. The encoder's last numbers go
     further up beside those of z_1, deterministically. The posterior is a `DiagonalNormal`.
     """
+
+    @classmethod
+    def conflicts(cls, config: Config) -> Iterator[str]:
+        """Yield a line if the posterior is not a normal distribution with independent dimensions."""
+        name = config.model.posterior["name"]
+        if not POSTERIORS[name].is_diagonal:
+            yield f"model.posterior.name = {name!r}: a Ladder multiplies diagonal normals; use DiagonalNormal"
 
     def way_up(self, features: Sequence[int]) -> tuple[int, nn.ModuleList]:
         """Return networks that see what the layer below hands on; with no hidden layer it has their width too."""
