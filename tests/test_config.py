@@ -206,5 +206,5 @@ class Strict(LinearWarmup):
 @pytest.mark.parametrize("key", ["optim.lr_schedule", "objective.beta"], ids=["a key", "a setting of another piece"])
 def test_a_piece_brings_its_own_rule(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SCHEDULES, "Strict", Strict)
-    with pytest.raises(InputError, match="^objective.beta: not for 3 epochs$"):
+    with pytest.raises(InputError, match=r"^objective\.beta: not for 3 epochs$"):
         load(None, [f"{key}=Strict", "train.epochs=3"])

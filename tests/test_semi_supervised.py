@@ -20,7 +20,7 @@ from vae import __main__ as cli
 from vae import assemble
 from vae.config import load
 from vae.data import randomness
-from vae.data.sources import HIDDEN, DataSet, Split
+from vae.data.dataset import HIDDEN, DataSet, Split
 from vae.distributed import launch as processes
 from vae.engine.ledger import Ledger
 from vae.engine.static import Static

@@ -19,7 +19,7 @@ from vae import assemble
 from vae.components import build
 from vae.config import load
 from vae.data import randomness
-from vae.data.sources import Split
+from vae.data.dataset import Split
 from vae.distributed import launch
 from vae.errors import InputError
 from vae.evaluation import measure_latents

@@ -12,7 +12,8 @@ from vae.components import build
 from vae.config import Config
 from vae.data import randomness
 from vae.data.batches import TrainingBatches, count_steps
-from vae.data.sources import DataSet, load
+from vae.data.dataset import DataSet
+from vae.data.sources import load
 from vae.engine import Engine
 from vae.engine.choice import choose
 from vae.engine.compiler import EngineError
