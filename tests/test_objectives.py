@@ -440,6 +440,7 @@ def test_the_second_estimate_of_the_gradient_is_compiled_like_any_other() -> Non
     update = assemble.build_update(config, accelerator, model, "compile")
     ledger = Ledger(accelerator, skip_nonfinite=False, extra=objective.extra)
     whole = Static("", "", accelerator, batches, objective, update, ledger, eager.learning_rate, model, captured=False)
+    whole.prepare()
     steps(eager, 8)
     steps(whole, 8)
     compare(eager, whole)
