@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -12,16 +11,17 @@ from vae.components import build
 from vae.config import Config
 from vae.data import randomness
 from vae.data.batches import TrainingBatches, count_steps
-from vae.data.sources import DataSet, load
+from vae.data.dataset import DataSet
+from vae.data.sources import load
 from vae.engine import Engine
 from vae.engine.choice import choose
 from vae.engine.compiler import EngineError
+from vae.engine.eager import Eager
 from vae.engine.gradients import AllReduced, Exact, Gradients
 from vae.engine.ledger import Ledger
 from vae.engine.observation import Observation
 from vae.engine.static import Static
-from vae.engine.stepwise import Stepwise
-from vae.engine.update import Folded, Plain, Scaled, Update
+from vae.engine.update import CompilableAdamW, FusedAdamW, LossScaledAdamW, Update
 from vae.errors import InputError
 from vae.families.observing import Observer
 from vae.families.posteriors import POSTERIORS
@@ -64,26 +64,27 @@ def build_model(config: Config, image_shape: tuple[int, int, int], classes: int 
 
 
 def build_objective(config: Config) -> Objective:
-    """Return what is minimised."""
+    """Return the loss to be minimised."""
     return build(OBJECTIVES, config.objective)
 
 
 def choose_threads(config: Config) -> int:
-    """Return the CPU threads a process is to take, 0: as many as its cores allow.
+    """Return the CPU threads of a process, 0: as many as its cores allow.
 
-    With exact gradients one, unless told otherwise: sums over many numbers depend on how many threads share them.
+    With exact gradients one thread, unless `train.threads` is given: a sum over many numbers depends on how many
+    threads share it.
     """
     return config.train.threads or (1 if config.train.exact else 0)
 
 
 def build_update(config: Config, accelerator: Accelerator, model: VAE, engine: str) -> Update:
-    """Return what an engine does with the gradients of a model that is on the device."""
+    """Return the optimiser update of an engine, for a model that is on the device."""
     parameters = [weight for weight in model.parameters() if weight.requires_grad]
     optim = config.optim
     if accelerator.scaler is not None:
-        return Scaled(accelerator, parameters, optim.max_grad_norm, weight_decay=optim.weight_decay)
+        return LossScaledAdamW(accelerator, parameters, optim.max_grad_norm, weight_decay=optim.weight_decay)
     # on CUDA a kernel for all weights together is better than one for each
-    kind = Plain if (engine, accelerator.device.type) == ("compile", "cpu") else Folded
+    kind = CompilableAdamW if (engine, accelerator.device.type) == ("compile", "cpu") else FusedAdamW
     return kind(parameters, optim.max_grad_norm, weight_decay=optim.weight_decay)
 
 
@@ -105,7 +106,7 @@ def build_batches(
     rank: int = 0,
     world_size: int = 1,
 ) -> TrainingBatches:
-    """Return this rank's part of each global training batch, resident on `device`, with what the model needs."""
+    """Return this rank's part of each global training batch, resident on `device`, with the noise a model needs."""
     labels = data.train.labels if vae.sees_labels else None
     return TrainingBatches(
         data.train.images.to(device),
@@ -137,7 +138,7 @@ def choose_engine(
 def build_engine(
     config: Config, accelerator: Accelerator, vae: VAE, objective: Objective, batches: TrainingBatches
 ) -> Engine:
-    """Return what runs the training steps (all ranks); raises `InputError`.
+    """Return the engine that makes the training steps (all ranks); raises `InputError`.
 
     Args:
         config: the run's configuration.
@@ -149,34 +150,63 @@ def build_engine(
     name, why = choose_engine(config, objective, batches, accelerator.device.type, accelerator.num_processes)
     vae.to(accelerator.device)
 
-    def parts(name: str, why: str) -> dict[str, Any]:
-        return {
-            "name": name,
-            "why": why,
-            "accelerator": accelerator,
-            "batches": batches,
-            "objective": objective,
-            "update": build_update(config, accelerator, vae, name),
-            "ledger": Ledger(
-                accelerator,
-                skip_nonfinite=config.train.on_nonfinite == "skip",
-                extra=objective.extra,
-                extra_of=objective.extra_of,
-            ),
-            "learning_rate": build_learning_rate(config),
-        }
+    if name != "eager":
+        try:
+            return _build_static(config, accelerator, vae, objective, batches, name, why)
+        except EngineError as error:
+            if config.train.engine != "auto":
+                raise InputError(f"train.engine = {name!r}: {error}; use eager or auto") from None
+            why = f"auto: no {name}: {error}"
+    return _build_eager(config, accelerator, vae, objective, batches, why)
 
-    try:
-        if name != "eager":
-            return Static(**parts(name, why), model=vae, captured=name == "graph")
-    except EngineError as error:
-        if config.train.engine != "auto":
-            raise InputError(f"train.engine = {name!r}: {error}; use eager or auto") from None
-        name, why = "eager", f"auto: no {name}: {error}"
+
+def _build_static(
+    config: Config,
+    accelerator: Accelerator,
+    vae: VAE,
+    objective: Objective,
+    batches: TrainingBatches,
+    name: str,
+    why: str,
+) -> Static:
+    """Return an engine of whole steps, compiled or captured (all ranks); raises `EngineError`."""
+    engine = Static(
+        name=name,
+        why=why,
+        accelerator=accelerator,
+        batches=batches,
+        objective=objective,
+        update=build_update(config, accelerator, vae, name),
+        ledger=_build_ledger(config, accelerator, objective),
+        learning_rate=build_learning_rate(config),
+        model=vae,
+        captured=name == "graph",
+    )
+    engine.prepare()
+    return engine
+
+
+def _build_eager(
+    config: Config, accelerator: Accelerator, vae: VAE, objective: Objective, batches: TrainingBatches, why: str
+) -> Eager:
     observer = vae.posterior if isinstance(vae.posterior, Observer) else None
-    observation = None if observer is None else Observation(observer, accelerator, batches)
-    gradients = _build_gradients(config, accelerator, vae, objective, batches, observer)
-    return Stepwise(**parts(name, why), gradients=gradients, observation=observation)
+    return Eager(
+        name="eager",
+        why=why,
+        accelerator=accelerator,
+        batches=batches,
+        objective=objective,
+        update=build_update(config, accelerator, vae, "eager"),
+        ledger=_build_ledger(config, accelerator, objective),
+        learning_rate=build_learning_rate(config),
+        gradients=_build_gradients(config, accelerator, vae, objective, batches, observer),
+        observation=None if observer is None else Observation(observer, accelerator, batches),
+    )
+
+
+def _build_ledger(config: Config, accelerator: Accelerator, objective: Objective) -> Ledger:
+    skips = config.train.on_nonfinite == "skip"
+    return Ledger(accelerator, skip_nonfinite=skips, extra=objective.extra, extra_of=objective.extra_of)
 
 
 def _build_gradients(

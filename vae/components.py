@@ -4,27 +4,44 @@ A *table* maps names to classes (`PRIORS = {"StandardNormal": StandardNormal}`) 
 defines them. A *spec* is plain data that names one of them: `{"name": "LinearWarmup", "epochs": 10}`. Positional
 parameters of a constructor are its operands, supplied by the code that builds it; keyword-only parameters are its
 settings, supplied by the user and described, with their ranges, by `Annotated[type, Field(gt=0, description="...")]`.
+A piece's `conflicts` are the configurations in which the piece means nothing.
 """
 
 import difflib
 import inspect
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache, cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic_core import core_schema
 
-Spec = dict[str, Any]
-Table = Mapping[str, type]
+if TYPE_CHECKING:
+    from vae.config import Config  # a layer above
 
-# A pydantic context: specs stay as they are given, so that what defines the pieces need not be imported.
+
+class Piece:
+    """Base class of everything that a configuration chooses from a table."""
+
+    @classmethod
+    def conflicts(cls, config: "Config") -> Iterator[str]:
+        """Yield one line for each reason why this piece has no meaning in a configuration that chooses the piece.
+
+        A line names the key, its value and the way out. Every setting of `config` is complete and valid by itself.
+        """
+        yield from ()
+
+
+Spec = dict[str, Any]
+Table = Mapping[str, type[Piece]]
+
+# A pydantic context: specs stay as they are given, so that the modules of the pieces need not be imported.
 SPECS_AS_GIVEN = {"specs": "as given"}
 
 
 class SpecError(ValueError):
-    """What is wrong with a spec: (key below the spec's own, what is wrong), one for each problem."""
+    """Problems of a spec: (key below the spec's own, the problem), one for each of them."""
 
     def __init__(self, problems: list[tuple[str, str]]):
         super().__init__("; ".join(f"{key}{problem}" for key, problem in problems))
@@ -70,6 +87,14 @@ class PieceOf:
             )
         settings = {str(key): item for key, item in value.items() if key != "name"}
         return {"name": name, **_complete_settings(self.table[name], settings)}
+
+    def pieces(self, spec: Spec) -> Iterator[type[Piece]]:
+        """Yield the piece that a complete spec names, and the pieces that its settings name."""
+        piece = self.table[spec["name"]]
+        yield piece
+        for name, field in settings_of(piece).model_fields.items():
+            if marker := piece_of(field.metadata):
+                yield from marker.pieces(spec[name])
 
     def build(self, value: Any, *operands: Any) -> Any:
         """Construct the piece that `value` names, or return `value` if it is one already.

@@ -6,10 +6,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from vae.components import PieceOf
+from vae.components import Piece, PieceOf
 
 
-class Schedule(ABC):
+class Schedule(Piece, ABC):
     """A number that depends on progress alone, so that it does not change with the number of processes."""
 
     @abstractmethod

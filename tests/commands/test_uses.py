@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tests.helpers.folders import write_data, write_run
 from vae import __main__ as cli
-from vae.data.sources import Split
+from vae.data.dataset import Split
 from vae.evaluation.encoding import Codes, encode
 from vae.model import VAE
 from vae.uses.generation import slerp

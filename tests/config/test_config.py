@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from vae.families.posteriors import POSTERIORS
 from vae.families.priors import PRIORS
 from vae.networks import DECODERS, ENCODERS
 from vae.objectives import OBJECTIVES
-from vae.schedules import SCHEDULES
+from vae.schedules import SCHEDULES, LinearWarmup
 
 CONFIGS = sorted([*(ROOT / "configs").glob("*.yaml"), *(ROOT / "configs/papers").glob("*.yaml")])
 TABLES = {
@@ -192,3 +193,18 @@ def test_to_name_the_default_objective_is_to_have_it_warm_up_included(named: str
     assert load().objective["beta"] == {"name": "LinearWarmup", "epochs": 10.0, "start": 0.0, "end": 1.0}
     assert load(None, [named, "objective.free_bits=0.1"]).objective == load().objective | {"free_bits": 0.1}
     assert load(None, [named, "objective.beta=1"]).objective["beta"] == {"name": "Constant", "value": 1.0}
+
+
+class Strict(LinearWarmup):
+    """A schedule that a table holds beside the project's own."""
+
+    @classmethod
+    def conflicts(cls, config: Config) -> Iterator[str]:
+        yield f"objective.beta: not for {config.train.epochs} epochs"
+
+
+@pytest.mark.parametrize("key", ["optim.lr_schedule", "objective.beta"], ids=["a key", "a setting of another piece"])
+def test_a_piece_brings_its_own_rule(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SCHEDULES, "Strict", Strict)
+    with pytest.raises(InputError, match=r"^objective\.beta: not for 3 epochs$"):
+        load(None, [f"{key}=Strict", "train.epochs=3"])

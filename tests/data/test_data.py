@@ -19,7 +19,7 @@ from torchvision.transforms import v2
 from tests.helpers import DATA
 from tests.helpers.starts import Program
 from vae.data import batches as batches_module
-from vae.data import randomness, sources
+from vae.data import randomness, sources, torchvision
 from vae.data.batches import TrainingBatches, count_steps, share, to_unit_interval
 from vae.errors import InputError
 
@@ -78,16 +78,16 @@ def test_jobs_that_start_together_on_one_folder_all_read_the_data(root: Path, mn
     assert [job.wait().out.strip() for job in jobs] == [mnist.fingerprint] * 4
 
 
-@pytest.mark.parametrize("name", sources.MD5)
+@pytest.mark.parametrize("name", torchvision.MD5)
 def test_archives_are_those_that_torchvision_fetches(name: str) -> None:
-    ours = [(f"{file}.gz", md5) for file, md5 in zip(sources.FILES, sources.MD5[name], strict=True)]
+    ours = [(f"{file}.gz", md5) for file, md5 in zip(torchvision.FILES, torchvision.MD5[name], strict=True)]
     assert ours == getattr(datasets, name).resources
 
 
 def test_emnist_is_read_from_the_files_that_torchvision_unpacks(tmp_path: Path) -> None:
     folder = tmp_path / "EMNIST" / "raw"
     folder.mkdir(parents=True)
-    for file, shape in zip(sources.EMNIST_FILES, [(30, 28, 28), (30,)] * 2, strict=True):
+    for file, shape in zip(torchvision.EMNIST_FILES, [(30, 28, 28), (30,)] * 2, strict=True):
         write_idx(folder / file, np.zeros(shape))
     for train in (True, False):
         assert len(datasets.EMNIST(tmp_path, split="balanced", train=train)) == 30
@@ -144,11 +144,12 @@ def test_fashion_mnist_is_read_from_its_own_archives(tmp_path: Path, monkeypatch
     for part, pixels in images.items():
         for kind, array in {"images-idx3": pixels, "labels-idx1": pixels[:, 0, 0] % 10}.items():
             write_idx(folder / f"{part}-{kind}-ubyte.gz", array)
-    sums = tuple(calculate_md5(folder / f"{file}.gz") for file in sources.FILES)
-    monkeypatch.setitem(sources.MD5, "FashionMNIST", sums)
-    resources = [(f"{file}.gz", md5) for file, md5 in zip(sources.FILES, sums, strict=True)]
+    sums = tuple(calculate_md5(folder / f"{file}.gz") for file in torchvision.FILES)
+    monkeypatch.setitem(torchvision.MD5, "FashionMNIST", sums)
+    resources = [(f"{file}.gz", md5) for file, md5 in zip(torchvision.FILES, sums, strict=True)]
     monkeypatch.setattr(datasets.FashionMNIST, "resources", resources)  # torchvision unpacks them
     data = sources.load("FashionMNIST", tmp_path)
+    assert data.class_names == torchvision.CLASS_NAMES["FashionMNIST"]
     assert np.array_equal(data.train.images[:, 0].numpy(), images["train"])
     assert np.array_equal(data.test.images[:, 0].numpy(), images["t10k"])
 
@@ -161,11 +162,17 @@ def test_emnist_is_turned_upright(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for part in ("train", "test"):
         write_idx(folder / f"emnist-balanced-{part}-images-idx3-ubyte", images.transpose(0, 2, 1))
         write_idx(folder / f"emnist-balanced-{part}-labels-idx1-ubyte", np.arange(30))
-    monkeypatch.setattr("vae.data.sources._locked", None)  # what is there is read without a lock
+    monkeypatch.setattr("vae.data.torchvision._locked", None)  # what is there is read without a lock
     data = sources.load("EMNIST", tmp_path)
     assert np.array_equal(data.test.images[:, 0].numpy(), images)
     assert data.train.labels is not None
     assert data.train.labels.tolist() == list(range(30))
+
+
+def test_the_names_of_classes_are_torchvisions() -> None:
+    ours, theirs = torchvision.CLASS_NAMES, {name: getattr(datasets, name) for name in torchvision.CLASS_NAMES}
+    assert (ours["FashionMNIST"], ours["KMNIST"]) == (theirs["FashionMNIST"].classes, theirs["KMNIST"].classes)
+    assert ours["EMNIST"] == theirs["EMNIST"].classes_split_dict["balanced"]
 
 
 def test_a_failed_download_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

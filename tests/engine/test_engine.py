@@ -16,8 +16,8 @@ from vae.data.batches import TrainingBatches
 from vae.distributed import launch
 from vae.engine import NonFiniteError
 from vae.engine.choice import choose
+from vae.engine.eager import Eager
 from vae.engine.gradients import sum_own, sum_tree
-from vae.engine.stepwise import Stepwise
 from vae.errors import InputError
 from vae.model import VAE
 from vae.schedules import LinearWarmup
@@ -34,27 +34,27 @@ def batches() -> TrainingBatches:
 ENGINES = ["train.exact=0", "train.exact=1", "train.exact=3", "train.exact=16"]
 
 
-def build(*settings: str) -> tuple[VAE, Stepwise]:
+def build(*settings: str) -> tuple[VAE, Eager]:
     config = load(None, [*SETTINGS, *settings])
     accelerator = launch.make_accelerator("cpu", "no", {})
     vae = assemble.build_model(config, (1, 6, 6))
     engine = assemble.build_engine(config, accelerator, vae, assemble.build_objective(config), batches())
-    assert isinstance(engine, Stepwise)
+    assert isinstance(engine, Eager)
     return vae, engine
 
 
 @pytest.fixture(params=ENGINES)
-def built(request: pytest.FixtureRequest) -> Iterator[tuple[VAE, Stepwise]]:
+def built(request: pytest.FixtureRequest) -> Iterator[tuple[VAE, Eager]]:
     yield build(request.param)
     launch.leave()
 
 
 @pytest.fixture
-def engine(built: tuple[VAE, Stepwise]) -> Stepwise:
+def engine(built: tuple[VAE, Eager]) -> Eager:
     return built[1]
 
 
-def test_a_step_is_what_plain_torch_does(built: tuple[VAE, Stepwise]) -> None:
+def test_a_step_is_what_plain_torch_does(built: tuple[VAE, Eager]) -> None:
     """The article's loop written out: mean over the batch, clip, AdamW, with autograd's own formulas."""
     vae, engine = built
     model = VAE(image_shape=(1, 6, 6), hidden_dim=16).double()
@@ -107,7 +107,7 @@ def test_in_float32_the_clip_factor_is_folded_into_the_update_and_changes_nothin
     launch.leave()
 
 
-def test_draining_starts_anew(engine: Stepwise) -> None:
+def test_draining_starts_anew(engine: Eager) -> None:
     source = batches()
     engine.step(source(0), 0, 0.0)
     first = engine.drain()
@@ -117,7 +117,7 @@ def test_draining_starts_anew(engine: Stepwise) -> None:
     assert first.loss != second.loss
 
 
-def test_sums_survive_a_change_of_world_size(engine: Stepwise) -> None:
+def test_sums_survive_a_change_of_world_size(engine: Eager) -> None:
     source = batches()
     engine.step(source(0), 0, 0.0)
     state = engine.state_dict()
@@ -130,7 +130,7 @@ def test_sums_survive_a_change_of_world_size(engine: Stepwise) -> None:
 
 
 def test_an_interval_of_skipped_steps_alone_does_not_stop_the_run_but_a_thousand_do(
-    engine: Stepwise, monkeypatch: pytest.MonkeyPatch
+    engine: Eager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine.ledger.skip_nonfinite = engine.ledger.keeps_going = True
     bad = replace(batches()(0), x=torch.full((20, 1, 6, 6), math.nan, dtype=torch.float64))
@@ -149,7 +149,7 @@ def test_an_interval_of_skipped_steps_alone_does_not_stop_the_run_but_a_thousand
         engine.drain()
 
 
-def test_the_learning_rate_follows_its_schedule(engine: Stepwise) -> None:
+def test_the_learning_rate_follows_its_schedule(engine: Eager) -> None:
     """The first update of AdamW is lr times the sign of the gradient, but for weight decay and its epsilon."""
     before = [weight.detach().clone() for weight in engine.update.parameters]
     engine.learning_rate = LinearWarmup(epochs=2.0, end=1e-3)

@@ -48,7 +48,9 @@ def build(*settings: str, device: str = "cpu") -> tuple[Engine, Static]:
     update = assemble.build_update(config, accelerator, vae, "compile")
     ledger = Ledger(accelerator, skip_nonfinite=False)
     parts = (accelerator, batches, objective, update, ledger, eager.learning_rate)
-    return eager, Static("", "", *parts, vae, captured=device == "cuda")
+    static = Static("", "", *parts, vae, captured=device == "cuda")
+    static.prepare()
+    return eager, static
 
 
 def batches_of(config: Config, device: torch.device) -> TrainingBatches:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from tests.helpers.folders import write_data, write_run
 from vae import __main__ as cli
 from vae.data import factors, shapes, sources
+from vae.data.dataset import Split
 from vae.data.factors import Factors
 from vae.data.shapes import Grid
-from vae.data.sources import Split
 from vae.errors import InputError
 from vae.evaluation.disentanglement import dci, mig, sap
 from vae.evaluation.disentanglement.scoring import active_alone

@@ -22,7 +22,7 @@ from tests.helpers.runs import events, rows, scalars
 from tests.helpers.starts import Outcome, Program, on_ranks
 from vae import __main__ as cli
 from vae.data import randomness
-from vae.data.sources import Split
+from vae.data.dataset import Split
 from vae.distributed import launch
 from vae.distributed.signals import Stopped, StopRequest
 from vae.errors import InputError

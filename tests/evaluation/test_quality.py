@@ -14,7 +14,8 @@ from torch import Tensor
 from tests.helpers.folders import SIZE, write_data, write_run
 from vae import __main__ as cli
 from vae import figures
-from vae.data.sources import DataSet, Split, load
+from vae.data.dataset import DataSet, Split
+from vae.data.sources import load
 from vae.errors import InputError
 from vae.evaluation.quality.classifier import FEATURES, Classifier, look, train
 from vae.evaluation.quality.frechet import frechet_distance, moments

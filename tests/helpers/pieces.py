@@ -9,7 +9,6 @@ from torch import Tensor
 
 from vae.components import Table
 from vae.config import load
-from vae.config.combinations import CODE_PRIORS
 from vae.data import randomness
 from vae.errors import InputError
 from vae.families.hierarchy import HIERARCHIES
@@ -26,7 +25,7 @@ SIZES = Sizes(image_shape=(1, 6, 6), latent_dim=D, classes=CLASSES)
 SCALES = [{"scale": "softplus"}, {"scale": "exp"}]
 FLOWS = ("SplineFlow", "InverseAutoregressiveFlow")  # no moments, no KL in closed form: see test_posteriors.py
 DENSE_POSTERIORS = [name for name in POSTERIORS if name != "VectorQuantized"]  # those of codes: see test_vq.py
-DENSE_PRIORS = [name for name in PRIORS if name not in CODE_PRIORS]
+DENSE_PRIORS = [name for name in PRIORS if not PRIORS[name].of_codes]
 
 
 def images(count: int, shape: tuple[int, int, int], dtype: torch.dtype = torch.float32) -> Tensor:

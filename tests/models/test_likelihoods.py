@@ -15,7 +15,7 @@ from tests.helpers.pieces import images, noise
 from tests.helpers.runs import rows, scalars
 from vae.components import build
 from vae.config import load
-from vae.data.sources import DataSet, Split
+from vae.data.dataset import DataSet, Split
 from vae.distributed import launch
 from vae.errors import InputError
 from vae.evaluation import Evaluation, LatentMeasures, evaluate, protocol

@@ -16,7 +16,7 @@ from tests.helpers.starts import on_ranks
 from vae.components import build
 from vae.config import load
 from vae.data import randomness
-from vae.data.sources import Split
+from vae.data.dataset import Split
 from vae.errors import InputError
 from vae.families.distributions import kl, kl_by_group
 from vae.families.posteriors import POSTERIORS

@@ -20,7 +20,7 @@ from vae import __main__ as cli
 from vae import assemble
 from vae.config import load
 from vae.data import randomness
-from vae.data.sources import HIDDEN, DataSet, Split
+from vae.data.dataset import HIDDEN, DataSet, Split
 from vae.distributed import launch as processes
 from vae.engine.ledger import Ledger
 from vae.engine.static import Static
@@ -279,6 +279,7 @@ def test_exact_and_static_engines_train_the_same_model_as_the_eager_one() -> Non
     update = assemble.build_update(config, accelerator, model, "compile")
     ledger = Ledger(accelerator, skip_nonfinite=False, extra=objective.extra, extra_of=objective.extra_of)
     static = Static("", "", accelerator, batches, objective, update, ledger, eager.learning_rate, model, captured=False)
+    static.prepare()
     for engine in (eager, exact, static):
         for step in range(6):  # five of them an epoch, the last of one example
             engine.advance(step, step + 1)

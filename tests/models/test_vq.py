@@ -19,7 +19,7 @@ from vae import assemble
 from vae.components import build
 from vae.config import load
 from vae.data import randomness
-from vae.data.sources import Split
+from vae.data.dataset import Split
 from vae.distributed import launch
 from vae.errors import InputError
 from vae.evaluation import measure_latents
@@ -29,9 +29,8 @@ from vae.families.codes import CodeSequences, Quantized, nearest, perplexity
 from vae.families.distributions import kl
 from vae.families.likelihoods import LIKELIHOODS
 from vae.families.posteriors import POSTERIORS, VectorQuantized
-from vae.families.priors import PRIORS, AutoregressiveCodes, Given
+from vae.families.priors import AutoregressiveCodes, Given
 from vae.model import VAE
-from vae.networks import Sizes
 from vae.objectives import VectorQuantization, negative_elbo
 from vae.report.explorer import obstacle
 from vae.run import checkpoint
@@ -448,18 +447,6 @@ def test_refused_with_one_line(name: str) -> None:
         load(None, overrides)
     assert said in str(refusal.value)
     assert "\n" not in str(refusal.value)
-
-
-def test_pieces_put_together_by_hand_are_refused_too() -> None:
-    with pytest.raises(ValueError, match="must be a multiple"):
-        VAE(latent_dim=3, posterior="VectorQuantized", prior="UniformCodes")
-    with pytest.raises(ValueError, match="only posterior VectorQuantized gives"):
-        build(PRIORS, "UniformCodes", Sizes())
-    with pytest.raises(ValueError, match="two codes or more"):
-        build(PRIORS, "AutoregressiveCodes", Sizes(latent_dim=8, codes=(4, 8)))
-    plain, x = VAE(image_shape=(1, 4, 4), hidden_dim=8), torch.rand(2, 1, 4, 4)
-    with pytest.raises(InputError, match="VectorQuantized"):
-        VectorQuantization()(plain(x), x, 0.0)
 
 
 def test_the_objective_of_codes_takes_one_draw_of_each_image() -> None:

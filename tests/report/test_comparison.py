@@ -20,7 +20,7 @@ from torch.distributions import MultivariateNormal
 from vae import figures
 from vae.config import load, to_yaml
 from vae.data import randomness
-from vae.data.sources import Split
+from vae.data.dataset import Split
 from vae.data.sources import load as load_data
 from vae.errors import InputError
 from vae.evaluation import LatentMeasures, measure_latents

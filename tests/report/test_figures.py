@@ -16,7 +16,6 @@ from matplotlib.patches import Rectangle, StepPatch
 from vae import __main__ as cli
 from vae import figures
 from vae.config import load, to_yaml
-from vae.config.combinations import CODE_PRIORS
 from vae.data.sources import load as load_data
 from vae.errors import InputError
 from vae.evaluation import measure_latents, visible
@@ -424,7 +423,7 @@ def test_report_draws_all_pictures_and_the_command_draws_the_same_again(run, cap
     assert {path: path.read_bytes() for path in written} == before
 
 
-@pytest.mark.parametrize("prior", [name for name in PRIORS if name not in ("StandardNormal", *CODE_PRIORS)])
+@pytest.mark.parametrize("prior", [name for name in PRIORS if name != "StandardNormal" and not PRIORS[name].of_codes])
 def test_pictures_are_drawn_of_models_with_any_prior(prior, make_run):
     by_class = {"samples_by_class.png"} if PRIORS[prior].needs_labels else set()
     written = report(make_run(2, 1, f"model.prior={prior}"))

@@ -19,7 +19,7 @@ from torch import nn
 from tests.helpers.folders import write_data, write_run
 from tests.helpers.starts import Outcome
 from vae import __main__ as cli
-from vae.data.sources import Split
+from vae.data.dataset import Split
 from vae.errors import InputError
 from vae.evaluation.latents_file import measure
 from vae.families.likelihoods import Bernoulli

@@ -9,7 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from vae.components import SPECS_AS_GIVEN, explain, nearest
-from vae.config.combinations import RULES
+from vae.config.combinations import conflicts
 from vae.config.help import component_keys, defaults, known_keys
 from vae.config.schema import HARMLESS, Config, ObjectiveSpec
 from vae.errors import InputError
@@ -40,7 +40,7 @@ def from_dict(raw: Mapping[str, Any]) -> Config:
     """Return the configuration a nested mapping describes; raises `InputError` with one line."""
     _validate(raw, context=SPECS_AS_GIVEN)
     config = _validate(raw)
-    if problem := next(filter(None, (rule(config) for rule in RULES)), None):
+    if problem := next(conflicts(config), None):
         raise InputError(problem)
     return config
 

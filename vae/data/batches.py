@@ -109,7 +109,7 @@ class TrainingBatches:
         rank: int = 0,
         world_size: int = 1,
     ):
-        self.images = randomness.binarize(images, seed, "binarize/train") if binarize == "static" else images
+        self.images = randomness.binarize(images, seed, "train") if binarize == "static" else images
         self.labels, self.batch_size, self.seed, self.dtype = labels, batch_size, seed, dtype
         self.noise_shape = (noise_dim,) if samples == 1 else (samples, noise_dim)  # of an example
         self.dynamic = binarize == "dynamic"
@@ -132,7 +132,7 @@ class TrainingBatches:
 
     def pixels(self, epoch: int) -> Tensor:
         """Return the images (N, C, H, W) that the batches of an epoch are taken from."""
-        return randomness.binarize(self.images, self.seed, "binarize/train", epoch) if self.dynamic else self.images
+        return randomness.binarize(self.images, self.seed, "train", epoch) if self.dynamic else self.images
 
     def table(self, epoch: int) -> EpochTable:
         """Return all batches of an epoch at once, on the CPU; `index` is into `pixels(epoch)`.

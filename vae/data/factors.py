@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vae.data.sources import Split, npz_split, read_arrays
+from vae.data.arrays import npz_split, read_arrays
+from vae.data.dataset import Split
 from vae.errors import InputError
 from vae.files import replacing
 

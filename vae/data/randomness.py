@@ -31,17 +31,17 @@ def normal(count: int, dim: int, seed: int, stream: str, epoch: int = 0, block: 
     return torch.from_numpy(generator(seed, stream, epoch, block).standard_normal((count, dim), dtype=np.float32))
 
 
-def binarize(images: Tensor, seed: int, stream: str, epoch: int = 0) -> Tensor:
+def binarize(images: Tensor, seed: int, part: str, epoch: int = 0) -> Tensor:
     """Return 0/1 pixels drawn with probability equal to the grey value.
 
     Args:
         images: (N, C, H, W), uint8 or floating point in [0, 1].
-        seed, stream, epoch: which draw; example i of a draw never changes.
+        seed, part, epoch: of the draw, in which example i never changes; `part` of the data, e.g. `"train"`.
 
     Returns:
         Images of the same shape and type: 0 or 255 in uint8, 0 or 1 in floating point.
     """
-    rng = generator(seed, stream, epoch)
+    rng = generator(seed, f"binarize/{part}", epoch)
     shape = tuple(images.shape)
     if images.dtype == torch.uint8:
         # P(r < p) = p / 255 exactly for r uniform on 0 .. 254

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from vae.config import Config
-from vae.data.sources import DataSet
+from vae.data.dataset import DataSet
 from vae.model import VAE
 from vae.run.folder import folder_of
 

@@ -11,7 +11,7 @@ import torch
 from torch import distributed
 
 from vae import assemble
-from vae.data.sources import READERS
+from vae.data.torchvision import FETCHED
 from vae.distributed.launch import cores, cpu_has_bf16
 from vae.doctor.findings import Context, Finding, failure, ok, warning
 from vae.run.versions import versions
@@ -144,7 +144,7 @@ def check_data(context: Context) -> Finding:
     """Read the data set, which also verifies it; nothing is downloaded where nothing of it is there."""
     data = context.config.data
     raw = Path(data.root).expanduser() / data.name / "raw"
-    if data.name in READERS and not any(raw.glob("*")):
+    if data.name in FETCHED and not any(raw.glob("*")):
         return failure(f"data.root = {data.root!r}: {raw} holds nothing", f"set data.root; {HOW_TO_FETCH}")
     context.data = found = assemble.build_data(context.config)
     parts = {"training": found.train, "validation": found.val, "test": found.test}

@@ -10,7 +10,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, distributed
 
 from vae import assemble
-from vae.data.sources import DataSet, Split
+from vae.data.dataset import DataSet, Split
 from vae.distributed.launch import cores, make_accelerator, set_threads
 from vae.doctor.findings import Context, Finding, Peer, failure, ok, warning
 from vae.doctor.machine import check_model

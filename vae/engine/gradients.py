@@ -8,16 +8,16 @@ from torch import Tensor, nn
 
 from vae.data.batches import Batch, share
 from vae.distributed.peers import Peers, alone
-from vae.engine.loss import Measured, poisoned, stack
+from vae.engine.local_gradients import Measured, poisoned, stack
 from vae.families.observing import Observer
 from vae.model import VAEOutput
 from vae.objectives import Objective, Terms
 
-Seen = tuple[Tensor, ...]  # what an observer learns from, of a rank's examples
+Seen = tuple[Tensor, ...]  # observations of a rank's examples, from which an observer learns
 
 
 class Gradients(ABC):
-    """Gives the gradient with respect to each parameter."""
+    """Computes the gradient with respect to each parameter."""
 
     @abstractmethod
     def __call__(self, batch: Batch, now: dict[str, float]) -> tuple[Measured, Seen]:
@@ -125,7 +125,7 @@ class Exact(Gradients):
         return flat, summed(terms), seen_by(self.observer, output)
 
     def _nothing_seen(self, batch: Batch) -> Seen:
-        """Return what no example shows, in the shapes of what one does."""
+        """Return empty tensors shaped like the observation of one example."""
         if self.observer is None:
             return ()
         labels = None if batch.labels is None else batch.labels[:1]
@@ -135,7 +135,7 @@ class Exact(Gradients):
 
 
 def seen_by(observer: Observer | None, output: VAEOutput) -> Seen:
-    """Return what an observer learns from, if there is one: of the layer that is decoded."""
+    """Return the observations of an output, of the layer that is decoded; none without an observer."""
     return () if observer is None else observer.observed(output.latents[0].q)
 
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from vae.data.batches import EpochTable
 from vae.engine.base import Engine
 from vae.engine.compiler import EngineError, compiled
-from vae.engine.loss import Measured, local_gradients
-from vae.engine.update import Plain
+from vae.engine.local_gradients import Measured, local_gradients
+from vae.engine.update import CompilableAdamW
 from vae.model import VAE
 
 STEPS_A_REPLAY = 20
@@ -27,7 +27,7 @@ class StaticStep:
     """One training step as a function of tensors that stay where they are; no argument, no answer.
 
     Args:
-        engine: what it is made of.
+        engine: whose step it is.
         model: not wrapped.
 
     Attributes:
@@ -92,7 +92,7 @@ class StaticStep:
         self.step += 1
 
     def tensors(self) -> Iterator[Tensor]:
-        """Yield everything that a step changes."""
+        """Yield every tensor that a step changes."""
         yield from (self.position, self.step, *self.engine.ledger.tensors(), *self.engine.update.tensors())
 
     def _row(self, table: Tensor) -> Tensor:
@@ -101,14 +101,11 @@ class StaticStep:
 
 @dataclass
 class Static(Engine):
-    """Makes whole steps of fixed shape.
+    """Makes whole steps of fixed shape, fast once `prepare` has been called.
 
     Attributes:
         model: not wrapped.
-        captured: whether in a CUDA graph; else each step is called.
-
-    Raises:
-        EngineError: the step cannot be compiled (captured, it need not be), or not captured.
+        captured: whether `prepare` captures steps in a CUDA graph; else each step is called.
     """
 
     model: VAE
@@ -120,14 +117,22 @@ class Static(Engine):
     _table: tuple[int, Future[EpochTable]] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        """Compile and capture (all ranks); weights and sums stay as they are."""
         self._step = StaticStep(self, self.model)
+        self._calls = {1: self._step}
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="batches")
+
+    def prepare(self) -> None:
+        """Compile the step, and capture it where it is to be (all ranks); weights and sums stay as they are.
+
+        Raises:
+            EngineError: the step cannot be compiled (captured, it need not be), or not captured.
+        """
         self._seek(0)
         before = [(tensor, tensor.detach().clone()) for tensor in self._step.tensors()]
         try:
             self._compile()
-            self._calls = self._capture() if self.captured else {1: self._step}
+            if self.captured:
+                self._calls = self._capture()
         finally:
             with torch.no_grad():
                 for tensor, value in before:
@@ -161,7 +166,7 @@ class Static(Engine):
         gradients, nats = step.measure()  # torch.distributions looks up KL rules, untraceably, once
         try:
             step.measure = compiled(step.measure)
-            if isinstance(self.update, Plain):
+            if isinstance(self.update, CompilableAdamW):
                 step.finish = compiled(step.finish, gradients, nats)
         except EngineError as error:
             if not self.captured:

@@ -45,7 +45,7 @@ class Update(ABC):
         """Continue from a `state_dict`; learning rate and the like stay as this run has them."""
 
     def tensors(self) -> Iterator[Tensor]:
-        """Yield everything that an update changes."""
+        """Yield every tensor that an update changes."""
         yield from (*self.parameters, self.grad_norm)
         for moments in self.state_dict().values():
             yield from moments.values()
@@ -80,11 +80,11 @@ class AdamW(Update):
                 tensor.copy_(state[place][name])
 
     def _scale(self) -> Tensor:
-        """Return what gradients are divided by, ()."""
+        """Return the divisor of the gradients, ()."""
         return ((self.grad_norm + CLIP_EPSILON) / self.max_grad_norm).clamp(min=1.0)
 
 
-class Plain(AdamW):
+class CompilableAdamW(AdamW):
     """Plain tensor operations, which a compiler makes one pass of for each weight; eagerly they are slow."""
 
     def clip(self, gradients: Sequence[Tensor]) -> Tensor:
@@ -112,7 +112,7 @@ class Plain(AdamW):
                 old.copy_(torch.where(skip, old, new))
 
 
-class Folded(AdamW):
+class FusedAdamW(AdamW):
     """One fused kernel clips and updates, or leaves everything alone.
 
     It divides gradients by `grad_scale` as it reads them, and does nothing where `found_inf` is 1: clipping needs no
@@ -149,7 +149,7 @@ class Folded(AdamW):
         )  # fmt: skip
 
 
-class Scaled(Update):
+class LossScaledAdamW(Update):
     """In fp16 the loss is scaled up; Accelerate's scaler scales gradients down again and skips what overflowed.
 
     Args:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from vae.data.sources import Split
+from vae.data.dataset import Split
 from vae.evaluation import chunks, evaluating, images_of, labels_for
 from vae.families.codes import Quantized
 from vae.model import VAE

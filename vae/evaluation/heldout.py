@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 
 from vae.data import randomness
 from vae.data.batches import share
-from vae.data.sources import Split
+from vae.data.dataset import Split
 from vae.evaluation.latents import LatentMeasures, Tally
 from vae.evaluation.passes import chunks, evaluating, images_of, labels_for
 from vae.families.hierarchy import total_kl

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vae.data.batches import to_unit_interval
-from vae.data.sources import Split
+from vae.data.dataset import Split
 from vae.model import VAE
 
 CHUNK = 1000  # examples in one forward pass

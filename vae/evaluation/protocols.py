@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from vae.data.sources import DataSet, Split
+from vae.data.dataset import DataSet, Split
 from vae.errors import InputError
 from vae.families.likelihoods import Likelihood
 

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from vae.data import randomness
 from vae.data.batches import to_unit_interval
-from vae.data.sources import DataSet, Split, class_names
+from vae.data.dataset import DataSet, Split
 from vae.evaluation.passes import chunks, evaluating, images_of, labels_for
 from vae.model import VAE
 
@@ -52,7 +52,7 @@ def embedding(model: VAE, data: DataSet, count: int = 2000) -> tuple[Tensor, Ten
     with evaluating(model):
         means = posterior_means(model, part)
     x = to_unit_interval(part.images, means.dtype)
-    known = dict(enumerate(class_names(data.name) or ()))
+    known = dict(enumerate(data.class_names or ()))
     names = None if part.labels is None else [known.get(label, str(label)) for label in part.labels.tolist()]
     return means, visible(x), names
 

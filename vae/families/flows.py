@@ -6,6 +6,7 @@ nothing in half precision, whatever the networks around them run in: `distributi
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Annotated
 
 import torch
@@ -21,6 +22,21 @@ Bins = Annotated[int, Field(ge=2, le=100, description="pieces of each spline")]
 Bound = Annotated[float, Field(gt=0, description="the splines live on [-bound, bound]; beyond it nothing is moved")]
 
 LEAST = 1e-3  # width and height of a spline's piece, as a share of the interval; slope at a knot
+
+
+def one_dimension(key: str, latent_dim: int, *, instead: str) -> Iterator[str]:
+    """Yield a line if a flow has one latent dimension, which no other one can move.
+
+    Args:
+        key: of the flow, with the value.
+        latent_dim: D.
+        instead: a family without a flow.
+    """
+    if latent_dim == 1:
+        yield (
+            f"{key}: moves latent dimensions by what others are, and there is one alone; take {instead}, or 2 "
+            "dimensions"
+        )
 
 
 class Bijection(nn.Module, ABC):

@@ -1,7 +1,7 @@
 """Stochastic layers: the encoder's numbers -> q, p and z of each, the one that is decoded first."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, cast
@@ -11,9 +11,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
+from vae.components import Piece
+from vae.config import Config
 from vae.families.distributions import kl, kl_by_group
 from vae.families.labels import LabelPosterior
-from vae.families.posteriors import DiagonalNormal, Posterior
+from vae.families.posteriors import POSTERIORS, DiagonalNormal, Posterior
 from vae.families.priors import Given, Prior
 from vae.networks import Sizes, mlp
 from vae.networks.options import ACTIVATIONS, Activation, Initialization
@@ -66,7 +68,7 @@ class Families:
 Family = Callable[[int], Posterior]
 
 
-class Hierarchy(nn.Module, ABC):
+class Hierarchy(nn.Module, Piece, ABC):
     """The stochastic layers of a model.
 
     Args:
@@ -162,31 +164,43 @@ class _Stacked(Hierarchy):
         initialization: Initialization = "torch",
     ):
         super().__init__()
-        self.network = partial(mlp, activation=activation, initialization=initialization)
+        network = partial(mlp, activation=activation, initialization=initialization)
         self.activation = ACTIVATIONS[activation]()
         self.dims = [sizes.latent_dim, *latent_dims]
-        self.widths = [*hidden_dims, *[hidden_dims[-1]] * len(latent_dims)][: len(latent_dims)]
-        self.hidden = [[width] * depth for width in self.widths]
+        widths = [*hidden_dims, *[hidden_dims[-1]] * len(latent_dims)][: len(latent_dims)]
+        hidden = [[width] * depth for width in widths]
         self.top_dim = self.dims[-1]
         self.upper = nn.ModuleList([family(dim) for dim in latent_dims])  # without weights
         families = self.families(posterior)
         self.noise_dims = [each.noise_dim for each in families]
         self.noise_dim = sum(self.noise_dims)
         self.conditionals = nn.ModuleList([DiagonalNormal(dim) for dim in self.dims[:-1]])
-        self.down = nn.ModuleList(
-            [
-                self.network([above, *hidden, 2 * below])
-                for below, above, hidden in zip(self.dims, self.dims[1:], self.hidden, strict=False)
-            ]
-        )
-        self.features, self.up = self.way_up([each.features for each in families])
+        pairs = zip(self.dims, self.dims[1:], hidden, strict=False)
+        self.down = nn.ModuleList([network([above, *inner, 2 * below]) for below, above, inner in pairs])
+        self.splits = self.numbers_up([each.features for each in families], widths)
+        self.features = sum(self.splits[0])
+        seen = self.numbers_seen(self.dims, widths)
+        ways = zip(seen, hidden, self.splits[1:], strict=True)
+        self.up = nn.ModuleList([network([below, *inner, sum(wanted)]) for below, inner, wanted in ways])
 
+    @staticmethod
     @abstractmethod
-    def way_up(self, features: Sequence[int]) -> tuple[int, nn.ModuleList]:
-        """Return how many numbers the encoder gives, and the networks between each layer and the next.
+    def numbers_up(features: Sequence[int], widths: Sequence[int]) -> list[list[int]]:
+        """Return the numbers that reach each layer on the way up: those of its posterior, and those handed on.
 
         Args:
             features: numbers that the posterior of each layer needs.
+            widths: of the networks between each layer and the next.
+        """
+
+    @staticmethod
+    @abstractmethod
+    def numbers_seen(dims: Sequence[int], widths: Sequence[int]) -> Sequence[int]:
+        """Return how many numbers of a layer the network to the next one sees, for each layer but the last.
+
+        Args:
+            dims: of z_1, z_2, ...
+            widths: as for `numbers_up`.
         """
 
     def families(self, posterior: Posterior) -> list[Posterior]:
@@ -217,14 +231,15 @@ class _Stacked(Hierarchy):
 class BottomUp(_Stacked):
     """q(z_1|x) q(z_2|z_1) ... q(z_L|z_{L-1}), p(z_L) ... p(z_1|z_2), as in Burda et al. 2016 (section 2.1, eq. 1-2)."""
 
-    def way_up(self, features: Sequence[int]) -> tuple[int, nn.ModuleList]:
-        """Return networks that see what is drawn at the layer below."""
-        first, *rest = features
-        networks = [
-            self.network([below, *hidden, wanted])
-            for below, hidden, wanted in zip(self.dims, self.hidden, rest, strict=False)
-        ]
-        return first, nn.ModuleList(networks)
+    @staticmethod
+    def numbers_up(features: Sequence[int], widths: Sequence[int]) -> list[list[int]]:
+        """Return the numbers of each posterior: z itself is handed on."""
+        return [[own] for own in features]
+
+    @staticmethod
+    def numbers_seen(dims: Sequence[int], widths: Sequence[int]) -> Sequence[int]:
+        """Return the dimensions of the z that is drawn at the layer below."""
+        return dims[:-1]
 
     def infer(self, numbers: Tensor, noise: Tensor | None, families: Families, given: Given) -> tuple[Latent, ...]:
         """Return all layers; what is drawn at one is what the next one sees."""
@@ -247,14 +262,22 @@ class Ladder(_Stacked):
     further up beside those of z_1, deterministically. The posterior is a `DiagonalNormal`.
     """
 
-    def way_up(self, features: Sequence[int]) -> tuple[int, nn.ModuleList]:
-        """Return networks that see what the layer below hands on; with no hidden layer it has their width too."""
-        self.splits = [[own, further] for own, further in zip(features, [*self.widths, 0], strict=True)]
-        networks = [
-            self.network([further, *hidden, sum(above)])
-            for further, hidden, above in zip(self.widths, self.hidden, self.splits[1:], strict=True)
-        ]
-        return sum(self.splits[0]), nn.ModuleList(networks)
+    @classmethod
+    def conflicts(cls, config: Config) -> Iterator[str]:
+        """Yield a line if the posterior is not a normal distribution with independent dimensions."""
+        name = config.model.posterior["name"]
+        if not POSTERIORS[name].is_diagonal:
+            yield f"model.posterior.name = {name!r}: a Ladder multiplies diagonal normals; use DiagonalNormal"
+
+    @staticmethod
+    def numbers_up(features: Sequence[int], widths: Sequence[int]) -> list[list[int]]:
+        """Return the numbers of each posterior, and beside them those handed on; the highest layer hands on none."""
+        return [[own, further] for own, further in zip(features, [*widths, 0], strict=True)]
+
+    @staticmethod
+    def numbers_seen(dims: Sequence[int], widths: Sequence[int]) -> Sequence[int]:
+        """Return the numbers that the layer below hands on: as many as the network is wide, at any depth."""
+        return widths
 
     def infer(self, numbers: Tensor, noise: Tensor | None, families: Families, given: Given) -> tuple[Latent, ...]:
         """Return all layers, drawn from the highest one down."""

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from vae.data.sources import HIDDEN
+from vae.data.dataset import HIDDEN
 from vae.families.distributions import at_least_float32
 
 

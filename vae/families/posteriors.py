@@ -1,6 +1,7 @@
 """Posterior families: the encoder's numbers -> q(z|x), and base noise -> z."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Annotated, Generic, Literal, TypeVar
 
 import numpy as np
@@ -10,11 +11,13 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
+from vae.components import Piece
+from vae.config import Config
 from vae.data.batches import send
 from vae.families.codebook import Codebook
 from vae.families.codes import Quantized
 from vae.families.distributions import Flowed, Map, at_least_float32, from_noise
-from vae.families.flows import Affine, AutoregressiveSteps, Bins, Bound, Layers, SplineCouplings, Width
+from vae.families.flows import Affine, AutoregressiveSteps, Bins, Bound, Layers, SplineCouplings, Width, one_dimension
 from vae.families.observing import Observer
 
 Q = TypeVar("Q", bound=Distribution)
@@ -42,18 +45,24 @@ class PositiveScale(nn.Module):
         return std + self.eps
 
 
-class Posterior(nn.Module, ABC, Generic[Q]):
+class Posterior(nn.Module, Piece, ABC, Generic[Q]):
     """A family q(z|x) on D dimensions.
 
     Attributes:
         features: numbers it needs for one example.
         noise_dim: standard normal numbers that make one z.
         codes: K and d, where z is a sequence of vectors of a codebook (K, d); else None.
+        gives_codes: whether z is such a sequence.
+        is_normal: whether q(z|x) is a normal distribution.
+        is_diagonal: whether q(z|x) is a normal distribution with independent dimensions.
     """
 
     features: int
     noise_dim: int
     codes: tuple[int, int] | None = None
+    gives_codes: bool = False
+    is_normal: bool = False
+    is_diagonal: bool = False
 
     def vectors(self) -> Tensor | None:
         """Return the codebook (K, d), if there is one."""
@@ -76,6 +85,8 @@ class DiagonalNormal(Posterior[Independent]):
         scale: `softplus` or `exp` (the log-variance form).
         eps: lower bound of the standard deviation.
     """
+
+    is_normal = is_diagonal = True
 
     def __init__(self, latent_dim: int, *, scale: ScaleName = "softplus", eps: Epsilon = 1e-6):
         super().__init__()
@@ -100,6 +111,8 @@ class FullNormal(Posterior[MultivariateNormal]):
         scale: how the diagonal of L is made positive.
         eps: lower bound of the diagonal.
     """
+
+    is_normal = True
 
     def __init__(self, latent_dim: int, *, scale: ScaleName = "softplus", eps: Epsilon = 1e-6):
         super().__init__()
@@ -132,6 +145,17 @@ class _Flow(Posterior[Flowed]):
         self.latent_dim = self.noise_dim = latent_dim
         self.features = 2 * latent_dim + context
         self.std, self.affine = PositiveScale(scale, eps), Affine()
+
+    @classmethod
+    def conflicts(cls, config: Config) -> Iterator[str]:
+        """Yield a line if there is one latent dimension, or more than one stochastic layer."""
+        key, hierarchy = f"model.posterior.name = {config.model.posterior['name']!r}", config.model.hierarchy["name"]
+        yield from one_dimension(key, config.model.latent_dim, instead="DiagonalNormal")
+        if hierarchy != "Flat":
+            yield (
+                f"{key}: a flow has weights, and the layers of model.hierarchy.name = {hierarchy!r} have posteriors "
+                "without; take DiagonalNormal, or the hierarchy Flat"
+            )
 
     @abstractmethod
     def maps(self, normal: Map, context: Tensor) -> list[Map]:
@@ -223,6 +247,8 @@ class VectorQuantized(Posterior[Quantized], Observer):
         decay, restart: of the codebook.
     """
 
+    gives_codes = True
+
     def __init__(
         self,
         latent_dim: int,
@@ -236,10 +262,23 @@ class VectorQuantized(Posterior[Quantized], Observer):
         ] = 0.01,
     ):
         super().__init__()
-        if latent_dim % code_dim:
-            raise ValueError(f"latent_dim = {latent_dim}: must be a multiple of posterior.code_dim = {code_dim}")
+        assert latent_dim % code_dim == 0
         self.features, self.noise_dim, self.codes = latent_dim, 0, (codes, code_dim)
         self.codebook = Codebook(codes, code_dim, decay=decay, restart=restart)
+
+    @classmethod
+    def conflicts(cls, config: Config) -> Iterator[str]:
+        """Yield a line if there is more than one stochastic layer, or if z is not made of whole codes."""
+        model, code_dim = config.model, config.model.posterior["code_dim"]
+        if (hierarchy := model.hierarchy["name"]) != "Flat":
+            yield (
+                "model.posterior.name = 'VectorQuantized': for one stochastic layer, not model.hierarchy.name = "
+                f"{hierarchy!r}; take Flat"
+            )
+        if model.latent_dim % code_dim:
+            yield (
+                f"model.latent_dim = {model.latent_dim}: must be a multiple of model.posterior.code_dim = {code_dim}"
+            )
 
     def vectors(self) -> Tensor:
         """Return the codebook (K, d)."""

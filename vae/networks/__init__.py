@@ -1,7 +1,6 @@
-"""Encoders and decoders: numbers to numbers. What the numbers mean is up to the posterior and the likelihood."""
+"""Encoders and decoders: numbers to numbers. The posterior and the likelihood give the numbers their meaning."""
 
-from torch import nn
-
+from vae.networks.base import Network
 from vae.networks.convolutional import ConvDecoder, ConvEncoder
 from vae.networks.mlp import MLPDecoder, MLPEncoder, mlp, mlp_widths
 from vae.networks.residual import ResidualMLPDecoder, ResidualMLPEncoder
@@ -14,6 +13,7 @@ __all__ = [
     "ConvEncoder",
     "MLPDecoder",
     "MLPEncoder",
+    "Network",
     "ResidualMLPDecoder",
     "ResidualMLPEncoder",
     "Sizes",
@@ -22,12 +22,12 @@ __all__ = [
     "mlp_widths",
 ]
 
-ENCODERS: dict[str, type[nn.Module]] = {
+ENCODERS: dict[str, type[Network]] = {
     "MLPEncoder": MLPEncoder,
     "ResidualMLPEncoder": ResidualMLPEncoder,
     "ConvEncoder": ConvEncoder,
 }
-DECODERS: dict[str, type[nn.Module]] = {
+DECODERS: dict[str, type[Network]] = {
     "MLPDecoder": MLPDecoder,
     "ResidualMLPDecoder": ResidualMLPDecoder,
     "ConvDecoder": ConvDecoder,

@@ -7,11 +7,13 @@ checkered (Odena et al. 2016, Deconvolution and checkerboard artifacts).
 
 import itertools
 import math
-from typing import Annotated
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 from torch import Tensor, nn
 
+from vae.networks.base import Network
 from vae.networks.options import (
     Activation,
     ImageNormalization,
@@ -19,8 +21,12 @@ from vae.networks.options import (
     activated,
     activated_image,
     initialize,
+    too_narrow_to_normalise,
 )
 from vae.networks.sizes import Sizes, beside
+
+if TYPE_CHECKING:
+    from vae.config import Config
 
 KERNEL, STRIDE = 4, 2
 
@@ -66,7 +72,7 @@ def _padding(larger: tuple[int, int, int]) -> tuple[int, int]:
     return 1 + larger[1] % 2, 1 + larger[2] % 2
 
 
-class ConvEncoder(nn.Module):
+class ConvEncoder(Network):
     """Images (B, C, H, W) -> numbers (B, F): `depth` convolutions of stride 2, one hidden layer of width h, one head.
 
     Args:
@@ -102,12 +108,19 @@ class ConvEncoder(nn.Module):
         )
         initialize(self, initialization)
 
+    @classmethod
+    def conflicts(cls, config: "Config") -> Iterator[str]:
+        """Yield a line if a layer has too few units or channels to be normalised."""
+        network = config.model.encoder
+        narrowest = min(config.model.hidden_dim, network["channels"])
+        yield from too_narrow_to_normalise("model.encoder", network["normalization"], narrowest)
+
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Return the numbers of q(z|x), (B, F), for images (B, C, H, W) and a context (B, context_dim)."""
         return self.head(beside(self.stages(x), context))
 
 
-class ConvDecoder(nn.Module):
+class ConvDecoder(Network):
     """Latents (B, D) -> numbers (B, C', H, W): the mirror image of `ConvEncoder`, with transposed convolutions.
 
     Args:
@@ -142,6 +155,13 @@ class ConvDecoder(nn.Module):
             layers += [*activated_image(smaller[0], activation, normalization), _up(smaller, larger)]
         self.layers = nn.Sequential(*layers)
         initialize(self, initialization)
+
+    @classmethod
+    def conflicts(cls, config: "Config") -> Iterator[str]:
+        """Yield a line if a layer has too few units or channels to be normalised."""
+        network = config.model.decoder
+        narrowest = min(config.model.hidden_dim, network["channels"])
+        yield from too_narrow_to_normalise("model.decoder", network["normalization"], narrowest)
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """Return the numbers of p(x|z), (B, C', H, W), for latents (B, D) and a context (B, context_dim)."""

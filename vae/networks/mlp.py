@@ -2,14 +2,26 @@
 
 import itertools
 import math
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
 
-from vae.networks.options import Activation, Initialization, LayerNormalization, activated, initialize
+from vae.components import Spec
+from vae.networks.base import Network
+from vae.networks.options import (
+    Activation,
+    Initialization,
+    LayerNormalization,
+    activated,
+    initialize,
+    too_narrow_to_normalise,
+)
 from vae.networks.sizes import Sizes, beside
+
+if TYPE_CHECKING:
+    from vae.config import Config
 
 Widths = Annotated[
     Literal["halving", "constant"],
@@ -44,7 +56,19 @@ def _mlp(widths: Sequence[int], activation: str, normalization: str) -> list[nn.
     return [*layers, nn.Linear(widths[-2], widths[-1])]
 
 
-class MLPEncoder(nn.Module):
+def _too_narrow(key: str, network: Spec, hidden_dim: int, depth: int) -> Iterator[str]:
+    """Yield a line if a perceptron's last hidden layer has no unit, or too few to be normalised."""
+    last = mlp_widths(hidden_dim, depth, network["widths"])[-1]
+    if last < 1:
+        yield (
+            f"model.depth = {depth}: in the {network['name']} each layer is half as wide as the one before, which "
+            f"leaves none of model.hidden_dim = {hidden_dim} for the last; take a smaller depth, a larger hidden_dim "
+            f"or {key}.widths=constant"
+        )
+    yield from too_narrow_to_normalise(key, network["normalization"], last)
+
+
+class MLPEncoder(Network):
     """Images (B, C, H, W) -> numbers (B, F): linear layers of width h, h/2, ..., an activation each, one linear head.
 
     Args:
@@ -70,12 +94,18 @@ class MLPEncoder(nn.Module):
         self.layers = nn.Sequential(nn.Flatten(), *_mlp([inputs, *hidden, features], activation, normalization))
         initialize(self, initialization)
 
+    @classmethod
+    def conflicts(cls, config: "Config") -> Iterator[str]:
+        """Yield a line if the last hidden layer has no unit, or too few to be normalised."""
+        model = config.model
+        yield from _too_narrow("model.encoder", model.encoder, model.hidden_dim, model.depth)
+
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Return the numbers of q(z|x), (B, F), for images (B, C, H, W) and a context (B, context_dim)."""
         return self.layers(beside(x.flatten(1), context))
 
 
-class MLPDecoder(nn.Module):
+class MLPDecoder(Network):
     """Latents (B, D) -> numbers (B, C', H, W): the mirror image of `MLPEncoder`.
 
     Args:
@@ -101,6 +131,12 @@ class MLPDecoder(nn.Module):
         all_widths = [sizes.latent_dim + sizes.context_dim, *hidden, math.prod(output_shape)]
         self.layers = nn.Sequential(*_mlp(all_widths, activation, normalization), nn.Unflatten(1, output_shape))
         initialize(self, initialization)
+
+    @classmethod
+    def conflicts(cls, config: "Config") -> Iterator[str]:
+        """Yield a line if the narrowest hidden layer has no unit, or too few to be normalised."""
+        model = config.model
+        yield from _too_narrow("model.decoder", model.decoder, model.hidden_dim, model.depth)
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """Return the numbers of p(x|z), (B, C', H, W), for latents (B, D) and a context (B, context_dim)."""

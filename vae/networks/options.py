@@ -1,10 +1,11 @@
-"""What all networks leave to the user: activation, normalisation, initial weights.
+"""Options of all networks: activation, normalisation, initial weights.
 
-There is no batch normalisation: with it what a network makes of an example depends on the others in its batch, so on
-how many processes share one, and its running statistics are a second state that `train.exact` could not keep.
+There is no batch normalisation. With it the numbers of an example depend on the others in its batch, so on how many
+processes share a batch; and its running statistics are a second state that `train.exact` could not keep.
 """
 
 import math
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 import torch
@@ -59,6 +60,22 @@ def activated_image(channels: int, activation: str, normalization: str) -> list[
     """Return what follows a hidden layer (B, channels, H, W): its normalisation, if there is one, and activation."""
     groups = {"none": 0, "layer": 1, "group": count_groups(channels)}[normalization]
     return [*([nn.GroupNorm(groups, channels)] if groups else []), ACTIVATIONS[activation]()]
+
+
+def too_narrow_to_normalise(key: str, normalization: str, narrowest: int) -> Iterator[str]:
+    """Yield a line if a layer of two numbers or fewer would be normalised.
+
+    Args:
+        key: of the network, e.g. `model.encoder`.
+        normalization: the network's setting.
+        narrowest: width of the narrowest layer that is normalised.
+    """
+    if normalization != "none" and narrowest < 3:
+        yield (
+            f"{key}.normalization = {normalization!r}: the narrowest layer has a width of {narrowest}, and whatever "
+            "comes in, one number normalised is 0, and two are 1 and -1; take a larger model.hidden_dim (or channels), "
+            "a smaller model.depth or normalization=none"
+        )
 
 
 def count_groups(channels: int) -> int:

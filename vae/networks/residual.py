@@ -1,11 +1,24 @@
 """Perceptrons with residual connections, which stay trainable when they are deep."""
 
 import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from vae.networks.options import Activation, Initialization, LayerNormalization, activated, initialize
+from vae.networks.base import Network
+from vae.networks.options import (
+    Activation,
+    Initialization,
+    LayerNormalization,
+    activated,
+    initialize,
+    too_narrow_to_normalise,
+)
 from vae.networks.sizes import Sizes, beside
+
+if TYPE_CHECKING:
+    from vae.config import Config
 
 
 class ResidualBlock(nn.Module):
@@ -33,7 +46,7 @@ def _residual_mlp(inputs: int, sizes: Sizes, outputs: int, activation: str, norm
     return [nn.Linear(inputs, width), *blocks, *last]
 
 
-class ResidualMLPEncoder(nn.Module):
+class ResidualMLPEncoder(Network):
     """Images (B, C, H, W) -> numbers (B, F): a linear layer of width h, `depth` residual blocks, one linear head.
 
     Args:
@@ -56,12 +69,18 @@ class ResidualMLPEncoder(nn.Module):
         self.layers = nn.Sequential(*_residual_mlp(inputs, sizes, features, activation, normalization))
         initialize(self, initialization)
 
+    @classmethod
+    def conflicts(cls, config: "Config") -> Iterator[str]:
+        """Yield a line if the layers have too few units to be normalised."""
+        normalization = config.model.encoder["normalization"]
+        yield from too_narrow_to_normalise("model.encoder", normalization, config.model.hidden_dim)
+
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Return the numbers of q(z|x), (B, F), for images (B, C, H, W) and a context (B, context_dim)."""
         return self.layers(beside(x.flatten(1), context))
 
 
-class ResidualMLPDecoder(nn.Module):
+class ResidualMLPDecoder(Network):
     """Latents (B, D) -> numbers (B, C', H, W): the mirror image of `ResidualMLPEncoder`.
 
     Args:
@@ -84,6 +103,12 @@ class ResidualMLPDecoder(nn.Module):
         layers = _residual_mlp(inputs, sizes, outputs, activation, normalization)
         self.layers = nn.Sequential(*layers, nn.Unflatten(1, output_shape))
         initialize(self, initialization)
+
+    @classmethod
+    def conflicts(cls, config: "Config") -> Iterator[str]:
+        """Yield a line if the layers have too few units to be normalised."""
+        normalization = config.model.decoder["normalization"]
+        yield from too_narrow_to_normalise("model.decoder", normalization, config.model.hidden_dim)
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """Return the numbers of p(x|z), (B, C', H, W), for latents (B, D) and a context (B, context_dim)."""

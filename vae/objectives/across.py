@@ -1,6 +1,7 @@
 """Objectives whose loss of an example depends on the others in its global batch, on whichever rank these are."""
 
 import math
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import torch
@@ -8,12 +9,13 @@ from pydantic import Field
 from torch import Tensor
 from torch.distributions import Independent, Normal
 
+from vae.config import Config
 from vae.distributed.peers import Peers
-from vae.errors import InputError
 from vae.families.distributions import StandardGaussian
 from vae.families.hierarchy import Latent
+from vae.families.posteriors import POSTERIORS
 from vae.model import VAEOutput
-from vae.objectives.base import Objective, Scheduled, Terms, negative_elbo, only_layer
+from vae.objectives.base import Objective, Scheduled, Terms, negative_elbo, only_layer, several_layers
 from vae.schedules import Constant, Schedule, ScheduleSpec
 
 RISE = {"name": "LinearWarmup", "epochs": 10.0, "end": 25.0}
@@ -67,9 +69,21 @@ class BetaTCVAE(Objective):
         self.schedules = {"beta": self.beta}
         self.alpha, self.gamma, self.estimator = alpha, gamma, estimator
 
+    @classmethod
+    def conflicts(cls, config: Config) -> Iterator[str]:
+        """Yield a line if q has dependent dimensions, p is not N(0, I), or there are several stochastic layers."""
+        posterior = config.model.posterior["name"]
+        if not POSTERIORS[posterior].is_diagonal:
+            yield (
+                "objective.name = 'BetaTCVAE': estimates q(z_d) by q(z_d|x), which needs independent dimensions, not "
+                f"model.posterior.name = {posterior!r}; take DiagonalNormal"
+            )
+        yield from _not_under_standard_normal("BetaTCVAE", config)
+        yield from super().conflicts(config)
+
     def terms(self, output: VAEOutput, x: Tensor, now: Scheduled, peers: Peers) -> Terms:
         """Return the terms for images x (B, C, H, W), each (B,) (all ranks: two collectives)."""
-        bound, layer = negative_elbo(output, x), _under_standard_normal(output, "BetaTCVAE")
+        bound, layer = negative_elbo(output, x), _under_standard_normal(output)
         log_q, log_q_of_each = self._aggregate(layer, peers)
         information = layer.q.log_prob(layer.z) - log_q
         correlation = log_q - log_q_of_each
@@ -80,8 +94,8 @@ class BetaTCVAE(Objective):
 
     def _aggregate(self, layer: Latent, peers: Peers) -> tuple[Tensor, Tensor]:
         """Return log q(z) and sum_d log q(z_d), each (B,), at our z (all ranks)."""
-        if not (isinstance(layer.q, Independent) and isinstance(layer.q.base_dist, Normal)):
-            raise InputError("objective.name = 'BetaTCVAE': needs model.posterior=DiagonalNormal")
+        assert isinstance(layer.q, Independent)
+        assert isinstance(layer.q.base_dist, Normal)
         mine = torch.cat([layer.q.base_dist.loc, layer.q.base_dist.scale], -1)
         loc, scale = peers.gather(mine).chunk(2, -1)  # (M, D)
         log_q = Normal(loc, scale, validate_args=False).log_prob(layer.z[:, None])  # (B, M, D)
@@ -173,10 +187,22 @@ class InfoVAE(Objective):
         self.alpha, self.lambda_, self.width = alpha, lambda_, width
         self.beta = Constant(value=1 - alpha)
 
+    @classmethod
+    def conflicts(cls, config: Config) -> Iterator[str]:
+        """Yield a line if p is not N(0, I), the MMD has no weight, or there are several stochastic layers."""
+        alpha, lambda_ = config.objective["alpha"], config.objective["lambda_"]
+        yield from _not_under_standard_normal("InfoVAE", config)
+        if (weight := alpha + lambda_ - 1) < 0:
+            yield (
+                f"objective.lambda_ = {lambda_}: with objective.alpha = {alpha} the MMD would weigh {weight:g}; take "
+                f"{1 - alpha:g} or more"
+            )
+        yield from super().conflicts(config)
+
     def terms(self, output: VAEOutput, x: Tensor, now: Scheduled, peers: Peers) -> Terms:
         """Return the terms for images x (B, C, H, W), each (B,) (all ranks: two collectives)."""
         bound = negative_elbo(output, x)
-        mmd = self.mmd(_under_standard_normal(output, "InfoVAE").z, peers)
+        mmd = self.mmd(_under_standard_normal(output).z, peers)
         loss = bound.reconstruction + (1 - self.alpha) * bound.kl + (self.alpha + self.lambda_ - 1) * mmd
         return Terms(loss, bound.reconstruction, bound.kl, {"mmd": mmd})
 
@@ -190,9 +216,18 @@ class InfoVAE(Objective):
         return between - 2 * across + (s2 / (s2 + 2)) ** (dim / 2)
 
 
-def _under_standard_normal(output: VAEOutput, objective: str) -> Latent:
-    """Return the one layer of a model whose prior is N(0, I); raises `InputError` for others."""
-    layer = only_layer(output, objective)
-    if not isinstance(layer.p, StandardGaussian):
-        raise InputError(f"objective.name = {objective!r}: needs model.prior=StandardNormal")
+def _not_under_standard_normal(objective: str, config: Config) -> Iterator[str]:
+    """Yield a line if an objective that takes one stochastic layer under N(0, I) has another prior or more layers."""
+    if (prior := config.model.prior["name"]) != "StandardNormal":
+        yield (
+            f"objective.name = {objective!r}: compares q(z) with N(0, I) in closed form, not with model.prior.name = "
+            f"{prior!r}; take StandardNormal"
+        )
+    yield from several_layers(f"objective.name = {objective!r}", config)
+
+
+def _under_standard_normal(output: VAEOutput) -> Latent:
+    """Return the one layer of a model whose prior is N(0, I)."""
+    layer = only_layer(output)
+    assert isinstance(layer.p, StandardGaussian)
     return layer

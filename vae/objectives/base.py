@@ -1,14 +1,16 @@
-"""What objectives have in common: terms per example, and what the engine has to know of them."""
+"""The base of all objectives: terms per example, and the facts that an engine needs."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from vae.components import Piece
+from vae.config import Config
 from vae.distributed.peers import Peers, alone
-from vae.errors import InputError
 from vae.families.hierarchy import Latent, total_kl
+from vae.families.posteriors import POSTERIORS
 from vae.model import VAEOutput
 from vae.schedules import Constant, Schedule
 
@@ -39,8 +41,8 @@ class Terms:
 Scheduled = Mapping[str, float | Tensor]
 
 
-class Objective(ABC):
-    """What is minimised.
+class Objective(Piece, ABC):
+    """A loss to be minimised.
 
     Attributes:
         schedules: the numbers that depend on progress, by name: settings of the same name.
@@ -48,6 +50,8 @@ class Objective(ABC):
         samples: K, draws of z for each example; with more than 1 `output` has batch shape (K, B), else (B,).
         across_examples: whether the loss of an example depends on others: then `peers` are asked, by the eager engine.
         extra: names of the terms that it reports beside loss, reconstruction and KL.
+        marginalises_labels: whether its terms are means over labels that are inferred.
+        keeps_codes: whether it keeps the encoder near a codebook.
         extra_of: of an extra term that not every example has, the extra term, 0 or 1, that says which have it.
     """
 
@@ -55,8 +59,25 @@ class Objective(ABC):
     beta: Schedule = Constant()
     samples: int = 1
     across_examples: bool = False
+    marginalises_labels: bool = False
+    keeps_codes: bool = False
     extra: tuple[str, ...] = ()
     extra_of: Mapping[str, str] = {}
+
+    @classmethod
+    def conflicts(cls, config: Config) -> Iterator[str]:
+        """Yield a line if labels are inferred, or codes given, for which the objective has no term."""
+        name, posterior = config.objective["name"], config.model.posterior["name"]
+        if POSTERIORS[posterior].gives_codes and not cls.keeps_codes:
+            yield (
+                f"model.posterior.name = {posterior!r}: objective.name = {name!r} does not keep the encoder near the "
+                "codes; take VectorQuantization"
+            )
+        if config.model.infer_labels and not cls.marginalises_labels:
+            yield (
+                f"model.infer_labels = True: objective.name = {name!r} has no rule for labels that are marginalised; "
+                "take SemiSupervised or ELBO"
+            )
 
     def at(self, progress: float) -> dict[str, float]:
         """Return the numbers that follow a schedule, at `progress` epochs: the same names at any time."""
@@ -92,9 +113,13 @@ def negative_elbo(output: VAEOutput, x: Tensor) -> Terms:
     return Terms(loss=reconstruction + divergence, reconstruction=reconstruction, kl=divergence)
 
 
-def only_layer(output: VAEOutput, objective: str) -> Latent:
-    """Return the stochastic layer of a model that has one; raises `InputError` for more."""
-    first, *others = output.latents
-    if others:
-        raise InputError(f"objective.name = {objective!r}: for one stochastic layer, not {len(output.latents)}")
-    return first
+def several_layers(setting: str, config: Config) -> Iterator[str]:
+    """Yield a line if a model has several stochastic layers and an objective's setting takes one."""
+    if (hierarchy := config.model.hierarchy["name"]) != "Flat":
+        yield f"{setting}: for one stochastic layer, not model.hierarchy.name = {hierarchy!r}; take Flat"
+
+
+def only_layer(output: VAEOutput) -> Latent:
+    """Return the stochastic layer of a model that has one."""
+    (layer,) = output.latents
+    return layer

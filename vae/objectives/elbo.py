@@ -28,6 +28,8 @@ class ELBO(Objective):
             times the number of pixels (and channels), at which the posterior collapses. What is reported is a sum.
     """
 
+    marginalises_labels = True
+
     def __init__(
         self,
         *,

@@ -1,6 +1,7 @@
 """The importance-weighted bound."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Annotated, Literal
 
@@ -8,10 +9,11 @@ from pydantic import Field
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
+from vae.config import Config
 from vae.distributed.peers import Peers
-from vae.errors import InputError
+from vae.families.posteriors import POSTERIORS
 from vae.model import VAEOutput
-from vae.objectives.base import Objective, Scheduled, Terms, only_layer
+from vae.objectives.base import Objective, Scheduled, Terms, only_layer, several_layers
 
 
 class IWAE(Objective):
@@ -47,6 +49,20 @@ class IWAE(Objective):
     ):
         self.samples, self.gradient = samples, gradient
 
+    @classmethod
+    def conflicts(cls, config: Config) -> Iterator[str]:
+        """Yield a line if the gradient needs log q(z|x) with fixed parameters, or one stochastic layer."""
+        gradient, posterior = config.objective["gradient"], config.model.posterior["name"]
+        if gradient == "doubly_reparameterized":
+            if not POSTERIORS[posterior].is_normal:
+                normal = ", ".join(name for name, family in POSTERIORS.items() if family.is_normal)
+                yield (
+                    f"objective.gradient = {gradient!r}: needs log q(z|x) with fixed parameters, which "
+                    f"model.posterior.name = {posterior!r} does not give; take standard, or one of {normal}"
+                )
+            yield from several_layers(f"objective.gradient = {gradient!r}", config)
+        yield from super().conflicts(config)
+
     def terms(self, output: VAEOutput, x: Tensor, now: Scheduled, peers: Peers) -> Terms:
         """Return the terms for images x (B, C, H, W), each (B,), from an output of K draws."""
         doubly = self.gradient == "doubly_reparameterized"
@@ -59,7 +75,7 @@ class IWAE(Objective):
         log_weight = -(reconstruction + divergence)
         share = log_weight.detach().softmax(0)
         if doubly:
-            _scale_gradient(only_layer(output, "IWAE").z, share)
+            _scale_gradient(only_layer(output).z, share)
         return Terms(
             loss=math.log(self.samples) - log_weight.logsumexp(0),
             reconstruction=reconstruction.mean(0),
@@ -69,18 +85,12 @@ class IWAE(Objective):
 
 
 def held_fixed(q: Distribution) -> Distribution:
-    """Return q as a function of z alone: no gradient reaches its parameters.
-
-    Raises:
-        InputError: there is no rule for this family.
-    """
+    """Return a normal q as a function of z alone: no gradient reaches its parameters."""
     if isinstance(q, Independent) and isinstance(q.base_dist, Normal):
         base = Normal(q.base_dist.loc.detach(), q.base_dist.scale.detach(), validate_args=False)
         return Independent(base, q.reinterpreted_batch_ndims, validate_args=False)
-    if isinstance(q, MultivariateNormal):
-        return MultivariateNormal(q.loc.detach(), scale_tril=q.scale_tril.detach(), validate_args=False)
-    kind = type(q).__name__
-    raise InputError(f"objective.gradient = 'doubly_reparameterized': not with a q(z|x) that is a {kind}; use standard")
+    assert isinstance(q, MultivariateNormal)
+    return MultivariateNormal(q.loc.detach(), scale_tril=q.scale_tril.detach(), validate_args=False)
 
 
 def _scale_gradient(z: Tensor, factor: Tensor) -> None:

@@ -1,13 +1,15 @@
 """The objective of a VQ-VAE."""
 
+from collections.abc import Iterator
 from typing import Annotated
 
 from pydantic import Field
 from torch import Tensor
 
+from vae.config import Config
 from vae.distributed.peers import Peers
-from vae.errors import InputError
 from vae.families.codes import Quantized, perplexity
+from vae.families.posteriors import POSTERIORS
 from vae.model import VAEOutput
 from vae.objectives.base import Objective, Scheduled, Terms, negative_elbo, only_layer
 
@@ -28,6 +30,7 @@ class VectorQuantization(Objective):
             update (of the first step 1); the same for all examples of a batch.
     """
 
+    keeps_codes = True
     extra = ("commitment", "perplexity")
 
     def __init__(
@@ -40,11 +43,17 @@ class VectorQuantization(Objective):
     ):
         self.commitment = commitment
 
+    @classmethod
+    def conflicts(cls, config: Config) -> Iterator[str]:
+        """Yield a line if the posterior gives no codes."""
+        if not POSTERIORS[config.model.posterior["name"]].gives_codes:
+            yield ("objective.name = 'VectorQuantization': of codes, which only model.posterior=VectorQuantized gives")
+        yield from super().conflicts(config)
+
     def terms(self, output: VAEOutput, x: Tensor, now: Scheduled, peers: Peers) -> Terms:
         """Return the terms for images x (B, C, H, W), each (B,)."""
-        bound, q = negative_elbo(output, x), only_layer(output, "VectorQuantization").q
-        if not isinstance(q, Quantized):
-            raise InputError("objective.name = 'VectorQuantization': needs model.posterior=VectorQuantized")
+        bound, q = negative_elbo(output, x), only_layer(output).q
+        assert isinstance(q, Quantized)
         distance = (q.before - q.after).square().sum((-2, -1))
         extra = {"commitment": distance, "perplexity": perplexity(q.counts).expand_as(distance)}
         return Terms(bound.loss + self.commitment * distance, bound.reconstruction, bound.kl, extra)

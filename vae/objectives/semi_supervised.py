@@ -1,13 +1,14 @@
 """The bound for images with and without a label, and a classifier that learns from those with."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from vae.config import Config
 from vae.distributed.peers import Peers
-from vae.errors import InputError
 from vae.model import VAEOutput
 from vae.objectives.base import Objective, Scheduled, Terms, negative_elbo
 from vae.schedules import Schedule, ScheduleSpec
@@ -32,6 +33,7 @@ class SemiSupervised(Objective):
         cross_entropy: -log q(y|x) of the label; the mean that is logged is over images that have one.
     """
 
+    marginalises_labels = True
     extra = ("labelled", "cross_entropy")
     extra_of = {"cross_entropy": "labelled"}  # noqa: RUF012 (read only)
 
@@ -47,10 +49,16 @@ class SemiSupervised(Objective):
         self.schedules = {"beta": self.beta}
         self.alpha, self.labelled, self.unlabelled = alpha, labelled, unlabelled
 
+    @classmethod
+    def conflicts(cls, config: Config) -> Iterator[str]:
+        """Yield a line if no network gives q(y|x)."""
+        if not config.model.infer_labels:
+            yield ("objective.name = 'SemiSupervised': needs q(y|x); set model.infer_labels=true model.condition=true")
+        yield from super().conflicts(config)
+
     def terms(self, output: VAEOutput, x: Tensor, now: Scheduled, peers: Peers) -> Terms:
         """Return the terms for images x (B, C, H, W), each (B,)."""
-        if output.labels is None:
-            raise InputError("objective.name = 'SemiSupervised': needs model.infer_labels=true")
+        assert output.labels is not None
         bound, has_label, entropy = negative_elbo(output, x), output.labels.is_given, output.labels.cross_entropy()
         loss = bound.reconstruction + now["beta"] * bound.kl
         loss = torch.where(has_label, self.labelled * loss, self.unlabelled * loss) + self.alpha * entropy

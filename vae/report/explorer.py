@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vae.data import randomness
 from vae.data.batches import to_unit_interval
-from vae.data.sources import Split, class_names
+from vae.data.dataset import Split
 from vae.evaluation import ACTIVE, LatentMeasures, evaluating, posterior_means, visible
 from vae.families.likelihoods import (
     Bernoulli,
@@ -92,7 +92,7 @@ def pack(opened: Opened, measures: LatentMeasures) -> dict[str, Any]:
     variance = np.array(measures.variance)[: model.latent_dim]  # of several layers, the one that is decoded
     active = int((variance > ACTIVE).sum())
     chosen = _some_of_each(test, EXAMPLES)
-    names = class_names(opened.data.name)
+    names = opened.data.class_names
     by_activity = np.argsort(-variance, kind="stable").tolist()
     count = min(SLIDERS, max(active, 2))
     return {

@@ -13,7 +13,7 @@ from torch import Tensor
 from vae import figures
 from vae.config import load
 from vae.data import randomness
-from vae.data.sources import DataSet, Split, class_names
+from vae.data.dataset import DataSet, Split
 from vae.evaluation import ACTIVE, LatentMeasures, chunks, evaluating, images_of, labels_for, pictures, visible
 from vae.evaluation.latents_file import measure
 from vae.model import VAE
@@ -117,7 +117,7 @@ def _draw_images(model: VAE, data: DataSet, seed: int) -> dict[str, Figure]:
         ends = model.interpolate(originals[0], originals[1], labels=None if labels is None else labels[:2])
         drawn["interpolation"] = figures.interpolation(visible(ends))
     if model.sees_labels:
-        drawn["samples_by_class"] = _draw_classes(model, class_names(data.name), seed)
+        drawn["samples_by_class"] = _draw_classes(model, data.class_names, seed)
     return drawn
 
 
@@ -146,7 +146,7 @@ def _draw_latents(model: VAE, data: DataSet, prior: figures.ShownPrior | None, s
     means, z = _encode(model, data.test, seed)
     drawn = {"latent_marginals": figures.latent_marginals(z, prior=prior)}
     if model.latent_dim == 2:
-        drawn["latent_scatter"] = figures.latent_scatter(means, data.test.labels, class_names=class_names(data.name))
+        drawn["latent_scatter"] = figures.latent_scatter(means, data.test.labels, class_names=data.class_names)
         drawn["latent_histogram"] = figures.latent_histogram(z, prior=prior)
     return drawn
 

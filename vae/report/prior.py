@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, MixtureSameFamily, Normal
 
 from vae.data import randomness
-from vae.data.sources import Split
+from vae.data.dataset import Split
 from vae.evaluation import chunks
 from vae.families.distributions import marginals
 from vae.families.hierarchy import Flat

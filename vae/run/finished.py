@@ -5,7 +5,7 @@ from pathlib import Path
 
 from vae.assemble import build_data, build_model
 from vae.config import Config, load
-from vae.data.sources import DataSet
+from vae.data.dataset import DataSet
 from vae.model import VAE
 from vae.run.checkpoint import WEIGHTS, load_weights
 from vae.run.contents import CONFIG, MODEL, must_exist, must_hold_a_run

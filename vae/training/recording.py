@@ -7,7 +7,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from vae.config import Config
-from vae.data.sources import DataSet
+from vae.data.dataset import DataSet
 from vae.engine import Engine, NonFiniteError
 from vae.evaluation import CollapseWatch, Evaluation, evaluate, pictures
 from vae.model import VAE

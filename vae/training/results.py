@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from vae.config import Config
-from vae.data.sources import DataSet
+from vae.data.dataset import DataSet
 from vae.distributed.signals import Stopped
 from vae.evaluation import LatentMeasures, embedding, measure_latents, protocol
 from vae.evaluation.latents_file import kept

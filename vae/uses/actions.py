@@ -10,7 +10,7 @@ from torch import Tensor
 from vae import figures
 from vae.data import randomness
 from vae.data.batches import to_unit_interval
-from vae.data.sources import Split, class_names
+from vae.data.dataset import Split
 from vae.errors import InputError
 from vae.evaluation import evaluating, images_of, labels_for, visible
 from vae.evaluation.encoding import encode
@@ -32,7 +32,7 @@ def run_encode(args: argparse.Namespace) -> Lines:
     many = codes.mean.shape[1] > 2
     axes = [f"principal component {i} ({100 * share:.0f} % of the variance)" for i, share in enumerate(shares, start=1)]
     figure = figures.latent_scatter(
-        points, part.labels, class_names=class_names(data.name), axis_names=axes if many else ("$z_1$", "$z_2$")
+        points, part.labels, class_names=data.class_names, axis_names=axes if many else ("$z_1$", "$z_2$")
     )
     file = f"{data.name}-{args.split}"
     yield save_arrays(_file(args, f"{file}.npz"), codes.arrays())

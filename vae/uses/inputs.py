@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vae.assemble import build_data
 from vae.config import Config
-from vae.data.sources import DataSet, Split
+from vae.data.dataset import DataSet, Split
 from vae.errors import InputError
 from vae.evaluation.log_likelihood.evaluator import with_drawn_training_set
 from vae.evaluation.protocols import part_of

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from vae import figures
-from vae.data.sources import DataSet, Split
+from vae.data.dataset import DataSet, Split
 from vae.distributed import launch
 from vae.errors import InputError
 from vae.evaluation import images_of, visible

@@ -15,10 +15,10 @@ import vae.evaluation.passes
 import vae.figures
 import vae.run.checkpoint
 from tests.helpers import ROOT
-from vae.engine.stepwise import Stepwise
+from vae.engine.eager import Eager
 
 POINTS: dict[str, tuple[Any, str]] = {
-    "step": (Stepwise, "step"),
+    "step": (Eager, "step"),
     "evaluation": (vae.evaluation.passes, "to_unit_interval"),  # once for each chunk
     "checkpoint": (
         vae.run.checkpoint,

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from vae import assemble
 from vae.config import load
 from vae.data.batches import TrainingBatches
-from vae.data.sources import Split
+from vae.data.dataset import Split
 from vae.distributed import launch
 from vae.engine import Engine
 from vae.evaluation import evaluate

@@ -12,8 +12,8 @@ from vae.config import load
 from vae.data.batches import TrainingBatches
 from vae.distributed import launch
 from vae.engine import Engine, NonFiniteError
+from vae.engine.eager import Eager
 from vae.engine.gradients import AllReduced
-from vae.engine.stepwise import Stepwise
 from vae.model import VAE
 
 STEPS, BAD = 6, 3
@@ -33,7 +33,7 @@ def build(overrides: list[str]) -> tuple[VAE, Engine]:
 def unsynchronised() -> str:
     """Train past DDP, as `unwrap_model(model).encode(...)` would."""
     vae, engine = build([])
-    assert isinstance(engine, Stepwise)
+    assert isinstance(engine, Eager)
     assert isinstance(engine.gradients, AllReduced)
     engine.gradients.model = vae
     engine.advance(0, 1)

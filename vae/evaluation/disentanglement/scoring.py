@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.distributions import Independent, Normal
 
 from vae.data import randomness
+from vae.data.dataset import Split
 from vae.data.factors import Factors
-from vae.data.sources import Split
 from vae.errors import InputError
 from vae.evaluation import ACTIVE, evaluating, images_of, labels_for
 from vae.evaluation.disentanglement import dci, mig, sap
@@ -60,7 +60,7 @@ def prepare(folder: Path, opened: Opened, factors_of: Callable[[str], Factors]) 
     config, model, factors = opened.config, opened.model, factors_of(opened.config.data.name)
     part = factors.split
     if config.data.binarize != "none":
-        part = Split(randomness.binarize(part.images, 0, "binarize/factors"), part.labels)
+        part = part.binarized(0, "factors")
     must_have_gaussians(folder, model, part[torch.arange(1)])
     learnt, new = _parts(len(part))
     how = {

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vae.data.sources import Split
+from vae.data.dataset import Split
 from vae.evaluation import evaluating, images_of, labels_for
 from vae.model import VAE
 

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from vae.data.batches import share
-from vae.data.sources import Split
+from vae.data.dataset import Split
 from vae.distributed.peers import Peers
 from vae.evaluation.log_likelihood.budget import agreed, room_for
 from vae.evaluation.log_likelihood.progress import Progress

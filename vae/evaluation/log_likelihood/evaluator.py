@@ -11,8 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from vae.config import Config
-from vae.data import randomness
-from vae.data.sources import DataSet, Split
+from vae.data.dataset import DataSet, Split
 from vae.errors import InputError
 from vae.evaluation.heldout import evaluate, has_probabilities
 from vae.evaluation.latents import ACTIVE
@@ -102,8 +101,7 @@ def estimated(data: DataSet, binarize: str, model: VAE, request: Request, exampl
 
 def with_drawn_training_set(data: DataSet, draw: int) -> DataSet:
     """Return the data with the 0/1 pixels that a static run trains on (and a dynamic one in its first epoch)."""
-    pixels = randomness.binarize(data.train.images, draw, "binarize/train")
-    return replace(data, train=replace(data.train, images=pixels))
+    return replace(data, train=data.train.binarized(draw, "train"))
 
 
 def assess(

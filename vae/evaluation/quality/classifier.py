@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 from vae.data import randomness
 from vae.data.batches import to_unit_interval
-from vae.data.sources import Split
+from vae.data.dataset import Split
 
 FEATURES = 64  # of an image: the layer before the last
 EPOCHS = 3

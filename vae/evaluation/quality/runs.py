@@ -11,7 +11,8 @@ from torch import Tensor
 
 from vae import figures
 from vae.data import randomness
-from vae.data.sources import DataSet, Split, class_names, load
+from vae.data.dataset import DataSet, Split
+from vae.data.sources import load
 from vae.errors import InputError
 from vae.evaluation import results_file, visible
 from vae.evaluation.log_likelihood.evaluator import with_drawn_training_set
@@ -147,7 +148,7 @@ def _draw(subject: Subject, samples: Tensor, seen: Mapping[str, Seen], note: str
         {name: each.shares for name, each in seen.items()},
         {name: each.entropies for name, each in seen.items()},
         _rows(samples, seen["samples"]),
-        class_names=class_names(data.name) or [str(label) for label in range(data.classes)],
+        class_names=data.class_names or [str(label) for label in range(data.classes)],
         note=note,
     )
     return save_figure(subject.folder / USES / "quality.png", figure)

@@ -8,7 +8,7 @@ from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from vae.data.sources import DataSet
+from vae.data.dataset import DataSet
 from vae.errors import InputError
 from vae.evaluation.quality.classifier import EPOCHS, Classifier, look, train
 from vae.files import replacing

@@ -1,28 +1,44 @@
-"""The base of all likelihood families, and what their numbers measure."""
+"""The base of all likelihood families, and the measures of their numbers."""
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 
 from torch import Tensor, nn
 from torch import distributions as td
+
+from vae.components import Piece
+from vae.config import Config
 
 PIXELS = 3  # event dimensions of p(x|z): (C, H, W)
 CHANNELS = -3  # where they are in numbers (..., C', H, W)
 NOT_NORMALISED = "not normalised"  # a measure: such numbers are compared with those of the same family only
 
 
-class Likelihood(nn.Module, ABC):
+class Likelihood(nn.Module, Piece, ABC):
     """A family p(x|z) over images (C, H, W).
 
     Attributes:
         output_shape: (C', H, W), the numbers it needs for one example.
         levels: of a pixel that have a probability each: 2 (black and white) or 256; None: it has a density.
-        density: what kind of density, where it has one.
+        density: the kind of density, where it has one.
+        learns_width: whether it has a density whose width is learned, which grows without limit for 0/1 pixels.
     """
 
     output_shape: tuple[int, int, int]
     levels: int | None = None
     density: str = "density"
+    learns_width: bool = False
+
+    @classmethod
+    def conflicts(cls, config: Config) -> Iterator[str]:
+        """Yield a line if 0/1 pixels meet a density whose width is learned."""
+        binarize, name = config.data.binarize, config.model.likelihood["name"]
+        if cls.learns_width and binarize != "none":
+            yield (
+                f"model.likelihood = {name!r}: 0/1 pixels (data.binarize = {binarize!r}) have no density, it would "
+                "grow as far as it is let; take Bernoulli, or data.binarize=none"
+            )
 
     @abstractmethod
     def forward(self, numbers: Tensor) -> td.Distribution:

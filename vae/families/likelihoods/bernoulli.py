@@ -34,6 +34,7 @@ class ContinuousBernoulli(Likelihood):
     """
 
     density = "density on [0, 1]"
+    learns_width = True
 
     def __init__(self, image_shape: tuple[int, int, int]):
         super().__init__()

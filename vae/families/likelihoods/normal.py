@@ -54,6 +54,8 @@ class NormalLearnedStd(Likelihood):
         min_std: lower bound of the standard deviation.
     """
 
+    learns_width = True
+
     def __init__(
         self,
         image_shape: tuple[int, int, int],
@@ -82,6 +84,8 @@ class NormalPixelStd(Likelihood):
         min_std: lower bound of the standard deviation, in units of the pixel range [0, 1].
     """
 
+    learns_width = True
+
     def __init__(self, image_shape: tuple[int, int, int], *, min_std: MinStd = 0.004):
         super().__init__()
         C, H, W = image_shape
@@ -108,6 +112,8 @@ class OptimalNormal(Likelihood):
         image_shape: (C, H, W).
         min_std: lower bound of the standard deviation, in units of the pixel range [0, 1].
     """
+
+    learns_width = True
 
     def __init__(self, image_shape: tuple[int, int, int], *, min_std: MinStd = 0.004):
         super().__init__()

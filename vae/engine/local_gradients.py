@@ -1,4 +1,4 @@
-"""The gradients of a batch as one function of tensors of fixed shapes: it can be compiled, and captured."""
+"""The gradients of one rank's batch as a function of tensors of fixed shapes: it can be compiled, and captured."""
 
 from collections.abc import Callable, Sequence
 
@@ -21,10 +21,10 @@ LocalGradients = Callable[[Tensor, Tensor | None, Tensor, Tensor, Tensor, Schedu
 def local_gradients(
     accelerator: Accelerator, model: VAE, objective: Objective, parameters: Sequence[Tensor]
 ) -> LocalGradients:
-    """Return what gives the gradients for a model that is not wrapped: it makes no collectives.
+    """Return a function that computes the gradients of a model that is not wrapped, without collectives.
 
-    They are of this rank's share of the mean loss over a global batch; the sums of the terms are over the examples that
-    count.
+    The gradients are those of this rank's share of the mean loss over a global batch; the sums of the terms are over
+    the examples that count.
     """
     kind, dtype = accelerator.device.type, AUTOCAST[accelerator.mixed_precision]
 

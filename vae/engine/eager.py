@@ -1,4 +1,4 @@
-"""One step at a time, eagerly: the reference."""
+"""The eager engine: one step at a time, the reference for the others."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,12 @@ from vae.engine.observation import Observation
 
 
 @dataclass
-class Stepwise(Engine):
+class Eager(Engine):
     """Makes one update a call.
 
     Attributes:
-        gradients: gives them for a batch.
-        observation: what is learnt without them, if anything is.
+        gradients: of a batch.
+        observation: gradient-free learning, if the model has any.
     """
 
     gradients: Gradients

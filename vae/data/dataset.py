@@ -1,0 +1,142 @@
+"""A data set: images and labels for training, validation and test, one tensor each."""
+
+import zlib
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vae.data import randomness
+from vae.errors import InputError
+
+HIDDEN = -1  # the label of an image that has none
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images (N, C, H, W), uint8 or float32 in [0, 1], and labels (N,), int64, where there are any (-1: hidden)."""
+
+    images: Tensor
+    labels: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The CRC-32 of the pixels."""
+        return f"{zlib.crc32(np.ascontiguousarray(self.images.numpy()).data):08x}"
+
+    @cached_property
+    def levels(self) -> int | None:
+        """Values that pixels may have: 2 (0 and 1), 256 (8 bits, also if divided by 255), None: any in [0, 1]."""
+        scaled = self.images if self.images.dtype == torch.uint8 else 255 * self.images
+        if bool(((scaled == 0) | (scaled == 255)).all()):
+            return 2
+        is_whole = scaled.dtype == torch.uint8 or bool(((scaled - scaled.round()).abs() < 1e-3).all())
+        return 256 if is_whole else None
+
+    @cached_property
+    def hides_labels(self) -> bool:
+        """True if some images have no label."""
+        return self.labels is None or bool((self.labels == HIDDEN).any())
+
+    def binarized(self, seed: int, part: str) -> "Split":
+        """Return the images with 0/1 pixels, drawn once; `part` names the draw, see `randomness.binarize`."""
+        return replace(self, images=randomness.binarize(self.images, seed, part))
+
+    def __getitem__(self, index: Tensor) -> "Split":
+        return Split(self.images[index], None if self.labels is None else self.labels[index])
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A named data set.
+
+    Attributes:
+        name: how figures and reports call it.
+        train, test: its parts.
+        val: a part held out of the training set, if any.
+        class_names: of class 0, 1, ..., where the classes have other names than their numbers.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    val: Split | None = None
+    class_names: list[str] | None = None
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        _, C, H, W = self.train.images.shape
+        return C, H, W
+
+    @property
+    def classes(self) -> int:
+        """The number of classes, which are numbered from 0; 0 without labels."""
+        labels = [part.labels for part in (self.train, self.val, self.test) if part is not None]
+        return 1 + max((int(each.max()) for each in labels if each is not None), default=-1)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A checksum of all pixels, to notice that a run is continued on other data."""
+        parts = [part.fingerprint for part in (self.train, self.val, self.test) if part is not None]
+        return f"{zlib.crc32(' '.join(parts).encode()):08x}"
+
+    def hold_out(self, val_size: int) -> "DataSet":
+        """Return the data set with the last `val_size` examples of a fixed permutation of the training set held out.
+
+        The permutation is the same for every seed, so that runs are compared on the same validation set.
+
+        Raises:
+            InputError: nothing would be left to train on.
+        """
+        count = len(self.train)
+        if not val_size:
+            return self
+        if val_size >= count:
+            raise InputError(f"data.val_size = {val_size}: must be smaller than the training set ({count} examples)")
+        order = randomness.permutation(count, 0, "validation")
+        kept, held_out = order[:-val_size].sort().values, order[-val_size:]
+        return replace(self, train=self.train[kept], val=self.train[held_out])
+
+    def hide_labels(self, labelled: int, repeats: int, seed: int) -> "DataSet":
+        """Return the data set with the labels of all but a few training images gone.
+
+        Equally many images of each class keep their label: the first ones of a permutation. They stand behind the
+        others once more for each repeat, so that they are a larger share of an epoch.
+
+        Args:
+            labelled: how many images keep their label.
+            repeats: how often an epoch has each of these images.
+            seed: of the permutation.
+
+        Raises:
+            InputError: there are no labels, or not so many of each class.
+        """
+        labels, key = self.train.labels, f"data.labelled = {labelled}"
+        if labels is None:
+            raise InputError(f"{key}: {self.name} has no labels to keep; use 0")
+        each, rest = divmod(labelled, self.classes)
+        fewest = int(labels.bincount(minlength=self.classes).min())
+        if rest or each > fewest:
+            wanted = f"a multiple of the {self.classes} classes, at most {self.classes * fewest}"
+            raise InputError(f"{key}: must be {wanted} (the smallest class has {fewest} images for training)")
+        order = randomness.permutation(len(labels), seed, "labelled")
+        kept = torch.cat([order[labels[order] == label][:each] for label in range(self.classes)])
+        known = torch.full_like(labels, HIDDEN).index_copy(0, kept, labels[kept])
+        epoch = torch.cat([torch.arange(len(labels)), kept.sort().values.repeat(repeats - 1)])
+        return replace(self, train=replace(self.train, labels=known)[epoch])
+
+    def binarize_evaluation(self, seed: int) -> "DataSet":
+        """Return the data set with one fixed draw of 0/1 pixels for validation and test."""
+        val = None if self.val is None else self.val.binarized(seed, "val")
+        return replace(self, val=val, test=self.test.binarized(seed, "test"))
+
+
+def one_line(error: BaseException) -> str:
+    """Return the message of an error, for an `InputError` of one line."""
+    return " ".join(f"{error}".split()) or type(error).__name__
