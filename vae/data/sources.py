@@ -55,6 +55,10 @@ class Split:
         """Whether some images have no label."""
         return self.labels is None or bool((self.labels == HIDDEN).any())
 
+    def binarize(self, seed: int, name: str) -> "Split":
+        """Return the images with 0/1 pixels, drawn with the seed for the part called `name`."""
+        return replace(self, images=randomness.binarize(self.images, seed, f"binarize/{name}"))
+
     def __getitem__(self, index: Tensor) -> "Split":
         return Split(self.images[index], None if self.labels is None else self.labels[index])
 
@@ -133,11 +137,12 @@ class DataSet:
 
     def binarize_evaluation(self, seed: int) -> "DataSet":
         """Return the data set with one fixed draw of 0/1 pixels for validation and test."""
+        val = self.val.binarize(seed, "val") if self.val else None
+        return replace(self, val=val, test=self.test.binarize(seed, "test"))
 
-        def draw(part: Split, name: str) -> Split:
-            return replace(part, images=randomness.binarize(part.images, seed, f"binarize/{name}"))
-
-        return replace(self, val=draw(self.val, "val") if self.val else None, test=draw(self.test, "test"))
+    def binarize_training(self, seed: int) -> "DataSet":
+        """Return the data set with the 0/1 pixels that a static run trains on, and a dynamic run in its first epoch."""
+        return replace(self, train=self.train.binarize(seed, "train"))
 
 
 def load(name: str, root: str | Path) -> DataSet:
