@@ -121,8 +121,8 @@ def run_evaluate(args: argparse.Namespace) -> int:
 
     if args.compare:
         return _say(runs.compare_runs(args.paths, wanted))
-    means = runs.Means(os.environ, stop, args.device, args.batch, args.again)
-    return _say(runs.evaluate_runs(args.paths, runs.Request(**wanted), means))
+    resources = runs.Resources(os.environ, stop, args.device, args.batch, args.again)
+    return _say(runs.evaluate_runs(args.paths, runs.Request(**wanted), resources))
 
 
 def add_score(parser: argparse.ArgumentParser) -> None:
@@ -134,10 +134,10 @@ def add_score(parser: argparse.ArgumentParser) -> None:
 def run_score(args: argparse.Namespace) -> int:
     """Print what is found, on the main process; returns the exit code, the same on all."""
     stop = _begin()
-    from vae.evaluation.log_likelihood.runs import Means  # imports torch
+    from vae.evaluation.log_likelihood.runs import Resources  # imports torch
     from vae.uses.scoring import score_lines
 
-    return _say(score_lines(args, Means(os.environ, stop, args.device, args.batch)))
+    return _say(score_lines(args, Resources(os.environ, stop, args.device, args.batch)))
 
 
 def _begin() -> StopRequest:

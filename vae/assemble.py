@@ -35,12 +35,19 @@ MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16", "fp64": "no"}
 REFERENCE_BATCH_SIZE = 128  # that optim.lr is meant for, where optim.lr_scaling is used
 
 
-def build_data(config: Config) -> DataSet:
-    """Return the data set, split, labels hidden and, for evaluation, binarised as configured; raises `InputError`."""
+def build_data(config: Config, draw: int | None = None) -> DataSet:
+    """Return the data set, split, labels hidden and, for evaluation, binarised as configured; raises `InputError`.
+
+    Args:
+        config: the run's configuration.
+        draw: the seed of the 0/1 pixels; None: run.seed.
+    """
     data = load(config.data.name, config.data.root).hold_out(config.data.val_size)
     if config.data.labelled:
         data = data.hide_labels(config.data.labelled, config.data.repeat_labelled, config.run.seed)
-    return data if config.data.binarize == "none" else data.binarize_evaluation(config.run.seed)
+    if config.data.binarize == "none":
+        return data
+    return data.binarize_evaluation(config.run.seed if draw is None else draw)
 
 
 def build_model(config: Config, image_shape: tuple[int, int, int], classes: int = 0) -> VAE:

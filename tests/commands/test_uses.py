@@ -107,7 +107,7 @@ def test_codes_are_the_posteriors_and_their_plane_holds_the_most_variance() -> N
     values = np.linalg.eigvalsh(np.cov(codes.mean.numpy().T, bias=True))
     assert points.var(0, correction=0).numpy() == pytest.approx(values[::-1][:2], rel=1e-4)
     assert shares == pytest.approx((values[::-1][:2] / values.sum()).tolist(), rel=1e-4)
-    flat = Codes(codes.mean[:, :1], None, None)
+    flat = Codes(codes.mean[:, :1])
     assert flat.plane()[0][:, 1].abs().max() == 0
     assert set(flat.arrays()) == {"mean"}
 

@@ -33,7 +33,7 @@ from vae.evaluation.log_likelihood.budget import largest_tensor
 from vae.evaluation.log_likelihood.evaluator import Request
 from vae.evaluation.log_likelihood.importance import Estimates, estimate
 from vae.evaluation.log_likelihood.progress import Progress
-from vae.evaluation.log_likelihood.runs import Means, compare_runs, evaluate_runs, must_agree
+from vae.evaluation.log_likelihood.runs import Resources, compare_runs, evaluate_runs, must_agree
 from vae.evaluation.log_likelihood.weights import WeightSums, log_weights
 from vae.evaluation.results_file import log_likelihoods
 from vae.model import VAE, VAEOutput
@@ -312,9 +312,9 @@ def finished(tmp_path: Path, archive: Path) -> Path:
 
 
 def command(*paths: Path, stop: StopRequest | None = None, again: bool = False, **request: Any) -> list[str]:
-    means = Means({}, stop or StopRequest(), "cpu", again=again)
+    resources = Resources({}, stop or StopRequest(), "cpu", again=again)
     try:
-        return list(evaluate_runs(paths, replace(Request(samples=9), **request), means))
+        return list(evaluate_runs(paths, replace(Request(samples=9), **request), resources))
     finally:
         launch.leave()
 

@@ -163,7 +163,7 @@ def test_table_holds_means_deviations_and_marks_the_lowest_loss(sweep: Path) -> 
 
 
 def test_protocols_are_never_in_one_table(tmp_path: Path, archive: Path) -> None:
-    drawn = {"pixels": "0/1, one fixed draw", "normalised": True}
+    drawn = {"pixels": "0/1, one fixed draw", "normalised": True, "measure": "probability of 0/1 pixels"}
     write_run(tmp_path / "grey", archive)
     write_run(tmp_path / "0", archive, "data.binarize=static", protocol={**drawn, "pixels_crc32": "a"})
     write_run(tmp_path / "1", archive, "data.binarize=static", "run.seed=1", protocol={**drawn, "pixels_crc32": "b"})
@@ -209,7 +209,8 @@ def test_a_setting_of_which_no_run_survived_has_a_row_that_says_of_how_many(tmp_
 def test_a_setting_that_failed_stands_where_its_own_protocol_does(tmp_path: Path, archive: Path) -> None:
     other = "model.likelihood=Normal"
     write_run(tmp_path / "grey", archive)
-    write_run(tmp_path / "density", archive, other, protocol={"likelihood": "Normal", "normalised": True})
+    density = {"likelihood": "Normal", "normalised": True, "measure": "density"}
+    write_run(tmp_path / "density", archive, other, protocol=density)
     for name, settings in {"a": [], "b": [other], "c": ["data.binarize=static"]}.items():
         write_run(tmp_path / name, archive, *settings, "optim.lr=1", finished=False)
         write_failure(tmp_path / name)
@@ -225,21 +226,20 @@ BINS = {"likelihood": "DiscretizedLogistic", "normalised": True, "measure": "pro
 
 
 def test_likelihoods_share_a_table_if_their_numbers_have_one_measure(tmp_path: Path, archive: Path) -> None:
-    """Densities and probabilities do not; runs from before there were names for measures stand with those like them."""
-    density = {"likelihood": "Normal", "normalised": True}
-    own = {"likelihood": "OptimalNormal", "normalised": False, "measure": "not normalised"}
+    """Densities and probabilities do not."""
+    density = {"normalised": True, "measure": "density"}
     cases: dict[str, dict[str, Any]] = {
         "Bernoulli": {},
         "Categorical": BINS | {"likelihood": "Categorical"},
         "DiscretizedLogistic": BINS,
-        "Normal": density,
-        "NormalLearnedStd": density | {"likelihood": "NormalLearnedStd", "measure": "density"},
-        "OptimalNormal": own,
+        "Normal": density | {"likelihood": "Normal"},
+        "NormalLearnedStd": density | {"likelihood": "NormalLearnedStd"},
+        "OptimalNormal": {"likelihood": "OptimalNormal"},
     }
     for name, made in cases.items():
         bits = {"bits_per_dim": 1.5 if made.get("measure") == BINS["measure"] else None}
         write_run(tmp_path / name, archive, f"model.likelihood={name}", protocol=made, test=bits)
-    write_run(tmp_path / "new", archive, "run.seed=1", protocol={"measure": "not normalised"})
+    write_run(tmp_path / "seed 1", archive, "run.seed=1")
     tables = result_tables(settings_of(tmp_path), {})
     found = {table.title.removeprefix("data, test set, grey in [0, 1], "): table for table in tables}
     assert len(tables) == 4

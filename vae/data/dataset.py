@@ -136,6 +136,10 @@ class DataSet:
         val = None if self.val is None else self.val.binarized(seed, "val")
         return replace(self, val=val, test=self.test.binarized(seed, "test"))
 
+    def binarize_training(self, seed: int) -> "DataSet":
+        """Return the data set with the 0/1 pixels that a static run trains on, and a dynamic run in its first epoch."""
+        return replace(self, train=self.train.binarized(seed, "train"))
+
 
 def one_line(error: BaseException) -> str:
     """Return the message of an error, for an `InputError` of one line."""

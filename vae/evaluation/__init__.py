@@ -5,7 +5,7 @@ from vae.evaluation.heldout import Evaluation, evaluate, measure_latents
 from vae.evaluation.latents import ACTIVE, LatentMeasures
 from vae.evaluation.passes import chunks, evaluating, images_of, labels_for
 from vae.evaluation.protocols import protocol
-from vae.evaluation.views import embedding, pictures, posterior_means, visible
+from vae.evaluation.views import embedding, pictures, visible
 
 __all__ = [
     "ACTIVE",
@@ -20,7 +20,6 @@ __all__ = [
     "labels_for",
     "measure_latents",
     "pictures",
-    "posterior_means",
     "protocol",
     "visible",
 ]

@@ -1,5 +1,6 @@
-"""Dimensionality reduction: images -> codes."""
+"""Codes of images: E[z|x] and the standard deviations of q(z|x), for all images of a part of the data."""
 
+import contextlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vae.data.dataset import Split
-from vae.evaluation import chunks, evaluating, images_of, labels_for
+from vae.evaluation.passes import chunks, evaluating, images_of, labels_for
 from vae.families.codes import Quantized
 from vae.model import VAE
 
@@ -19,57 +20,60 @@ class Codes:
 
     Attributes:
         mean: E[z|x], (N, D).
-        std: of q(z|x), dimension by dimension, (N, D); None: the posterior has no closed form for it.
+        std: standard deviation of q(z|x) in each dimension, (N, D); None: it has no closed form.
         labels: (N,), int64, if the data have them.
         codes: (N, P), int64, where z is a sequence of codes.
+        z: one draw of q(z|x) for each image, (N, D), where noise was given.
     """
 
     mean: Tensor
-    std: Tensor | None
-    labels: Tensor | None
+    std: Tensor | None = None
+    labels: Tensor | None = None
     codes: Tensor | None = None
+    z: Tensor | None = None
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return what a .npz holds: `mean`, and where there are any `std`, `labels` and `codes`."""
+        """Return the arrays of a .npz: `mean`, and those of `std`, `labels` and `codes` that there are."""
         parts = {"mean": self.mean, "std": self.std, "labels": self.labels, "codes": self.codes}
         return {name: part.numpy() for name, part in parts.items() if part is not None}
 
     def plane(self) -> tuple[Tensor, list[float]]:
-        """Return the means in a plane, (N, 2), and the share of their variance that each of its axes holds.
+        """Return the means in a plane, (N, 2), and the share of the variance along each of its axes.
 
-        With more than two dimensions the axes are the first two principal components; with one, the second is 0.
+        With more than two dimensions the axes are the first two principal components. Otherwise they are the
+        dimensions, a missing one 0, and there are no shares.
         """
+        dimensions = self.mean.shape[1]
+        if dimensions <= 2:
+            return torch.nn.functional.pad(self.mean, (0, 2 - dimensions)), []
         centred = (self.mean - self.mean.mean(0)).double()
-        total = centred.square().sum().clamp(min=torch.finfo(torch.float64).tiny)
-        if centred.shape[1] > 2:
-            _, _, directions = torch.linalg.svd(centred, full_matrices=False)
-            points = centred @ directions[:2].T
-            return points.float(), (points.square().sum(0) / total).tolist()
-        points = torch.nn.functional.pad(self.mean, (0, 2 - centred.shape[1]))
-        shares = torch.nn.functional.pad(centred.square().sum(0) / total, (0, 2 - centred.shape[1]))
-        return points, shares.tolist()
+        _, _, directions = torch.linalg.svd(centred, full_matrices=False)
+        points = centred @ directions[:2].T
+        total = centred.square().sum().clamp(min=torch.finfo(torch.float64).tiny)  # 0 of a collapsed model
+        return points.float(), (points.square().sum(0) / total).tolist()
 
 
-def encode(model: VAE, part: Split) -> Codes:
+def encode(model: VAE, part: Split, noise: Tensor | None = None) -> Codes:
     """Return the codes of the images of a part of the data.
 
     Args:
         model: unwrapped, on any device.
         part: images (N, C, H, W), uint8 or floating point in [0, 1].
+        noise: standard normal (N, noise_dim) that determines a draw z ~ q(z|x) of each image; None: no draws. Of
+            several stochastic layers, `mean` then depends on the draws of the others, whose noise is 0 otherwise.
     """
-    means, stds, codes = [], [], []
+    found: dict[str, list[Tensor]] = {"mean": [], "std": [], "codes": [], "z": []}
     with evaluating(model):
         rows_of_all = list(chunks(slice(0, len(part))))
-        for rows in tqdm(rows_of_all, desc="encoding", unit="chunk", disable=None, leave=False):
+        for rows in tqdm(rows_of_all, desc="encoding", unit="chunk", delay=1, disable=None, leave=False):
             x = images_of(model, part, rows)
-            zeros = x.new_zeros(len(x), model.noise_dim)
-            q = model.infer(x, zeros, labels_for(model, part, rows))[0].q
-            means.append(q.mean.float().cpu())
-            if isinstance(q, Quantized):
-                codes.append(q.codes.cpu())
-            try:
-                stds.append(q.stddev.float().cpu())
-            except NotImplementedError:
-                continue
-    std = torch.cat(stds) if len(stds) == len(means) else None
-    return Codes(torch.cat(means), std, part.labels, torch.cat(codes) if codes else None)
+            own = x.new_zeros(len(x), model.noise_dim) if noise is None else noise[rows].to(x)
+            layer = model.infer(x, own, labels_for(model, part, rows))[0]
+            found["mean"].append(layer.q.mean.float().cpu())
+            with contextlib.suppress(NotImplementedError):
+                found["std"].append(layer.q.stddev.float().cpu())
+            if isinstance(layer.q, Quantized):
+                found["codes"].append(layer.q.codes.cpu())
+            if noise is not None:
+                found["z"].append(layer.z.float().cpu())
+    return Codes(labels=part.labels, **{name: torch.cat(parts) for name, parts in found.items() if parts})

@@ -6,7 +6,8 @@ from torch import Tensor
 from vae.data import randomness
 from vae.data.batches import to_unit_interval
 from vae.data.dataset import DataSet, Split
-from vae.evaluation.passes import chunks, evaluating, images_of, labels_for
+from vae.evaluation.encoding import encode
+from vae.evaluation.passes import evaluating, images_of, labels_for
 from vae.model import VAE
 
 
@@ -31,12 +32,6 @@ def pictures(model: VAE, part: Split, seed: int, count: int = 64) -> dict[str, T
         }
 
 
-def posterior_means(model: VAE, part: Split) -> Tensor:
-    """Return E[z|x] (N, D), where the model is, for the images of a part of the data; in evaluation mode."""
-    parts = chunks(slice(0, len(part)))
-    return torch.cat([model.code(images_of(model, part, rows), labels_for(model, part, rows)) for rows in parts])
-
-
 def embedding(model: VAE, data: DataSet, count: int = 2000) -> tuple[Tensor, Tensor, list[str] | None]:
     """Return E[z|x] (N, D) of the first test images, these images in [0, 1], and their classes.
 
@@ -46,11 +41,10 @@ def embedding(model: VAE, data: DataSet, count: int = 2000) -> tuple[Tensor, Ten
         count: how many, at most.
 
     Returns:
-        Means (N, D), images (N, 1 or 3, H, W), and N names, where the data have labels.
+        Means (N, D) and images (N, 1 or 3, H, W), float32 on the CPU, and N names, where the data have labels.
     """
     part = data.test[torch.arange(min(count, len(data.test)))]
-    with evaluating(model):
-        means = posterior_means(model, part)
+    means = encode(model, part).mean
     x = to_unit_interval(part.images, means.dtype)
     known = dict(enumerate(data.class_names or ()))
     names = None if part.labels is None else [known.get(label, str(label)) for label in part.labels.tolist()]

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from vae.data import randomness
 from vae.data.batches import to_unit_interval
 from vae.data.dataset import Split
-from vae.evaluation import ACTIVE, LatentMeasures, evaluating, posterior_means, visible
+from vae.evaluation import ACTIVE, LatentMeasures, evaluating, visible
+from vae.evaluation.encoding import encode
 from vae.families.likelihoods import (
     Bernoulli,
     ContinuousBernoulli,
@@ -84,8 +85,8 @@ def pack(opened: Opened, measures: LatentMeasures) -> dict[str, Any]:
     model, test = opened.model, opened.data.test
     assert obstacle(model) is None
     assert isinstance(model.decoder, MLPDecoder)
+    means = encode(model, test).mean
     with evaluating(model):
-        means = posterior_means(model, test).float().cpu()
         weights = next(model.parameters())
         noise = randomness.normal(STARTS, model.draw_dim, opened.config.run.seed, "explorer/starts")
         starts = model.draw(noise.to(weights))

@@ -14,7 +14,8 @@ from vae import figures
 from vae.config import load
 from vae.data import randomness
 from vae.data.dataset import DataSet, Split
-from vae.evaluation import ACTIVE, LatentMeasures, chunks, evaluating, images_of, labels_for, pictures, visible
+from vae.evaluation import ACTIVE, LatentMeasures, evaluating, images_of, labels_for, pictures, visible
+from vae.evaluation.encoding import encode
 from vae.evaluation.latents_file import measure
 from vae.model import VAE
 from vae.report.prior import shown_prior
@@ -143,7 +144,10 @@ def _draw_classes(model: VAE, names: Sequence[str] | None, seed: int) -> Figure:
 
 
 def _draw_latents(model: VAE, data: DataSet, prior: figures.ShownPrior | None, seed: int) -> dict[str, Figure]:
-    means, z = _encode(model, data.test, seed)
+    noise = randomness.normal(len(data.test), model.noise_dim, seed, "figures/posterior")
+    codes = encode(model, data.test, noise)
+    means, z = codes.mean, codes.z
+    assert z is not None
     drawn = {"latent_marginals": figures.latent_marginals(z, prior=prior)}
     if model.latent_dim == 2:
         drawn["latent_scatter"] = figures.latent_scatter(means, data.test.labels, class_names=data.class_names)
@@ -154,18 +158,6 @@ def _draw_latents(model: VAE, data: DataSet, prior: figures.ShownPrior | None, s
 def _draw_latent_use(measures: LatentMeasures) -> dict[str, Figure]:
     kl = None if measures.kl is None else np.array(measures.kl)
     return {"latent_use": figures.latent_use(kl, np.array(measures.variance), threshold=ACTIVE)}
-
-
-def _encode(model: VAE, part: Split, seed: int) -> tuple[Tensor, Tensor]:
-    """Return E[z|x] and one z ~ q(z|x) of each image, (N, D) each, on the CPU."""
-    noise = randomness.normal(len(part), model.noise_dim, seed, "figures/posterior")
-    parts = []
-    for rows in chunks(slice(0, len(part))):
-        x = images_of(model, part, rows)
-        layer = model.infer(x, noise[rows].to(x), labels_for(model, part, rows))[0]
-        parts.append(torch.stack([layer.q.mean, layer.z]).cpu())
-    means, z = torch.cat(parts, dim=1)
-    return means, z
 
 
 def one_of_each(split: Split, *, count: int) -> Tensor:

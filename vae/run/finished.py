@@ -43,13 +43,18 @@ class Loader:
         load_weights(weights.parent, model)
         return Opened(config, model, data)
 
-    def data(self, config: Config) -> DataSet:
-        """Return what a run is trained and evaluated on; raises `InputError` if it is not there."""
-        # of 0/1 pixels, and which labels are hidden: the run's own
-        draw = config.run.seed if config.data.binarize != "none" or config.data.labelled else None
-        key = repr((config.data.model_dump(), draw))
+    def data(self, config: Config, draw: int | None = None) -> DataSet:
+        """Return the data that a run is trained and evaluated on; raises `InputError` if they are not there.
+
+        Args:
+            config: the run's configuration.
+            draw: the seed of the 0/1 pixels, where pixels are drawn; None: the run's own.
+        """
+        own, data = config.run.seed, config.data
+        pixels = None if data.binarize == "none" else own if draw is None else draw
+        key = repr((data.model_dump(), pixels, own if data.labelled else None))
         if self._last is None or self._last[0] != key:
-            self._last = key, build_data(config)
+            self._last = key, build_data(config, pixels)
         return self._last[1]
 
 

@@ -15,7 +15,6 @@ from vae.run.contents import CONFIG, HINT, METRICS, SUMMARY, failure_of, must_ho
 
 NOT_COMPARED = {"seed"}  # of a protocol: the seed of the evaluation noise varies with the run's
 MISSING = "–"
-NOT_NORMALISED = "not normalised"  # vae.families.likelihoods has it too, and imports torch
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Run:
         """What its test numbers must have in common with others' to be compared with them; None: not finished."""
         if self.summary is None:
             return None
-        protocol = _with_measure(self.summary["test"]["protocol"])
+        protocol = self.summary["test"]["protocol"]
         return tuple((key, value) for key, value in sorted(protocol.items()) if key not in NOT_COMPARED)
 
     def of_split(self, split: str) -> list[Mapping[str, Any]]:
@@ -153,14 +152,6 @@ def _checked(summary: Any, path: Path) -> dict[str, Any] | None:
     if not isinstance(test, dict) or not isinstance(test.get("protocol"), dict):
         raise InputError(f"{path}: not a run's summary: test.protocol is missing; delete it and repeat the run's end")
     return summary
-
-
-def _with_measure(protocol: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a protocol that names its measure, as those did not that are from when there were two likelihoods."""
-    if "measure" in protocol or "likelihood" not in protocol:
-        return dict(protocol)
-    measure = "probability of 0/1 pixels" if protocol["likelihood"] == "Bernoulli" else "density"
-    return {**protocol, "measure": measure if protocol.get("normalised", True) else NOT_NORMALISED}
 
 
 def compare(runs: Iterable[Run]) -> list[Setting]:

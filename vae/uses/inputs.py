@@ -10,7 +10,6 @@ from vae.assemble import build_data
 from vae.config import Config
 from vae.data.dataset import DataSet, Split
 from vae.errors import InputError
-from vae.evaluation.log_likelihood.evaluator import with_drawn_training_set
 from vae.evaluation.protocols import part_of
 from vae.run.finished import Loader, Opened
 
@@ -62,7 +61,7 @@ def part_for(opened: Opened, data: DataSet, split: str, whose: object) -> tuple[
         whose: as for `part_of`.
     """
     if split == "train" and opened.config.data.binarize != "none":
-        data = with_drawn_training_set(data, opened.config.run.seed)
+        data = data.binarize_training(opened.config.run.seed)
     part = part_of(data, split, whose)
     if opened.model.needs_labels and part.labels is None:
         raise InputError(f"{data.name}: has no labels, and the model needs them")

@@ -20,7 +20,7 @@ from vae.evaluation.heldout import has_probabilities
 from vae.evaluation.log_likelihood.evaluator import Request, estimated
 from vae.evaluation.log_likelihood.importance import estimate
 from vae.evaluation.log_likelihood.progress import Progress
-from vae.evaluation.log_likelihood.runs import Means
+from vae.evaluation.log_likelihood.runs import Resources
 from vae.evaluation.log_likelihood.text import title
 from vae.evaluation.passes import mean_and_error
 from vae.model import VAE
@@ -43,27 +43,27 @@ class Asked:
     protocol: dict[str, Any]
 
 
-def score_lines(args: argparse.Namespace, means: Means) -> Iterator[str]:
+def score_lines(args: argparse.Namespace, resources: Resources) -> Iterator[str]:
     """Score one data set or two, and yield what there is to say, last the files written (all ranks).
 
     Args:
         args: `run`, `data`, `data_root`, `split`, `against`, `samples`, `count`, `seed`, `output`.
-        means: with what.
+        resources: device, signals, batch size.
 
     Raises:
         InputError: the run, the data or an option cannot be used, or a log p(x) is not finite.
         Stopped: a signal has come.
     """
     model, asked = _asked(args)
-    accelerator = launch.make_accelerator(means.device, "no", means.environment)
-    launch.set_threads(0, means.environment)
+    accelerator = launch.make_accelerator(resources.device, "no", resources.environment)
+    launch.set_threads(0, resources.environment)
     folder = args.output or args.run / USES
     launch.on_main(accelerator, partial(must_be_writable, folder))
     model.to(accelerator.device)
     scored = []
     for each in asked:
         yield title([each.protocol])
-        scored.append(scores := _score(accelerator, model, each, args, means))
+        scored.append(scores := _score(accelerator, model, each, args, resources))
         yield from _in_words(scores)
     names = [each.name for each in asked]
     verdict = _verdict(names, scored)
@@ -99,11 +99,13 @@ def _one(args: argparse.Namespace, opened: Opened, data: DataSet, part: Split, n
     return Asked(name, kept, has_probabilities(opened.model, part), how)
 
 
-def _score(accelerator: Accelerator, model: VAE, asked: Asked, args: argparse.Namespace, means: Means) -> Scores:
+def _score(
+    accelerator: Accelerator, model: VAE, asked: Asked, args: argparse.Namespace, resources: Resources
+) -> Scores:
     """Return the scores (all ranks)."""
-    progress = Progress(accelerator, means.stop)
-    how: dict[str, Any] = {"samples": args.samples, "seed": args.seed, "split": args.split, "at_once": means.at_once}
-    found = estimate(accelerator, model, asked.part, progress=progress, **how)
+    progress = Progress(accelerator, resources.stop)
+    how: dict[str, Any] = {"samples": args.samples, "seed": args.seed, "split": args.split}
+    found = estimate(accelerator, model, asked.part, progress=progress, at_once=resources.at_once, **how)
     if lost := int((~found.log_likelihood.isfinite()).sum()):
         raise InputError(f"{asked.name}: log p(x) of {lost} of {len(asked.part)} images is not finite")
     return Scores(asked.protocol, found, model.image_shape, asked.has_bits)

@@ -1,23 +1,25 @@
-"""The aggregate posterior q(z) = 1/N sum over j of q(z|x_j): what z says of x, and how far q(z) is from p(z)."""
+"""The aggregate posterior q(z) = 1/N sum over j of q(z|x_j): mutual information of x and z, distance from p(z)."""
 
 import math
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch.distributions import Distribution
 
 from vae.data.batches import share
 from vae.data.dataset import Split
 from vae.distributed.peers import Peers
-from vae.evaluation.log_likelihood.budget import agreed, room_for
+from vae.evaluation.log_likelihood.budget import largest_batch
 from vae.evaluation.log_likelihood.progress import Progress
 from vae.evaluation.log_likelihood.weights import Draws
 from vae.evaluation.passes import chunks, evaluating, images_of, labels_for, mean_and_error
 from vae.model import VAE
 
-DRAWS = 5000  # M, of z from q(z), at most: each is held against the posteriors of all images
+DRAWS = 5000  # M, draws of z from q(z), at most: each is evaluated under the posteriors of all images
 
 
 @dataclass(frozen=True)
@@ -49,17 +51,17 @@ class Aggregate:
 def aggregate(
     accelerator: Accelerator, model: VAE, part: Split, *, seed: int, split: str, progress: Progress
 ) -> Aggregate | None:
-    """Return what the aggregate posterior tells of a model (all ranks); None: q(z|x) has no density at any other z.
+    """Return how the KL of a model is made up (all ranks); None: q(z|x) has no density at the z of another image.
 
-    That is so with several stochastic layers, whose q depends on each other's z, and where labels are inferred: then
-    q(z|x) is a mixture over them.
+    It has none with several stochastic layers, whose q depend on each other's z, nor where labels are inferred: there
+    q(z|x) is a mixture over labels.
 
     Args:
         accelerator: the process group.
         model: the unwrapped model, on the device.
         part: N images, the same on every rank.
         seed, split: of the noise; z_i is the first draw that `importance.estimate` has for image i.
-        progress: is told after each chunk.
+        progress: is advanced after each chunk.
     """
     if model.classifier is not None:
         return None
@@ -100,21 +102,20 @@ def _log_aggregate(
 ) -> Tensor:
     """Return log q(z), (M,), float64, for this rank's z (M, D) (all ranks); no rank has more than `longest`."""
     log_sum = z.new_full((len(z),), -math.inf, dtype=torch.float64)
-    room = None
+    batch = None
     with progress.stage("q(z)", len(z) * len(part), "pairs"):
         for columns in chunks(slice(0, len(part))):
             q = model.encode(images_of(model, part, columns), labels_for(model, part, columns))
-            room = room or _room(accelerator, q)
-            for start in range(0, longest, room):
-                rows = slice(start, min(start + room, len(z)))
+            batch = batch or largest_batch(accelerator, _densities(q), few=2)
+            for start in range(0, longest, batch):
+                rows = slice(start, min(start + batch, len(z)))
                 terms = q.log_prob(z[rows, None]).double().logsumexp(1)
                 log_sum[rows] = torch.logaddexp(log_sum[rows], terms)
                 progress.advance(len(terms) * (columns.stop - columns.start))
     return log_sum - math.log(len(part))
 
 
-def _room(accelerator: Accelerator, q: torch.distributions.Distribution) -> int:
-    """Return how many z can be held against all of q at once, on each rank (all ranks)."""
+def _densities(q: Distribution) -> Callable[[int], Tensor]:
+    """Return the function that evaluates a number of z under all q."""
     z = q.mean[:1, None]
-    room = room_for(lambda count: q.log_prob(z.expand(count, 1, -1)), z.device, few=2)
-    return agreed(accelerator, room)
+    return lambda count: q.log_prob(z.expand(count, 1, -1))

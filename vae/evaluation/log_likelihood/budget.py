@@ -1,4 +1,4 @@
-"""The number of draws that fit in memory at once: measured on a few of them; and that it stays so."""
+"""The memory of an evaluation: the largest batch that fits, measured on a small one; free memory given back."""
 
 import ctypes
 from collections.abc import Callable
@@ -11,13 +11,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 MIB = 2**20
-ON_CPU = 128 * MIB  # what one pass may take there
-ON_CUDA = 4096 * MIB  # there, if a quarter of what is free is not less
-ALIVE = 8  # tensors of the largest one's size that may be alive at once
+CPU_BUDGET = 128 * MIB  # of one pass
+CUDA_BUDGET = 4096 * MIB  # of one pass, or a quarter of the free memory if that is less
+TENSORS_ALIVE = 8  # of the largest one's size, at once
 
 
 class _LargestTensor(TorchDispatchMode):
-    """Notes the largest tensor, in bytes, that any operation makes."""
+    """Notes the size, in bytes, of the largest tensor that any operation makes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,34 +35,30 @@ def _storages(tree: Any) -> list[torch.UntypedStorage]:
 
 
 def largest_tensor(compute: Callable[[], object]) -> int:
-    """Return the bytes of the largest tensor that a computation makes."""
+    """Return the size, in bytes, of the largest tensor that a computation makes."""
     with _LargestTensor() as largest:
         compute()
     return largest.bytes
 
 
-def room_for(compute: Callable[[int], object], device: torch.device, few: int = 64) -> int:
-    """Return of how many things a computation may be of at once, as memory allows; at least 1.
+def largest_batch(accelerator: Accelerator, compute: Callable[[int], object], few: int = 64) -> int:
+    """Return the largest batch that fits in each rank's memory, at least 1 (all ranks): all are to make equal steps.
 
     Args:
-        compute: does it for so many.
-        device: where.
-        few: how many it is tried with: enough for what does not grow with their number to be the smaller part.
+        accelerator: the process group.
+        compute: computes a batch of the given size on the device.
+        few: the size of the batch that is measured: large enough for memory to grow with it.
     """
-    available = ON_CPU
+    device, budget = accelerator.device, CPU_BUDGET
     if device.type == "cuda":
-        available = min(ON_CUDA, torch.cuda.mem_get_info(device)[0] // 4)
-    return max(1, available * few // (ALIVE * largest_tensor(lambda: compute(few))))
+        budget = min(CUDA_BUDGET, torch.cuda.mem_get_info(device)[0] // 4)
+    own = max(1, budget * few // (TENSORS_ALIVE * largest_tensor(lambda: compute(few))))
+    everyones = accelerator.gather(torch.tensor([own], device=device))
+    assert isinstance(everyones, Tensor)
+    return int(everyones.min())
 
 
-def agreed(accelerator: Accelerator, room: int) -> int:
-    """Return the least room that any rank has (all ranks): they are to make the same steps."""
-    rooms = accelerator.gather(torch.tensor([room], device=accelerator.device))
-    assert isinstance(rooms, Tensor)
-    return int(rooms.min())
-
-
-def give_back() -> None:
+def return_free_memory() -> None:
     """Give free memory back to the system, where the C library can: glibc keeps what lies below anything still in use.
 
     Without it an evaluation with 5,000 draws grew by up to 2 MB an image, with it not at all.

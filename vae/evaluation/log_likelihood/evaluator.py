@@ -73,10 +73,9 @@ def _prepare(loader: Loader, folder: Path, request: Request) -> Subject:
     opened = loader.open(folder)
     config, model, binarize = opened.config, opened.model, opened.config.data.binarize
     draw = None if binarize == "none" else config.run.seed if request.draw is None else request.draw
-    drawn = config.model_copy(update={"run": config.run.model_copy(update={"seed": draw or 0})})
-    data = loader.data(drawn)
+    data = loader.data(config, draw)
     if request.split == "train" and draw is not None:
-        data = with_drawn_training_set(data, draw)
+        data = data.binarize_training(draw)
     part = part_of(data, request.split, folder)
     how = estimated(data, binarize, model, replace(request, draw=draw), len(part))
     return Subject(folder, config, model, part, how, checkpoint_of(folder))
@@ -97,11 +96,6 @@ def estimated(data: DataSet, binarize: str, model: VAE, request: Request, exampl
     bound = BOUND if model.classifier is None else f"{BOUND}, each with every label y, over which w is summed"
     more = {"bound": bound, "samples": request.samples, "examples": examples, "draw": request.draw, "given": given}
     return how | more
-
-
-def with_drawn_training_set(data: DataSet, draw: int) -> DataSet:
-    """Return the data with the 0/1 pixels that a static run trains on (and a dynamic one in its first epoch)."""
-    return replace(data, train=data.train.binarized(draw, "train"))
 
 
 def assess(

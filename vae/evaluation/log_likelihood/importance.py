@@ -1,4 +1,4 @@
-"""log p(x) of each image by importance sampling, each rank doing its share."""
+"""log p(x) of each image by importance sampling; each rank evaluates its share of the images."""
 
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +11,7 @@ from torch import Tensor
 from vae.data.batches import share
 from vae.data.dataset import Split
 from vae.distributed.peers import Peers
-from vae.evaluation.log_likelihood.budget import agreed, give_back, room_for
+from vae.evaluation.log_likelihood.budget import largest_batch, return_free_memory
 from vae.evaluation.log_likelihood.progress import Progress
 from vae.evaluation.log_likelihood.weights import Draws, WeightSums, log_weights
 from vae.evaluation.passes import evaluating, images_of, labels_for
@@ -20,14 +20,14 @@ from vae.model import VAE
 
 @dataclass(frozen=True)
 class Estimates:
-    """Of each of N images, (N,), float64, on all ranks; nats unless something else is said.
+    """Estimates for each of N images, (N,), float64, on all ranks; nats unless another unit is named.
 
     Attributes:
         log_likelihood: log (1/K sum over k of w_k), on average a lower bound of log p(x) (Burda et al. 2016, eq. 8).
         elbo: the mean of log w_k.
         reconstruction: the mean of -log p(x|z_k).
         effective_sample_size: (sum of w_k)^2 / sum of w_k^2, from 1 to K (Kish 1965).
-        squared_error: of E[x|z] at z = E[z|x], mean over pixels and channels.
+        squared_error: squared error of E[x|z] at z = E[z|x], mean over pixels and channels.
     """
 
     log_likelihood: Tensor
@@ -50,7 +50,7 @@ def estimate(
 ) -> Estimates:
     """Return estimates from K draws of z ~ q(z|x) for each image (all ranks).
 
-    Draw k of image i has the same noise at any world size and in chunks of any size, and of any K above it.
+    The noise of draw k of image i depends neither on K nor on world size and chunks.
 
     Args:
         accelerator: the process group.
@@ -58,31 +58,32 @@ def estimate(
         part: N images, the same on every rank.
         samples: K.
         seed, split: of the noise.
-        progress: is told after each chunk.
-        at_once: draws in one pass, those of all its images together; None: as many as memory allows.
+        progress: is advanced after each pass.
+        at_once: draws in one pass, those of all its images together; None: as many as fit in memory.
     """
     rank, world_size = accelerator.process_index, accelerator.num_processes
     mine, longest = share(len(part), rank, world_size), math.ceil(len(part) / world_size)
     with evaluating(model), ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        at_once = at_once or _room(accelerator, model, part)
-        different = samples if model.noise_dim else 1  # of a q that is a point all draws are one
-        images, draws = min(max(1, at_once // different), longest), min(at_once, different)  # in a pass
+        at_once = at_once or _most_draws(accelerator, model, part)
+        times = 1 if model.noise_dim else samples  # where q is a point, all K draws are equal: one is made
+        draws = samples // times  # made for each image
+        images_a_pass, draws_a_pass = min(max(1, at_once // draws), longest), min(at_once, draws)
         found = []
         with progress.stage("log p(x)", (mine.stop - mine.start) * samples, "draws"):
-            for first in range(mine.start, mine.start + longest, images):  # all ranks make as many passes
-                block = _Block(model, part, range(first, min(first + images, mine.stop)), seed, split, pool)
-                for drawn in range(0, different, draws):
-                    times = samples // different
-                    block.draw(count := min(draws, different - drawn), times)
-                    progress.advance(count * times * len(block.rows))
+            for first in range(mine.start, mine.start + longest, images_a_pass):  # as many passes on each rank
+                rows = range(first, min(first + images_a_pass, mine.stop))
+                block = _Block(model, part, rows, seed, split, pool)
+                for made in range(0, draws, draws_a_pass):
+                    block.add(count := min(draws_a_pass, draws - made), times)
+                    progress.advance(count * times * len(rows))
                 found.append(block.estimates())
-                give_back()
+                return_free_memory()
     together = Peers(len(part), len(part), rank, world_size).gather(torch.cat(found))
     return Estimates(*together.unbind(1))
 
 
 class _Block:
-    """Some images, none of them where other ranks have one more, and what has been drawn for them."""
+    """A block of images with the sums of their draws; empty on a rank that has one image fewer than others."""
 
     def __init__(self, model: VAE, part: Split, rows: range, seed: int, split: str, pool: ThreadPoolExecutor):
         where = slice(rows.start, rows.stop)
@@ -91,8 +92,8 @@ class _Block:
         self._noise = Draws(seed, split, rows, model.noise_dim, pool)
         self._sums = WeightSums(len(rows), self.x.device)
 
-    def draw(self, count: int, times: int) -> None:
-        """Take in so many draws more of each image, each of them so many times, of which one may be more than 1."""
+    def add(self, count: int, times: int) -> None:
+        """Add `count` draws per image; each counts `times` times (one of the two is 1)."""
         if not self.rows:
             return
         noise = self._noise.next(count)
@@ -111,11 +112,11 @@ class _Block:
         return torch.stack(columns, 1)
 
 
-def _room(accelerator: Accelerator, model: VAE, part: Split) -> int:
-    """Return how many draws fit in memory at once, on each rank (all ranks)."""
+def _most_draws(accelerator: Accelerator, model: VAE, part: Split) -> int:
+    """Return the number of draws in one pass that fits in each rank's memory (all ranks)."""
     x, labels = images_of(model, part, slice(0, 1)), labels_for(model, part, slice(0, 1))
 
     def draw(count: int) -> object:
         return log_weights(model(x, x.new_zeros(1, count, model.noise_dim), labels), x)
 
-    return agreed(accelerator, room_for(draw, x.device))
+    return largest_batch(accelerator, draw)

@@ -1,4 +1,4 @@
-"""`python -m vae evaluate`: evaluates finished runs, keeps what comes out, and compares what may be compared."""
+"""`python -m vae evaluate`: evaluates finished runs, keeps the results, and compares those of one protocol."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,15 +22,15 @@ from vae.run.settings import find
 
 
 @dataclass(frozen=True)
-class Means:
-    """With what runs are evaluated; the numbers do not depend on it.
+class Resources:
+    """Devices, signals, batch size: they never change the numbers.
 
     Attributes:
-        environment: `os.environ`: what a launcher said.
+        environment: `os.environ`, in which a launcher describes the process.
         stop: notes signals.
         device: `auto`, `cpu` or `cuda`.
-        at_once: draws in one pass; None: as many as memory allows.
-        again: whether evaluations that are kept already are made again.
+        at_once: draws in one pass; None: as many as fit in memory.
+        again: whether to repeat evaluations that a run keeps already.
     """
 
     environment: Mapping[str, str]
@@ -40,33 +40,33 @@ class Means:
     again: bool = False
 
 
-def evaluate_runs(paths: Sequence[Path], request: Request, means: Means) -> Iterator[str]:
-    """Evaluate finished runs, one after another, and yield what there is to say (all ranks).
+def evaluate_runs(paths: Sequence[Path], request: Request, resources: Resources) -> Iterator[str]:
+    """Evaluate finished runs, one after another, and yield the lines to print (all ranks).
 
     Args:
-        paths: folders of runs, or of several.
-        request: what is wanted of all of them.
-        means: with what.
+        paths: run folders, or folders of runs.
+        request: the evaluation that all runs get.
+        resources: device, signals, batch size.
 
     Raises:
         InputError: a run cannot be evaluated, or several not by one protocol: found before any is evaluated.
-        Stopped: a signal has come; what was complete is kept.
+        Stopped: a signal has come; complete evaluations are kept.
     """
-    if means.device == "cuda" and not torch.cuda.is_available():
+    if resources.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: this machine has no CUDA device; use auto or cpu")
     subjects = prepare(find(paths), request)
     must_agree({subject.folder: subject.protocol for subject in subjects})
-    accelerator = launch.make_accelerator(means.device, "no", means.environment)
-    launch.set_threads(0, means.environment)
+    accelerator = launch.make_accelerator(resources.device, "no", resources.environment)
+    launch.set_threads(0, resources.environment)
     for subject in subjects:
         launch.on_main(accelerator, partial(results_file.must_be_writable, subject.folder))
     yield title([subject.protocol for subject in subjects])
     found: dict[Path, Kept] = {}
     for subject in subjects:
         look = partial(results_file.known, subject.folder, subject.protocol, subject.checkpoint)
-        known = None if means.again else launch.on_main(accelerator, look)
+        known = None if resources.again else launch.on_main(accelerator, look)
         yield f"{subject.folder}: {'evaluated already' if known else 'evaluating'}"
-        result = found[subject.folder] = known or _evaluated(accelerator, subject, request, means)
+        result = found[subject.folder] = known or _evaluated(accelerator, subject, request, resources)
         yield from in_full(result)
         if not known:
             launch.on_main(accelerator, partial(results_file.keep, subject.folder, result))
@@ -79,8 +79,8 @@ def compare_runs(paths: Sequence[Path], wanted: Protocol) -> Iterator[str]:
     """Yield a table for each protocol by which all of these runs have been evaluated with the weights they have now.
 
     Args:
-        paths: folders of runs, or of several.
-        wanted: keys of the protocol that are asked for, e.g. `samples`.
+        paths: run folders, or folders of runs.
+        wanted: the values that keys of the protocol must have, e.g. of `samples`.
 
     Raises:
         InputError: a run has not been evaluated so, or there is no protocol that all have in common.
@@ -103,9 +103,9 @@ def must_agree(protocols: Mapping[Path, Protocol]) -> None:
         raise InputError(f"{', '.join(map(str, protocols))}: not one protocol: {'; '.join(different)}; {hint}")
 
 
-def _evaluated(accelerator: Accelerator, subject: Subject, request: Request, means: Means) -> Kept:
+def _evaluated(accelerator: Accelerator, subject: Subject, request: Request, resources: Resources) -> Kept:
     try:
-        return assess(accelerator, subject, request, Progress(accelerator, means.stop), means.at_once)
+        return assess(accelerator, subject, request, Progress(accelerator, resources.stop), resources.at_once)
     except torch.OutOfMemoryError:
         raise InputError(
             "--batch: so many draws at once do not fit in the device's memory; give a smaller one"
@@ -113,7 +113,7 @@ def _evaluated(accelerator: Accelerator, subject: Subject, request: Request, mea
 
 
 def _kept_by(folder: Path, wanted: Protocol) -> list[Kept]:
-    """Return the evaluations of a run that are asked for; raises `InputError` if there is none."""
+    """Return the evaluations of a run whose protocol has the wanted values; raises `InputError` if there is none."""
     must_be_finished(folder)
     checkpoint = results_file.checkpoint_of(folder)
     current = [one for one in results_file.read(folder) if one.checkpoint == checkpoint]

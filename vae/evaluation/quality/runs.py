@@ -15,7 +15,6 @@ from vae.data.dataset import DataSet, Split
 from vae.data.sources import load
 from vae.errors import InputError
 from vae.evaluation import results_file, visible
-from vae.evaluation.log_likelihood.evaluator import with_drawn_training_set
 from vae.evaluation.quality import text
 from vae.evaluation.quality.classifier import FEATURES
 from vae.evaluation.quality.measures import Seen, entropy, see
@@ -95,7 +94,7 @@ def _subject(loader: Loader, folder: Path, count: int | None, *, draws: bool) ->
     real = whole
     if draws and opened.config.data.binarize != "none":
         seed = opened.config.run.seed
-        real = with_drawn_training_set(whole.binarize_evaluation(seed), seed)
+        real = whole.binarize_evaluation(seed).binarize_training(seed)
     test, train = (
         part[randomness.permutation(len(part), 0, f"quality/{name}")[:chosen]]
         for name, part in (("test", real.test), ("train", real.train))
