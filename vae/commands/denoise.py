@@ -2,13 +2,15 @@
 
 import argparse
 
-from vae.commands.parsing import add_first_images, add_images, add_run, data_of, output_of
+from vae.commands.parsing import add_first_images, add_images, add_output, add_run, add_seed, data_of, output_of
 from vae.commands.printing import print_lines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Take a run, images, and the noise."""
     add_run(parser)
+    add_seed(parser)
+    add_output(parser)
     add_images(parser)
     parser.add_argument("--noise", choices=["gaussian", "salt"], default="gaussian", help="added, or pixels 0 or 1")
     level = "standard deviation, or share of the pixels that are hit (default: 0.3)"

@@ -2,13 +2,15 @@
 
 import argparse
 
-from vae.commands.parsing import add_images, add_run, data_of, output_of
+from vae.commands.parsing import add_images, add_output, add_run, add_seed, data_of, output_of
 from vae.commands.printing import print_lines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Take a run and images."""
     add_run(parser)
+    add_seed(parser)
+    add_output(parser)
     add_images(parser)
 
 

@@ -3,7 +3,16 @@
 import argparse
 from pathlib import Path
 
-from vae.commands.parsing import add_first_images, add_images, add_run, at_least, data_of, output_of
+from vae.commands.parsing import (
+    add_first_images,
+    add_images,
+    add_output,
+    add_run,
+    add_seed,
+    at_least,
+    data_of,
+    output_of,
+)
 from vae.commands.printing import print_lines
 from vae.errors import InputError
 
@@ -11,6 +20,8 @@ from vae.errors import InputError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Take a run, images, their missing pixels, and how these are filled in."""
     add_run(parser)
+    add_seed(parser)
+    add_output(parser)
     add_images(parser)
     missing = parser.add_mutually_exclusive_group()
     block = "missing rectangle in pixels (default: the lower half)"

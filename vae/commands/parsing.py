@@ -56,11 +56,18 @@ def add_runs(parser: argparse.ArgumentParser) -> None:
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-    """Let a command take one finished run, a seed and a folder for files."""
+    """Let a command take one finished run."""
     parser.add_argument("run", metavar="RUN", type=Path, help="a finished run's folder, e.g. runs/mnist")
-    parser.add_argument(
-        "--seed", type=at_least(0), default=0, metavar="S", help="of everything that is drawn (default: 0)"
-    )
+
+
+def add_seed(parser: argparse.ArgumentParser) -> None:
+    """Let a command take a seed."""
+    of_all = "of everything that is drawn (default: 0)"
+    parser.add_argument("--seed", type=at_least(0), default=0, metavar="S", help=of_all)
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """Let a command take a folder for files."""
     parser.add_argument("--output", type=Path, metavar="FOLDER", help=f"where files go (default: RUN/{USES})")
 
 
@@ -89,5 +96,5 @@ def data_of(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def output_of(args: argparse.Namespace) -> Path:
-    """Return the folder for files, of `add_run`."""
+    """Return the folder for files, by the arguments of `add_run` and `add_output`."""
     return args.output or args.run / USES

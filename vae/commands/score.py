@@ -3,7 +3,7 @@
 import argparse
 import os
 
-from vae.commands.parsing import add_device, add_images, add_run, at_least, data_of, output_of
+from vae.commands.parsing import add_device, add_images, add_output, add_run, add_seed, at_least, data_of, output_of
 from vae.commands.printing import print_line, print_lines
 from vae.distributed import startup
 from vae.distributed.signals import StopRequest
@@ -12,6 +12,8 @@ from vae.distributed.signals import StopRequest
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Take a run, images, others to hold against them, and how log p(x) is estimated."""
     add_run(parser)
+    add_seed(parser)
+    add_output(parser)
     add_images(parser)
     against = "also score these, and draw how well log p(x) tells them from the first, e.g. FashionMNIST"
     parser.add_argument("--against", metavar="NAME_OR_NPZ", help=against)
