@@ -215,7 +215,7 @@ def test_a_world_size_that_cannot_be_is_a_failure(
     doctor: Doctor, monkeypatch: pytest.MonkeyPatch, size: str, name: str, says: str
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", size)
-    monkeypatch.setattr("vae.distributed.launch.abandon", lambda _: None)  # would end this process
+    monkeypatch.setattr("vae.distributed.ending.abandon", lambda _: None)  # would end this process
     done = doctor()
     assert done.code == 1
     assert levels(done.out)[name] == "failure"

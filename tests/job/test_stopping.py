@@ -266,18 +266,19 @@ def test_when_a_rank_hangs_the_others_name_it_and_end_after_the_time_set(start: 
 FROZEN_RANK_0 = """
 import os, signal, time
 from accelerate import Accelerator
-from vae.distributed import launch
-from vae.distributed.watchdog import RankLostError, Watchdog
+from vae.distributed import ending
+from vae.distributed.watchdog import Watchdog
+from vae.errors import RankLostError
 
 accelerator = Accelerator(cpu=True)
 try:
-    with Watchdog(accelerator, 60, os.environ, end=launch.abandon).guarding():
+    with Watchdog(accelerator, 60, os.environ).guarding():
         if accelerator.process_index == 0:
             os.kill(os.getpid(), signal.SIGSTOP)
         time.sleep(2)  # until a sign of life waits for an answer
         raise RuntimeError("a collective's: connection closed by peer")
 except RankLostError as error:
-    launch.abandon(str(error))
+    ending.abandon(str(error))
 """
 
 

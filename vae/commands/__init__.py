@@ -1,1 +1,1 @@
-"""Arguments of the commands, one file a command; no torch until one runs."""
+"""Arguments of command lines, one file a command, turned into calls; torch is imported when a command runs."""

@@ -1,28 +1,40 @@
-"""The parser that all command lines share; imports no torch, so that a mistake in a command is reported at once."""
+"""The parser of all command lines, and the arguments that several of them share. Imports no torch."""
 
 import argparse
-from collections.abc import Callable, Mapping
-from typing import NoReturn
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
 
 from vae.errors import InputError
+from vae.run.contents import USES
+
+SPLITS = ("test", "train", "val")
+
+
+class Command(Protocol):
+    """A command: a module of this package, whose docstring is the command's help."""
+
+    __doc__: str | None
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Let the parser take the command's arguments."""
+        ...
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Do what the arguments ask for and print what comes out; returns the exit code."""
+        ...
 
 
 class Parser(argparse.ArgumentParser):
-    """Arguments; what is wrong with them is said in one line."""
+    """A parser that says what is wrong with arguments in one line."""
 
     def error(self, message: str) -> NoReturn:
         """Raise `InputError` instead of printing the usage."""
         raise InputError(f"{message}; see {self.prog} --help")
 
 
-def add_configuration(parser: argparse.ArgumentParser, keys: str) -> None:
-    """Let a command take a configuration: `--config` and `key=value`; `keys` says where the keys are listed."""
-    parser.add_argument("--config", metavar="FILE", help="YAML that holds what differs from the defaults")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"any key {keys}, the value in YAML")
-
-
 def at_least(least: int) -> Callable[[str], int]:
-    """Return what reads an option's whole number, and refuses a smaller one."""
+    """Return a reader of an option's whole number that refuses a number below `least`."""
 
     def number(text: str) -> int:
         if not text.isdecimal() or int(text) < least:
@@ -32,7 +44,57 @@ def at_least(least: int) -> Callable[[str], int]:
     return number
 
 
-def speaks(environment: Mapping[str, str]) -> bool:
-    """Whether this process reports what all processes on this machine find out alike."""
-    first_task = environment.get("SLURM_LOCALID", "0") == "0"  # tasks with a GPU each are all LOCAL_RANK 0
-    return first_task and environment.get("LOCAL_RANK", "0") in ("0", "-1")
+def add_configuration(parser: argparse.ArgumentParser, keys: str) -> None:
+    """Let a command take a configuration: `--config` and `key=value`; `keys` says where the keys are listed."""
+    parser.add_argument("--config", metavar="FILE", help="YAML that holds what differs from the defaults")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"any key {keys}, the value in YAML")
+
+
+def add_runs(parser: argparse.ArgumentParser) -> None:
+    """Let a command take finished runs."""
+    parser.add_argument("paths", metavar="RUN", nargs="+", type=Path, help="finished runs, or folders of them")
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Let a command take one finished run."""
+    parser.add_argument("run", metavar="RUN", type=Path, help="a finished run's folder, e.g. runs/mnist")
+
+
+def add_seed(parser: argparse.ArgumentParser) -> None:
+    """Let a command take a seed."""
+    of_all = "of everything that is drawn (default: 0)"
+    parser.add_argument("--seed", type=at_least(0), default=0, metavar="S", help=of_all)
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """Let a command take a folder for files."""
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help=f"where files go (default: RUN/{USES})")
+
+
+def add_images(parser: argparse.ArgumentParser) -> None:
+    """Let a command take images: the run's own data set or another, and the part of it."""
+    parser.add_argument("--data", metavar="NAME_OR_NPZ", help="other data than the run's, as in data.name")
+    root = "folder that holds (or receives) what --data (or --against) names (default: the run's data.root)"
+    parser.add_argument("--data-root", metavar="FOLDER", help=root)
+    parser.add_argument("--split", choices=SPLITS, default="test", help="part of the data (default: test)")
+
+
+def add_first_images(parser: argparse.ArgumentParser) -> None:
+    """Let a command take the first images of a data set alone."""
+    parser.add_argument("--count", type=at_least(1), default=1000, metavar="N", help="the first images (default: 1000)")
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Let a command take the draws of one pass, and the device."""
+    parser.add_argument("--batch", type=at_least(1), metavar="N", help="draws at once (default: as memory allows)")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+
+
+def data_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments of `add_images`, by the names that functions of `vae.uses` give them."""
+    return {"data": args.data, "data_root": args.data_root, "split": args.split}
+
+
+def output_of(args: argparse.Namespace) -> Path:
+    """Return the folder for files, by the arguments of `add_run` and `add_output`."""
+    return args.output or args.run / USES

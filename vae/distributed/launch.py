@@ -3,10 +3,9 @@
 import gc
 import importlib
 import os
-import sys
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -18,7 +17,8 @@ from accelerate.utils import (
     broadcast_object_list,
 )
 
-from vae.errors import InputError
+from vae.distributed.ending import SHARED
+from vae.errors import InputError, RankLostError
 
 Result = TypeVar("Result")
 MIN_SECONDS_TO_MEET = 30.0  # processes that start together may take that long to import torch
@@ -28,8 +28,8 @@ LAUNCHERS_VARIABLES = ("LOCAL_RANK", "WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_
 _HOW_TO_LAUNCH = "start N processes with torchrun --nproc-per-node N (or accelerate launch), or unset WORLD_SIZE"
 
 
-class RendezvousError(RuntimeError):
-    """The processes of a job did not find each other."""
+class RendezvousError(RankLostError):
+    """The processes of a job did not find each other; each of them says so."""
 
 
 def make_accelerator(
@@ -143,13 +143,11 @@ def set_threads(threads: int, environment: Mapping[str, str]) -> int:
     return torch.get_num_threads()
 
 
-def on_main(accelerator: Accelerator, action: Callable[[], Result], known: tuple[type[Exception], ...] = ()) -> Result:
+def on_main(accelerator: Accelerator, action: Callable[[], Result]) -> Result:
     """Run `action` on the main process and give its result, or what it raised, to all of them (all ranks).
 
-    Args:
-        accelerator: the process group.
-        action: what to do.
-        known: exceptions, beside `InputError`, that all ranks raise as they are; others become a `RuntimeError`.
+    An error that one line says (`vae.errors`) is raised on all ranks as it is; on the other ranks any other error
+    becomes a `RuntimeError`.
     """
     outcome: list[Any] = [None, None]
     failure: Exception | None = None
@@ -158,11 +156,8 @@ def on_main(accelerator: Accelerator, action: Callable[[], Result], known: tuple
             outcome = [action(), None]
         except Exception as error:  # the others wait for an answer, whatever it is
             failure = error
-            as_it_is = isinstance(error, (InputError, *known))
-            outcome = [
-                None,
-                error if as_it_is else RuntimeError(f"on the main process: {type(error).__name__}: {error}"),
-            ]
+            unknown = RuntimeError(f"on the main process: {type(error).__name__}: {error}")
+            outcome = [None, error if isinstance(error, SHARED) else unknown]
     broadcast_object_list(outcome)
     if failure or outcome[1]:
         raise failure or outcome[1]
@@ -181,12 +176,3 @@ def leave() -> None:
     if PartialState._shared_state:
         PartialState().destroy_process_group()
         AcceleratorState._reset_state(reset_partial_state=True)
-
-
-def abandon(message: str | None) -> NoReturn:
-    """End this process at once with exit code 1, after a message if there is one: the group has lost a member."""
-    sys.stdout.flush()
-    if message:
-        sys.stderr.write(f"{message}\n")
-    sys.stderr.flush()
-    os._exit(1)

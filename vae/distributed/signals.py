@@ -10,8 +10,10 @@ import threading
 import time
 from collections.abc import Mapping
 
+from vae.distributed.ending import INTERRUPTED, exit_code_of_signal
+from vae.errors import Stopped
+
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-REQUEUE_ME, INTERRUPTED = 85, 130  # exit codes: stopped after saving; the same, from the keyboard
 # A start that has come no further so long after the signal is given up: it has nothing to save. With several processes
 # it is better to come as far as telling the others.
 STARTUP_SECONDS, STARTUP_SECONDS_TOGETHER = 8.0, 25.0
@@ -19,29 +21,8 @@ DEBOUNCE_SECONDS = 0.5  # a keyboard and a launcher may both deliver the same Ct
 POLL_SECONDS = 1.0
 
 
-class Stopped(Exception):  # noqa: N818 (not an error)
-    """A signal stopped the run, on all ranks together.
-
-    Args:
-        signum: the signal.
-        where: what the user should know: what is saved and how to go on.
-    """
-
-    def __init__(self, signum: int, where: str):
-        super().__init__(signum, where)
-        self.signum, self.where, self.exit_code = signum, where, exit_code(signum)
-
-    def __str__(self) -> str:
-        return f"{signal.Signals(self.signum).name}: {self.where}"
-
-
-def exit_code(signum: int) -> int:
-    """Return the exit code of a job that this signal stopped."""
-    return INTERRUPTED if signum == signal.SIGINT else REQUEUE_ME
-
-
 class StopRequest:
-    """Whether a signal has asked this process to stop; `signum` is the first one that did, else 0.
+    """A request to stop, made by a signal to this process; `signum` is the first such signal, 0 before there is one.
 
     A thread reads the signals from a pipe that the interpreter's own handler writes, so that they are noted also while
     the main thread waits for another rank. A second SIGINT ends the process at once.
@@ -96,4 +77,4 @@ class StopRequest:
                 launcher = 0
                 self.note(signal.SIGTERM)
             if self.signum and not self._watched and time.monotonic() > self._noted_at + self._patience:
-                os._exit(exit_code(self.signum))
+                os._exit(exit_code_of_signal(self.signum))

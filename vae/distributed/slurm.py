@@ -6,6 +6,8 @@ Standard library only: it is used before torch is imported.
 import re
 from collections.abc import Mapping
 
+from vae.errors import InputError
+
 FIRST_PORT, PORTS = 20_000, 10_000  # below the ports that operating systems hand out by themselves (32768 and up)
 
 
@@ -19,7 +21,7 @@ def process_environment(environment: Mapping[str, str]) -> dict[str, str]:
         environment: `os.environ`.
 
     Raises:
-        ValueError: a variable of SLURM's is missing or is not what SLURM writes; the message is one line.
+        InputError: a variable of SLURM's is missing or is not what SLURM writes; the message is one line.
     """
     if "RANK" in environment or "SLURM_STEP_NUM_TASKS" not in environment:
         return {}
@@ -29,7 +31,7 @@ def process_environment(environment: Mapping[str, str]) -> dict[str, str]:
     node, counts = _number(environment, "SLURM_NODEID"), _text(environment, "SLURM_STEP_TASKS_PER_NODE")
     tasks_by_node = expand_counts(counts)
     if node >= len(tasks_by_node):
-        raise ValueError(f"SLURM_STEP_TASKS_PER_NODE = {counts}: says nothing of node {node}")
+        raise InputError(f"SLURM_STEP_TASKS_PER_NODE = {counts}: says nothing of node {node}")
     local_rank, tasks_here = _number(environment, "SLURM_LOCALID"), tasks_by_node[node]
     if _sees_its_own_gpu_only(environment, tasks_here):
         local_rank, tasks_here = 0, 1  # to such a task its GPU is number 0 of 1
@@ -48,7 +50,7 @@ def expand_nodes(names: str) -> list[str]:
     """Return the host names in SLURM's short form, e.g. `n[01-03,07],login` -> n01, n02, n03, n07, login.
 
     Raises:
-        ValueError: it is not such a list.
+        InputError: it is not such a list.
     """
     groups = re.split(r",(?![^\[]*\])", names)  # at the commas outside brackets
     return [name for group in groups for name in _expand_group(group, names)]
@@ -58,27 +60,27 @@ def expand_counts(counts: str) -> list[int]:
     """Return one number for each node from SLURM's short form, e.g. `2(x3),1` -> 2, 2, 2, 1.
 
     Raises:
-        ValueError: it is not such a list.
+        InputError: it is not such a list.
     """
     expanded: list[int] = []
     for group in counts.split(","):
         match = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", group)
         if match is None:
-            raise ValueError(f"SLURM_STEP_TASKS_PER_NODE = {counts}: not a list of counts")
+            raise InputError(f"SLURM_STEP_TASKS_PER_NODE = {counts}: not a list of counts")
         expanded += [int(match[1])] * int(match[2] or 1)
     return expanded
 
 
 def _text(environment: Mapping[str, str], name: str) -> str:
     if name not in environment:
-        raise ValueError(f"{name}: not set in a SLURM step of several tasks; start the job with srun")
+        raise InputError(f"{name}: not set in a SLURM step of several tasks; start the job with srun")
     return environment[name]
 
 
 def _number(environment: Mapping[str, str], name: str) -> int:
     text = _text(environment, name)
     if not text.isdecimal():
-        raise ValueError(f"{name} = {text}: not a number")
+        raise InputError(f"{name} = {text}: not a number")
     return int(text)
 
 
@@ -100,7 +102,7 @@ def _expand_group(group: str, names: str) -> list[str]:
     """Return the names in one group: text, then perhaps numbers in brackets and more of the same."""
     match = re.fullmatch(r"([^\[\]]*)(?:\[([^\[\]]+)\](.*))?", group)
     if match is None or not group:
-        raise ValueError(f"SLURM_STEP_NODELIST = {names}: not a list of nodes")
+        raise InputError(f"SLURM_STEP_NODELIST = {names}: not a list of nodes")
     before, numbers, after = match.groups()
     if numbers is None:
         return [before]
@@ -115,6 +117,6 @@ def _expand_numbers(numbers: str, names: str) -> list[str]:
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
         first, last = (match[1], match[2] or match[1]) if match else ("1", "0")
         if int(first) > int(last):
-            raise ValueError(f"SLURM_STEP_NODELIST = {names}: {part!r} is not a number or range")
+            raise InputError(f"SLURM_STEP_NODELIST = {names}: {part!r} is not a number or range")
         expanded += [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
     return expanded

@@ -19,7 +19,7 @@ def begin(environment: MutableMapping[str, str], stop: StopRequest) -> None:
         stop: notes signals from now on.
 
     Raises:
-        ValueError: a variable of SLURM's cannot be used; the message is one line.
+        InputError: a variable of SLURM's cannot be used.
     """
     environment.update(slurm.process_environment(environment))
     stop.install(environment)

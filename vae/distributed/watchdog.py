@@ -6,34 +6,23 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import NoReturn
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
+from vae.distributed.ending import abandon
+from vae.errors import RankLostError
+
 BEATS_TO_MISS = 3  # in a row, before a rank is called missing
-
-
-class RankLostError(RuntimeError):
-    """Another rank is gone: this one cannot go on, and cannot wait for the others to agree.
-
-    Args:
-        message: which rank is missing.
-        speaks: whether this rank reports it, for all that are left.
-    """
-
-    def __init__(self, message: str, *, speaks: bool):
-        super().__init__(message)
-        self.speaks = speaks
 
 
 @dataclass
 class Peer:
-    """What is known of another rank: where it runs, the last step it began, and when it was last heard of."""
+    """Another rank: the place it runs at, the last step it began, and the time it was last heard of."""
 
     where: str = "not heard of yet"
     step: int = 0
@@ -51,22 +40,13 @@ class Watchdog:
         accelerator: the process group.
         timeout: seconds without progress.
         environment: `os.environ`: MASTER_ADDR, which is rank 0's host.
-        end: ends the process at once, with a message on one of the ranks.
     """
 
-    def __init__(
-        self,
-        accelerator: Accelerator,
-        timeout: float,
-        environment: Mapping[str, str],
-        *,
-        end: Callable[[str | None], NoReturn],
-    ):
+    def __init__(self, accelerator: Accelerator, timeout: float, environment: Mapping[str, str]):
         self.rank, self.world_size, self.timeout = accelerator.process_index, accelerator.num_processes, timeout
         # a second, or more in a large world: each rank reads all others
         self.interval = min(max(1.0, self.world_size / 64), timeout / 10)
         self._patience = max(1.0, self.interval)  # with the store
-        self._end = end
         self.step, self._moved_at, self._over = 0, time.monotonic(), threading.Event()
         if self.world_size > 1:
             self._begin(accelerator, environment["MASTER_ADDR"])
@@ -154,7 +134,7 @@ class Watchdog:
             if time.monotonic() > self._moved_at + self.timeout:
                 waited = f"rank {self.rank}: no progress for train.timeout = {self.timeout:g} s at step {self.step:,}"
                 # the main thread may be inside a collective that nothing else ends
-                self._end(f"{waited}: {self._describe()}" if self.speaks else None)
+                abandon(f"{waited}: {self._describe()}" if self.speaks else None)
 
     def _missing(self) -> list[int]:
         """Return the ranks of which nothing was heard for a while; if rank 0 is silent nothing is known of others."""
@@ -171,7 +151,7 @@ class Watchdog:
 
     @property
     def speaks(self) -> bool:
-        """Whether this rank reports what all those that are left find out alike: the first of them."""
+        """True on the first of the ranks that are left: it reports what they all find out alike."""
         missing = self._missing()
         return self.rank == next(rank for rank in range(self.world_size) if rank not in missing)
 

@@ -8,13 +8,15 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from vae.errors import JobError
+
 # what a rank adds up between two logging points, and behind it an objective's extra terms; checkpoints hold such rows
 SUMS = ("loss", "reconstruction", "kl", "examples", "grad_norm", "steps", "skipped")
 FAULT = ("step", "reconstruction", "kl")  # of the first bad update; and the extra terms
 MAX_SKIPPED = 1000  # a run that skips so many steps in a row will not recover
 
 
-class NonFiniteError(RuntimeError):
+class NonFiniteError(JobError):
     """A loss or gradient was not finite; raised on all ranks together, the weights are those from before `step`."""
 
     def __init__(self, step: int, term: str, checkpoint: str | None = None):

@@ -3,7 +3,7 @@
 from typing import Any
 
 from vae.data.dataset import DataSet, Split
-from vae.errors import InputError
+from vae.errors import Argument, ArgumentError
 from vae.families.likelihoods import Likelihood
 
 
@@ -17,7 +17,8 @@ def part_of(data: DataSet, split: str, whose: object = "the run") -> Split:
     """
     part = {"train": data.train, "val": data.val, "test": data.test}[split]
     if part is None:
-        raise InputError(f"--split {split}: {whose} has held out nothing (data.val_size = 0); use test or train")
+        problem = f"{whose} has held out nothing (data.val_size = 0); use test or train"
+        raise ArgumentError(Argument("split"), f" {split}: {problem}")
     return part
 
 

@@ -12,9 +12,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from vae.config import Config, differences, load, to_yaml
-from vae.distributed.signals import Stopped
 from vae.engine import NonFiniteError
-from vae.errors import InputError
+from vae.errors import InputError, Stopped
 from vae.files import write_text
 from vae.run import checkpoint
 from vae.run.contents import CHECKPOINTS, CONFIG, LOCK, RUNS, STARTS, SUMMARY, read_summary

@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vae.engine import Engine
 from vae.errors import InputError
+from vae.model import VAE
 from vae.run import checkpoint
 
 FORMAT = 2  # of a run's and an engine's state in a checkpoint; 1 had the optimizer's settings in it
@@ -53,6 +55,26 @@ class RunState:
     def keep(self) -> list[str]:
         """Names of the checkpoints that are not pruned however old they are."""
         return [self.best["checkpoint"]] if self.best else []
+
+
+def resume(start: Path | None, vae: VAE, engine: Engine, *, total_steps: int, fingerprint: str) -> RunState:
+    """Return the state of a run, after model and engine have been given theirs from a checkpoint.
+
+    Args:
+        start: the checkpoint's folder; None: the run begins at step 0.
+        vae: the unwrapped model.
+        engine: the engine that goes on.
+        total_steps, fingerprint: as for `restore`.
+
+    Raises:
+        InputError: the checkpoint is another model's, or `restore` refuses it.
+    """
+    if start is None:
+        return RunState()
+    checkpoint.load_weights(start, vae)
+    state, engine_state = restore(start, total_steps, fingerprint)
+    engine.load_state_dict(engine_state)
+    return state
 
 
 def restore(start: Path, total_steps: int, fingerprint: str) -> tuple[RunState, dict[str, Any]]:

@@ -15,7 +15,8 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from vae.distributed import launch
-from vae.distributed.signals import INTERRUPTED, REQUEUE_ME, StopRequest, exit_code
+from vae.distributed.ending import INTERRUPTED, REQUEUE_ME, exit_code_of_signal
+from vae.distributed.signals import StopRequest
 from vae.sweep.members import Member, Sweep
 from vae.sweep.status import Desk, State, Status, recorded
 
@@ -232,7 +233,7 @@ class Runner:
             self._say("the same command with --retry starts the failed ones again")
         if self.stop.signum:
             self._say("the same command continues")
-            return exit_code(self.stop.signum)
+            return exit_code_of_signal(self.stop.signum)
         if elsewhere := self._all("waiting"):
             self._say(f"{len(elsewhere)} run elsewhere")
         return 1 if failed or blocked else 0

@@ -11,18 +11,20 @@ SHOWN = 10
 
 
 class Profiler:
-    """Traces calls of an engine.
+    """Traces calls of an engine, or none.
 
     Args:
         folder: the run's folder; the trace goes to `profile/` in it.
-        calls: how many are traced, after the first few.
+        calls: the number that is traced, after the first few; 0: nothing is traced.
         device: `cpu` or `cuda`.
         say: prints a line.
     """
 
     def __init__(self, folder: Path, calls: int, device: str, say: Callable[[str], None]):
         self.folder, self.device, self._say = folder / PROFILE, device, say
-        self._seen, self._last, self._steps = 0, WARM_UP_CALLS + calls, 0
+        self._seen, self._last, self._steps = 0, WARM_UP_CALLS + calls if calls else 0, 0
+        if not calls:
+            return
         self._profile = profile(
             activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])],
             schedule=schedule(wait=0, warmup=WARM_UP_CALLS, active=calls, repeat=1),

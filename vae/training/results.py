@@ -11,7 +11,7 @@ import torch
 
 from vae.config import Config
 from vae.data.dataset import DataSet
-from vae.distributed.signals import Stopped
+from vae.errors import Stopped
 from vae.evaluation import LatentMeasures, embedding, measure_latents, protocol
 from vae.evaluation.latents_file import kept
 from vae.files import write_text

@@ -11,13 +11,14 @@ from accelerate import Accelerator
 
 from vae.distributed.launch import on_main
 from vae.engine import Engine
+from vae.errors import JobError
 from vae.model import VAE
 from vae.run import checkpoint
 from vae.run.state import FORMAT, RunState
 from vae.training.tracking import Stopwatch, Tracker
 
 
-class SaveError(RuntimeError):
+class SaveError(JobError):
     """The last checkpoint could not be saved; raised on all ranks together."""
 
 
@@ -47,7 +48,7 @@ class Saver:
     ):
         self.accelerator, self.folder, self.model, self.engine = accelerator, folder, model, engine
         self.tracker, self.fingerprint = tracker, fingerprint
-        self.step = step  # of the last save, whether or not it came to be
+        self.step = step  # of the last save, whether or not it reached the disk; a new run has nothing to save
         self._saves, self._waited_seconds, self._cpu_seconds = 0, 0.0, 0.0
         if accelerator.is_main_process:
             self._snapshot = copy.deepcopy(model).cpu()
@@ -56,7 +57,9 @@ class Saver:
             self._problem: OSError | None = None
 
     def save(self, state: RunState, watch: Stopwatch) -> None:
-        """Save the run as it is now (all ranks); returns before it is on the disk."""
+        """Save the run as it is now, unless this step is saved (all ranks); returns before it is on the disk."""
+        if state.step == self.step:
+            return
         started = time.perf_counter()
         state.train_seconds, state.logged_seconds = watch.seconds, watch.lap_started
         parts = {"engine": self.engine.state_dict(), "run": asdict(state), "data": self.fingerprint}

@@ -1,133 +1,267 @@
-"""What the commands do: each yields what there is to say, last the files that it has written."""
+"""Actions on the model of a finished run that need one process: encode, sample, interpolate, impute, denoise."""
 
-import argparse
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from vae import figures
 from vae.data import randomness
 from vae.data.batches import to_unit_interval
-from vae.data.dataset import Split
-from vae.errors import InputError
-from vae.evaluation import evaluating, images_of, labels_for, visible
-from vae.evaluation.encoding import encode
-from vae.run.contents import USES
-from vae.run.finished import Loader, Opened
+from vae.errors import Argument, ArgumentError
+from vae.evaluation import encoding, evaluating, visible
+from vae.evaluation.encoding import Codes
+from vae.run.finished import Loader
 from vae.run.outputs import save_arrays, save_figure
-from vae.uses import inputs
+from vae.uses import repair
 from vae.uses.generation import slerp
-from vae.uses.repair import denoise, impute
+from vae.uses.inputs import Block, Images, missing_pixels, open_images
+from vae.uses.repair import Repaired
 
-Lines = Iterator[object]
+Files = tuple[Path, ...]
 
 
-def run_encode(args: argparse.Namespace) -> Lines:
-    """Write codes and a picture of them."""
-    opened, data, part = inputs.images(args)
-    codes = encode(opened.model, part)
+@dataclass(frozen=True)
+class Encoded:
+    """Codes of a data set, and the files that hold them."""
+
+    codes: Codes
+    files: Files
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """New images (N, C, H, W) in [0, 1], and the files that hold them."""
+
+    images: Tensor
+    files: Files
+
+
+@dataclass(frozen=True)
+class Interpolated:
+    """Decoded paths between pairs of images.
+
+    Attributes:
+        straight, spherical: P paths of S images each, (P, S, C, H, W): along straight lines, and along arcs.
+        files: the picture.
+    """
+
+    straight: Tensor
+    spherical: Tensor
+    files: Files
+
+
+@dataclass(frozen=True)
+class Mended:
+    """Images of a data set that were damaged and made whole again.
+
+    Attributes:
+        original: the whole images, (N, C, H, W) in [0, 1].
+        outcome: the damaged images, the repaired ones, and their errors.
+        files: the picture.
+    """
+
+    original: Tensor
+    outcome: Repaired
+    files: Files
+
+
+def encode(
+    run: str | Path,
+    *,
+    data: str | None = None,
+    data_root: str | None = None,
+    split: str = "test",
+    output: Path | None = None,
+) -> Encoded:
+    """Return the mean and standard deviation of q(z|x) for each image; written are an .npz and a picture of the plane.
+
+    Args:
+        run, data, data_root, split, output: as `vae.uses` describes them.
+
+    Raises:
+        InputError: the run or the data cannot be used, or a file cannot be written.
+    """
+    images = open_images(run, data=data, data_root=data_root, split=split)
+    codes = encoding.encode(images.model, images.part)
+    if output is None:
+        return Encoded(codes, ())
     points, shares = codes.plane()
     many = codes.mean.shape[1] > 2
     axes = [f"principal component {i} ({100 * share:.0f} % of the variance)" for i, share in enumerate(shares, start=1)]
     figure = figures.latent_scatter(
-        points, part.labels, class_names=data.class_names, axis_names=axes if many else ("$z_1$", "$z_2$")
+        points,
+        images.part.labels,
+        class_names=images.data.class_names,
+        axis_names=axes if many else ("$z_1$", "$z_2$"),
     )
-    file = f"{data.name}-{args.split}"
-    yield save_arrays(_file(args, f"{file}.npz"), codes.arrays())
-    yield save_figure(_file(args, f"{file}.png"), figure)
+    stem = f"{images.data.name}-{split}"
+    arrays, picture = output / f"{stem}.npz", output / f"{stem}.png"
+    return Encoded(codes, (save_arrays(arrays, codes.arrays()), save_figure(picture, figure)))
 
 
-def run_sample(args: argparse.Namespace) -> Lines:
-    """Write samples.npz and samples.png."""
-    model, labels = Loader().open(args.run).model, None
-    if args.label is not None:
+def sample(
+    run: str | Path, *, count: int = 64, label: int | None = None, seed: int = 0, output: Path | None = None
+) -> Sampled:
+    """Return the means of p(x|z) for z drawn from the prior; written are samples.npz and samples.png.
+
+    Args:
+        run, seed, output: as `vae.uses` describes them.
+        count: images.
+        label: of a model that sees labels, the class of all images; None: the classes take turns.
+
+    Raises:
+        InputError: the run or the label cannot be used, or a file cannot be written.
+    """
+    model, labels = Loader().open(Path(run)).model, None
+    if label is not None:
         if not model.sees_labels:
-            raise InputError(f"--label {args.label}: {args.run} holds a model that sees no labels")
-        if not 0 <= args.label < model.classes:
-            raise InputError(f"--label {args.label}: must be one of 0 to {model.classes - 1}")
-        labels = torch.full((args.count,), args.label)
-    noise = randomness.normal(args.count, model.draw_dim, args.seed, "samples").to(next(model.parameters()))
+            raise ArgumentError(Argument("label"), f" {label}: {run} holds a model that sees no labels")
+        if not 0 <= label < model.classes:
+            raise ArgumentError(Argument("label"), f" {label}: must be one of 0 to {model.classes - 1}")
+        labels = torch.full((count,), label)
+    noise = randomness.normal(count, model.draw_dim, seed, "samples").to(next(model.parameters()))
     with evaluating(model):
-        images = model.sample(noise=noise, labels=labels)
-    yield save_arrays(_file(args, "samples.npz"), {"images": images.float().clamp(0, 1).numpy()})
-    yield save_figure(_file(args, "samples.png"), figures.samples(visible(images[:256])))
+        images = model.sample(noise=noise, labels=labels).float().clamp(0, 1)
+    if output is None:
+        return Sampled(images, ())
+    arrays = save_arrays(output / "samples.npz", {"images": images.numpy()})
+    return Sampled(images, (arrays, save_figure(output / "samples.png", figures.samples(visible(images[:256])))))
 
 
-def run_interpolate(args: argparse.Namespace) -> Lines:
-    """Write interpolation.png."""
-    opened, _, part = inputs.images(args)
-    if len(part) < 2 * args.pairs:
-        raise InputError(f"--pairs {args.pairs}: needs {2 * args.pairs} images, and there are {len(part)}")
-    rows: dict[str, Tensor] = {}
-    with evaluating(opened.model):
-        for pair in range(args.pairs):
-            own = slice(2 * pair, 2 * pair + 2)
-            ends, labels = images_of(opened.model, part, own), labels_for(opened.model, part, own)
+def interpolate(
+    run: str | Path,
+    *,
+    data: str | None = None,
+    data_root: str | None = None,
+    split: str = "test",
+    pairs: int = 4,
+    steps: int = 10,
+    output: Path | None = None,
+) -> Interpolated:
+    """Return decoded paths between the codes of the first pairs of images; written is interpolation.png.
+
+    Args:
+        run, data, data_root, split, output: as `vae.uses` describes them.
+        pairs: paths of each kind.
+        steps: images on a path, both ends included.
+
+    Raises:
+        InputError: the run or the data cannot be used, there are too few images, or the file cannot be written.
+    """
+    images = open_images(run, data=data, data_root=data_root, split=split)
+    if len(images.part) < 2 * pairs:
+        problem = f"needs {2 * pairs} images, and there are {len(images.part)}"
+        raise ArgumentError(Argument("pairs"), f" {pairs}: {problem}")
+    paths: dict[str, list[Tensor]] = {"straight": [], "spherical": []}
+    with evaluating(images.model):
+        for pair in range(pairs):
+            (first, last), labels = images.rows(slice(2 * pair, 2 * pair + 2))
             for name, path in (("straight", torch.lerp), ("spherical", slerp)):
-                images = opened.model.interpolate(*ends, steps=args.steps, labels=labels, path=path)
-                rows[f"pair {pair + 1}, {name}"] = visible(images)
-    figure = figures.images_by_setting("Interpolation", "mean of p(x|z) between the codes of two images", rows)
-    yield save_figure(_file(args, "interpolation.png"), figure)
+                paths[name].append(images.model.interpolate(first, last, steps=steps, labels=labels, path=path))
+    files = () if output is None else (_draw_paths(output / "interpolation.png", paths),)
+    return Interpolated(torch.stack(paths["straight"]), torch.stack(paths["spherical"]), files)
 
 
-def run_impute(args: argparse.Namespace) -> Lines:
-    """Write imputation.png; says the errors."""
-    opened, _, part = inputs.images(args)
-    x, labels = _first(args, opened, part)
-    missing = inputs.missing_pixels(args, tuple(x.shape))
-    mean_image = _mean_image(opened.data.train.images, x.dtype)
-    how = {"sweeps": args.sweeps, "draw": not args.mean, "seed": args.seed, "labels": labels}
-    done = impute(opened.model, x, missing, mean_image, **how)  # pyright: ignore[reportArgumentType]
-    grey = missing.expand_as(x)
-    shown = {"original": x, "missing": x.masked_fill(grey, 0.5), "imputed": done.repaired, "mean image": done.damaged}
-    path = _save_rows(args, "imputation.png", "Missing pixels filled in", shown)
-    kind = "E[z|x] iterated" if args.mean else "z ~ q(z|x), averaged over the second half"
-    yield f"root mean squared error of the missing pixels of {len(x):,} images ({args.sweeps} sweeps, {kind}):"
-    yield f"  imputed {done.error:.4f}, mean image {done.baseline:.4f}"
-    yield path
+def impute(
+    run: str | Path,
+    *,
+    data: str | None = None,
+    data_root: str | None = None,
+    split: str = "test",
+    block: Block | None = None,
+    mask: np.ndarray | str | Path | None = None,
+    sweeps: int = 100,
+    draw: bool = True,
+    count: int = 1000,
+    seed: int = 0,
+    output: Path | None = None,
+) -> Mended:
+    """Return images whose missing pixels are filled in, see `vae.uses.repair.impute`; written is imputation.png.
+
+    Args:
+        run, data, data_root, split, seed, output: as `vae.uses` describes them.
+        block, mask: the missing pixels, see `vae.uses.inputs.missing_pixels`.
+        sweeps: encodings of each image.
+        draw: true: z ~ q(z|x); false: z = E[z|x].
+        count: the first images of the data.
+
+    Raises:
+        InputError: the run, the data or the mask cannot be used, or the file cannot be written.
+    """
+    images = open_images(run, data=data, data_root=data_root, split=split)
+    x, labels = images.rows(slice(0, count))
+    missing = missing_pixels(tuple(x.shape), block, mask)
+    mean_image = _mean_image(images)
+    how = {"sweeps": sweeps, "draw": draw, "seed": seed}
+    done = repair.impute(images.model, x, missing, mean_image, **how, labels=labels)
+    rows = {
+        "original": x,
+        "missing": x.masked_fill(missing.expand_as(x), 0.5),
+        "imputed": done.repaired,
+        "mean image": done.damaged,
+    }
+    return _with_picture(done, x, output, "imputation.png", "Missing pixels filled in", rows)
 
 
-def run_denoise(args: argparse.Namespace) -> Lines:
-    """Write denoising.png; says the errors."""
-    if not 0 < args.level <= (1 if args.noise == "salt" else 10):
-        raise InputError(f"--level {args.level:g}: must be above 0, and of salt at most 1")
-    opened, _, part = inputs.images(args)
-    x, labels = _first(args, opened, part)
-    done = denoise(opened.model, x, kind=args.noise, level=args.level, seed=args.seed, labels=labels)
-    shown = {"original": x, "noisy": done.damaged, "denoised": done.repaired}
-    path = _save_rows(args, "denoising.png", "Noise taken away", shown)
-    yield f"root mean squared error of the pixels of {len(x):,} images ({args.noise} noise, level {args.level:g}):"
-    yield f"  denoised {done.error:.4f}, noisy {done.baseline:.4f}"
-    yield path
+def denoise(
+    run: str | Path,
+    *,
+    data: str | None = None,
+    data_root: str | None = None,
+    split: str = "test",
+    noise: Literal["gaussian", "salt"] = "gaussian",
+    level: float = 0.3,
+    count: int = 1000,
+    seed: int = 0,
+    output: Path | None = None,
+) -> Mended:
+    """Return images with noise added and taken away again, see `vae.uses.repair.denoise`; written is denoising.png.
+
+    Args:
+        run, data, data_root, split, seed, output: as `vae.uses` describes them.
+        noise: normal noise, or pixels that become 0 or 1.
+        level: standard deviation, at most 10; or the share of the pixels that are hit.
+        count: the first images of the data.
+
+    Raises:
+        InputError: the run, the data or the noise cannot be used, or the file cannot be written.
+    """
+    if noise not in ("gaussian", "salt"):
+        raise ArgumentError(Argument("noise"), f" {noise}: must be gaussian or salt")
+    if not 0 < level <= (1 if noise == "salt" else 10):
+        raise ArgumentError(Argument("level"), f" {level:g}: must be above 0, and of salt at most 1")
+    images = open_images(run, data=data, data_root=data_root, split=split)
+    x, labels = images.rows(slice(0, count))
+    done = repair.denoise(images.model, x, kind=noise, level=level, seed=seed, labels=labels)
+    rows = {"original": x, "noisy": done.damaged, "denoised": done.repaired}
+    return _with_picture(done, x, output, "denoising.png", "Noise taken away", rows)
 
 
-ACTIONS: Mapping[str, Callable[[argparse.Namespace], Lines]] = {
-    "encode": run_encode,
-    "sample": run_sample,
-    "interpolate": run_interpolate,
-    "impute": run_impute,
-    "denoise": run_denoise,
-}
+def _mean_image(images: Images) -> Tensor:
+    """Return the mean of the run's training images, (C, H, W), in the precision of the model."""
+    pixels, dtype = images.opened.data.train.images, next(images.model.parameters()).dtype
+    return sum((to_unit_interval(c, dtype).sum(0) for c in pixels.split(10_000)), torch.zeros(())) / len(pixels)
 
 
-def _file(args: argparse.Namespace, name: str) -> Path:
-    return (args.output or args.run / USES) / name
+def _draw_paths(path: Path, paths: Mapping[str, list[Tensor]]) -> Path:
+    pairs = range(len(paths["straight"]))
+    rows = {f"pair {pair + 1}, {name}": visible(found[pair]) for pair in pairs for name, found in paths.items()}
+    note = "mean of p(x|z) between the codes of two images"
+    return save_figure(path, figures.images_by_setting("Interpolation", note, rows))
 
 
-def _first(args: argparse.Namespace, opened: Opened, part: Split) -> tuple[Tensor, Tensor | None]:
-    """Return the first images that are asked for, and their labels if the model needs them."""
-    rows = slice(0, args.count)
-    return images_of(opened.model, part, rows), labels_for(opened.model, part, rows)
-
-
-def _mean_image(images: Tensor, dtype: torch.dtype) -> Tensor:
-    return sum((to_unit_interval(c, dtype).sum(0) for c in images.split(10_000)), torch.zeros(())) / len(images)
-
-
-def _save_rows(args: argparse.Namespace, name: str, title: str, rows: Mapping[str, Tensor]) -> Path:
-    """Draw the first ten of several rows of images."""
-    shown = {label: visible(images[:10]) for label, images in rows.items()}
-    note = f"the first {max(len(images) for images in shown.values())} images"
-    return save_figure(_file(args, name), figures.images_by_setting(title, note, shown))
+def _with_picture(
+    done: Repaired, original: Tensor, output: Path | None, name: str, title: str, rows: Mapping[str, Tensor]
+) -> Mended:
+    """Return repaired images; the first ten of each row of images are drawn where there is a folder for the picture."""
+    files: Files = ()
+    if output is not None:
+        shown = {label: visible(images[:10]) for label, images in rows.items()}
+        note = f"the first {max(len(images) for images in shown.values())} images"
+        files = (save_figure(output / name, figures.images_by_setting(title, note, shown)),)
+    return Mended(original, done, files)

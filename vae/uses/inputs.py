@@ -1,6 +1,7 @@
-"""What a command is given: a finished run, images, missing pixels."""
+"""Inputs of actions on a trained model: images that suit the model of a run, and masks of missing pixels."""
 
-import argparse
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -9,34 +10,66 @@ from torch import Tensor
 from vae.assemble import build_data
 from vae.config import Config
 from vae.data.dataset import DataSet, Split
-from vae.errors import InputError
+from vae.errors import Argument, ArgumentError, InputError
+from vae.evaluation import images_of, labels_for
 from vae.evaluation.protocols import part_of
+from vae.model import VAE
 from vae.run.finished import Loader, Opened
 
+Block = tuple[int, int, int, int]  # top, left, height, width, pixels
+SPLITS = ("test", "train", "val")
 
-def images(args: argparse.Namespace) -> tuple[Opened, DataSet, Split]:
-    """Return the run, the data that are asked for, its own or others, and the part of them.
+
+@dataclass(frozen=True)
+class Images:
+    """Images that suit the model of a run.
+
+    Attributes:
+        opened: the run.
+        data: the data set that holds the images.
+        part: the images, and their labels.
+    """
+
+    opened: Opened
+    data: DataSet
+    part: Split
+
+    @property
+    def model(self) -> VAE:
+        """The run's unwrapped model."""
+        return self.opened.model
+
+    def rows(self, rows: slice) -> tuple[Tensor, Tensor | None]:
+        """Return some images (N, C, H, W) in [0, 1], and their labels (N,) if the model sees labels."""
+        return images_of(self.model, self.part, rows), labels_for(self.model, self.part, rows)
+
+
+def open_images(run: str | Path, *, data: str | None, data_root: str | None, split: str) -> Images:
+    """Return images of a run's own data set, or of another one where `data` names it.
 
     Args:
-        args: with `run`, `data`, `data_root`, `split`.
+        run, data, data_root, split: as `vae.uses` describes them.
 
     Raises:
-        InputError: the run is not finished, or there are no such data, or the model cannot take them.
+        InputError: the run is not finished, there are no such data, or the model cannot take them.
     """
-    opened = Loader().open(args.run)
-    if args.data_root is not None and not any((args.data, getattr(args, "against", None))):
-        raise InputError(f"--data-root {args.data_root}: goes with --data")
-    data = opened.data if args.data is None else other_data(opened, "--data", args.data, args.data_root)
-    return opened, *part_for(opened, data, args.split, args.data or args.run)
+    folder = Path(run)
+    opened = Loader().open(folder)
+    if data is not None:
+        return other_images(opened, "data", data, data_root, split)
+    if data_root is not None:
+        raise ArgumentError(Argument("data_root"), f" {data_root}: goes with ", Argument("data"))
+    return _suitable(opened, opened.data, split, folder)
 
 
-def other_data(opened: Opened, option: str, name: str, root: str | None) -> DataSet:
-    """Return data other than a run's, made 0/1 as the run's own are.
+def other_images(opened: Opened, argument: str, name: str, root: str | None, split: str) -> Images:
+    """Return images of another data set than a run's; pixels are made 0/1 as the run's own are.
 
     Args:
         opened: the run.
-        option: that names them.
+        argument: the argument that names the data set.
         name, root: as `data.name` and `data.root`; without a root, the run's.
+        split: the part of the data.
 
     Raises:
         InputError: there are no such data, or their images have another shape.
@@ -46,62 +79,61 @@ def other_data(opened: Opened, option: str, name: str, root: str | None) -> Data
     changed = {"name": name} | whole | ({} if root is None else {"root": root})
     data = build_data(Config.model_validate(settings.model_dump() | {"data": settings.data.model_dump() | changed}))
     if data.image_shape != opened.model.image_shape:
-        wanted = opened.model.image_shape
-        raise InputError(f"{option} {name}: its images have shape {data.image_shape}, the model's {wanted}")
-    return data
+        problem = f"its images have shape {data.image_shape}, the model's {opened.model.image_shape}"
+        raise ArgumentError(Argument(argument), f" {name}: {problem}")
+    return _suitable(opened, data, split, name)
 
 
-def part_for(opened: Opened, data: DataSet, split: str, whose: object) -> tuple[DataSet, Split]:
-    """Return data as a run's model takes them, and a part of them; raises `InputError` if something is missing.
+def missing_pixels(shape: tuple[int, ...], block: Block | None, mask: np.ndarray | str | Path | None) -> Tensor:
+    """Return the missing pixels of images, bool, (H, W) or (N, 1, H, W).
 
     Args:
-        opened: the run.
-        data: its own, or others.
-        split: the part. Of the training set 0/1 pixels are drawn where the run draws them.
-        whose: as for `part_of`.
+        shape: of the images, (N, C, H, W).
+        block: the missing rectangle; None: the lower half.
+        mask: in place of a rectangle an array (H, W) or (N, H, W), nonzero where pixels are missing, or its .npy.
+
+    Raises:
+        InputError: a mask cannot be read or has another shape, or no pixel is missing.
     """
+    height, width = shape[-2:]
+    if mask is not None:
+        missing = _masked(shape, mask)
+    else:
+        top, left, high, wide = block or (height // 2, 0, height - height // 2, width)
+        missing = torch.zeros(height, width, dtype=torch.bool)
+        missing[top : top + high, left : left + wide] = True
+    if not missing.any():
+        give = (Argument("mask"), " or a ", Argument("block"))
+        raise ArgumentError("no pixel is missing: give a ", *give, " that holds some")
+    return missing
+
+
+def _masked(shape: tuple[int, ...], mask: np.ndarray | str | Path) -> Tensor:
+    count, _, height, width = shape
+    named = "" if isinstance(mask, np.ndarray) else f" {mask}"
+    try:
+        array = mask if isinstance(mask, np.ndarray) else np.load(mask, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ArgumentError(Argument("mask"), f"{named}: cannot be read: {error}") from None
+    if not isinstance(array, np.ndarray):
+        raise ArgumentError(Argument("mask"), f"{named}: cannot be read: must be a .npy, which holds one array")
+    if array.shape not in ((height, width), (count, height, width)):
+        wanted = f"({height}, {width}) or ({count}, {height}, {width})"
+        raise ArgumentError(Argument("mask"), f"{named}: shape {array.shape}: must be {wanted}")
+    missing = torch.from_numpy(array != 0)
+    return missing[:, None] if missing.dim() == 3 else missing
+
+
+def _suitable(opened: Opened, data: DataSet, split: str, whose: object) -> Images:
+    """Return a part of a data set as the run's model takes it; raises `InputError` if something is missing.
+
+    In the training set 0/1 pixels are drawn where the run draws them. `whose` is as for `part_of`.
+    """
+    if split not in SPLITS:
+        raise ArgumentError(Argument("split"), f" {split}: must be one of {', '.join(SPLITS)}")
     if split == "train" and opened.config.data.binarize != "none":
         data = data.binarize_training(opened.config.run.seed)
     part = part_of(data, split, whose)
     if opened.model.needs_labels and part.labels is None:
         raise InputError(f"{data.name}: has no labels, and the model needs them")
-    return data, part
-
-
-def missing_pixels(args: argparse.Namespace, shape: tuple[int, ...]) -> Tensor:
-    """Return which pixels of images (N, C, H, W) are missing, to be expanded to that shape.
-
-    Args:
-        args: with `mask`, `block`.
-        shape: (N, C, H, W).
-
-    Raises:
-        InputError: a mask cannot be read or has another shape, a block is none, or no pixel is missing.
-    """
-    count, _, height, width = shape
-    if args.mask is not None:
-        try:
-            mask = np.load(args.mask, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise InputError(f"--mask {args.mask}: cannot be read: {error}") from None
-        if mask.shape not in ((height, width), (count, height, width)):
-            wanted = f"({height}, {width}) or ({count}, {height}, {width})"
-            raise InputError(f"--mask {args.mask}: shape {mask.shape}: must be {wanted}")
-        missing = torch.from_numpy(mask != 0)
-        missing = missing[:, None] if missing.dim() == 3 else missing
-    else:
-        top, left, high, wide = _block(args.block, height, width)
-        missing = torch.zeros(height, width, dtype=torch.bool)
-        missing[top : top + high, left : left + wide] = True
-    if not missing.any():
-        raise InputError("no pixel is missing: give a --mask or a --block that holds some")
-    return missing
-
-
-def _block(text: str | None, height: int, width: int) -> tuple[int, ...]:
-    if text is None:
-        return height // 2, 0, height - height // 2, width
-    parts = text.split(",")
-    if len(parts) != 4 or not all(part.strip().isdecimal() for part in parts):
-        raise InputError(f"--block {text}: must be TOP,LEFT,HEIGHT,WIDTH in pixels, e.g. 14,0,14,28")
-    return tuple(int(part) for part in parts)
+    return Images(opened, data, part)

@@ -1,8 +1,7 @@
-"""`python -m vae score`: log p(x) of each image, and of two data sets how well it tells them apart."""
+"""Scores of a trained model: log p(x) of each image, and of two data sets how well it tells them apart."""
 
-import argparse
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,10 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from vae import figures
-from vae.data.dataset import DataSet, Split
+from vae.data.dataset import Split
 from vae.distributed import launch
-from vae.errors import InputError
+from vae.distributed.signals import StopRequest
+from vae.errors import Argument, ArgumentError, InputError
 from vae.evaluation import images_of, visible
 from vae.evaluation.heldout import has_probabilities
 from vae.evaluation.log_likelihood.evaluator import Request, estimated
@@ -24,10 +24,8 @@ from vae.evaluation.log_likelihood.runs import Resources
 from vae.evaluation.log_likelihood.text import title
 from vae.evaluation.passes import mean_and_error
 from vae.model import VAE
-from vae.run.contents import USES
-from vae.run.finished import Opened
 from vae.run.outputs import must_be_writable, save_arrays, save_figure
-from vae.uses import inputs
+from vae.uses.inputs import Images, open_images, other_images
 from vae.uses.scores import Scores, area_under_roc
 
 SHOWN = 10  # images of each kind in the picture
@@ -35,7 +33,7 @@ SHOWN = 10  # images of each kind in the picture
 
 @dataclass(frozen=True)
 class Asked:
-    """Images that are to be scored: what their files are called, the images, whether there are bits, the protocol."""
+    """Images that are to be scored: the name of their files, the images, whether there are bits, and the protocol."""
 
     name: str
     part: Split
@@ -43,69 +41,100 @@ class Asked:
     protocol: dict[str, Any]
 
 
-def score_lines(args: argparse.Namespace, resources: Resources) -> Iterator[str]:
-    """Score one data set or two, and yield what there is to say, last the files written (all ranks).
+@dataclass(frozen=True)
+class Scored:
+    """Scores of one data set or of two.
+
+    Attributes:
+        scores: by the name of the data set; that of the run's own, or of `data`, is the first.
+        area: under the ROC curve by which log p(x) tells the first data set from the second; None: there is one alone.
+        files: an .npz for each data set, and a picture.
+    """
+
+    scores: dict[str, Scores]
+    area: float | None
+    files: tuple[Path, ...]
+
+
+def score(
+    run: str | Path,
+    *,
+    data: str | None = None,
+    data_root: str | None = None,
+    split: str = "test",
+    against: str | None = None,
+    samples: int = 100,
+    count: int | None = None,
+    seed: int = 0,
+    output: Path | None = None,
+    resources: Resources | None = None,
+    say: Callable[[str], object] = lambda _: None,
+) -> Scored:
+    """Return log p(x) of each image by importance sampling, and hold two data sets against each other (all ranks).
 
     Args:
-        args: `run`, `data`, `data_root`, `split`, `against`, `samples`, `count`, `seed`, `output`.
-        resources: device, signals, batch size.
+        run, data, data_root, split, seed, output: as `vae.uses` describes them.
+        against: the second data set.
+        samples: K, draws of z for each image.
+        count: the first images of each data set; None: all.
+        resources: the launcher's variables, signals, the device, and draws of one pass; None: this process alone.
+        say: is given each sentence about the scores as soon as it is known.
 
     Raises:
-        InputError: the run, the data or an option cannot be used, or a log p(x) is not finite.
+        InputError: the run or the data cannot be used, a log p(x) is not finite, or a file cannot be written.
         Stopped: a signal has come.
     """
-    model, asked = _asked(args)
+    resources = resources or Resources({}, StopRequest())
+    model, asked = _asked(Path(run), data, data_root, against, count, Request(samples, split, seed))
     accelerator = launch.make_accelerator(resources.device, "no", resources.environment)
     launch.set_threads(0, resources.environment)
-    folder = args.output or args.run / USES
-    launch.on_main(accelerator, partial(must_be_writable, folder))
+    if output is not None:
+        launch.on_main(accelerator, partial(must_be_writable, output))
     model.to(accelerator.device)
-    scored = []
+    scores: dict[str, Scores] = {}
     for each in asked:
-        yield title([each.protocol])
-        scored.append(scores := _score(accelerator, model, each, args, resources))
-        yield from _in_words(scores)
-    names = [each.name for each in asked]
-    verdict = _verdict(names, scored)
-    yield from [verdict] if verdict else []
-    for name, scores in zip(names, scored, strict=True):
-        file = folder / f"scores-{name}-{args.split}.npz"
-        yield str(launch.on_main(accelerator, partial(save_arrays, file, scores.arrays())))
-    picture = folder / f"scores-{'-against-'.join(names)}-{args.split}.png"
-    yield str(launch.on_main(accelerator, partial(_draw, picture, model, asked, scored, verdict)))
+        say(title([each.protocol]))
+        scores[each.name] = _score(accelerator, model, each, resources)
+        for line in _in_words(scores[each.name]):
+            say(line)
+    area = _area(scores)
+    if area is not None:
+        say(_verdict(area, list(scores)))
+    files = [] if output is None else _save(accelerator, output, split, model, asked, scores, area)
+    return Scored(scores, area, tuple(files))
 
 
-def _asked(args: argparse.Namespace) -> tuple[VAE, list[Asked]]:
-    """Return the model and what it is to score; raises `InputError`."""
-    opened, data, part = inputs.images(args)
-    asked = [_one(args, opened, data, part, data.name)]
-    if args.against is not None:
-        other = inputs.other_data(opened, "--against", args.against, args.data_root)
-        other, part = inputs.part_for(opened, other, args.split, args.against)
-        name = other.name if other.name != data.name else f"{other.name}-2"
-        asked.append(_one(args, opened, other, part, name))
+def _asked(
+    run: Path, data: str | None, data_root: str | None, against: str | None, count: int | None, request: Request
+) -> tuple[VAE, list[Asked]]:
+    """Return the model and the images that it is to score; raises `InputError`."""
+    root = data_root if data is not None or against is None else None  # else it is where `against` is
+    own = open_images(run, data=data, data_root=root, split=request.split)
+    asked = [_one(own, own.data.name, count, request)]
+    if against is not None:
+        other = other_images(own.opened, "against", against, data_root, request.split)
+        name = other.data.name if other.data.name != own.data.name else f"{other.data.name}-2"
+        asked.append(_one(other, name, count, request))
         here, there = (each.protocol["measure"] for each in asked)
         if here != there:
-            raise InputError(f"--against {args.against}: log p(x) is {there} there, and {here} of {data.name}")
-    return opened.model, asked
+            problem = f"log p(x) is {there} there, and {here} of {own.data.name}"
+            raise ArgumentError(Argument("against"), f" {against}: {problem}")
+    return own.model, asked
 
 
-def _one(args: argparse.Namespace, opened: Opened, data: DataSet, part: Split, name: str) -> Asked:
-    kept = part[torch.arange(min(args.count or len(part), len(part)))]
-    binarize = opened.config.data.binarize
-    draw = None if binarize == "none" else opened.config.run.seed
-    request = Request(args.samples, args.split, args.seed, draw)
-    how = estimated(data, binarize, opened.model, request, len(kept))
-    return Asked(name, kept, has_probabilities(opened.model, part), how)
+def _one(images: Images, name: str, count: int | None, request: Request) -> Asked:
+    part, model, config = images.part, images.model, images.opened.config
+    kept = part[torch.arange(min(count or len(part), len(part)))]
+    draw = None if config.data.binarize == "none" else config.run.seed
+    how = estimated(images.data, config.data.binarize, model, replace(request, draw=draw), len(kept))
+    return Asked(name, kept, has_probabilities(model, part), how)
 
 
-def _score(
-    accelerator: Accelerator, model: VAE, asked: Asked, args: argparse.Namespace, resources: Resources
-) -> Scores:
+def _score(accelerator: Accelerator, model: VAE, asked: Asked, resources: Resources) -> Scores:
     """Return the scores (all ranks)."""
+    how = {name: asked.protocol[name] for name in ("samples", "seed", "split")}
     progress = Progress(accelerator, resources.stop)
-    how: dict[str, Any] = {"samples": args.samples, "seed": args.seed, "split": args.split}
-    found = estimate(accelerator, model, asked.part, progress=progress, at_once=resources.at_once, **how)
+    found = estimate(accelerator, model, asked.part, **how, progress=progress, at_once=resources.at_once)
     if lost := int((~found.log_likelihood.isfinite()).sum()):
         raise InputError(f"{asked.name}: log p(x) of {lost} of {len(asked.part)} images is not finite")
     return Scores(asked.protocol, found, model.image_shape, asked.has_bits)
@@ -119,14 +148,36 @@ def _in_words(scores: Scores) -> Iterator[str]:
     yield f"  effective sample size  mean {size.mean():.1f} of {scores.protocol['samples']:,}; least {size.min():.1f}"
 
 
-def _verdict(names: Sequence[str], scored: Sequence[Scores]) -> str:
-    if len(scored) == 1:
-        return ""
-    area = area_under_roc(*(each.estimates.log_likelihood for each in scored))
+def _area(scores: dict[str, Scores]) -> float | None:
+    """Return the area under the ROC curve of two data sets' scores; None for one data set."""
+    if len(scores) == 1:
+        return None
+    return area_under_roc(*(each.estimates.log_likelihood for each in scores.values()))
+
+
+def _verdict(area: float, names: Sequence[str]) -> str:
     return (
         f"area under the ROC curve {area:.4f}: "
         f"the chance that an image of {names[0]} has a higher log p(x) than one of {names[1]}"
     )
+
+
+def _save(
+    accelerator: Accelerator,
+    folder: Path,
+    split: str,
+    model: VAE,
+    asked: Sequence[Asked],
+    scores: dict[str, Scores],
+    area: float | None,
+) -> Iterator[Path]:
+    """Write an .npz for each data set, and a picture; yields their paths (all ranks)."""
+    for name, each in scores.items():
+        file = folder / f"scores-{name}-{split}.npz"
+        yield launch.on_main(accelerator, partial(save_arrays, file, each.arrays()))
+    picture = folder / f"scores-{'-against-'.join(scores)}-{split}.png"
+    verdict = "" if area is None else _verdict(area, list(scores))
+    yield launch.on_main(accelerator, partial(_draw, picture, model, asked, list(scores.values()), verdict))
 
 
 def _draw(path: Path, model: VAE, asked: Sequence[Asked], scored: Sequence[Scores], verdict: str) -> Path:

@@ -8,8 +8,9 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from vae.distributed.signals import Stopped, StopRequest
+from vae.distributed.signals import StopRequest
 from vae.distributed.stopping import StopVote
+from vae.errors import Stopped
 
 
 class Progress:

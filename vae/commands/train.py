@@ -1,0 +1,51 @@
+"""The command line of train_ddp.py."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vae.commands.parsing import Parser, add_configuration
+
+if TYPE_CHECKING:
+    from vae.config import Config
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training job that a command line asks for.
+
+    Attributes:
+        config: the configuration of the run.
+        config_file: the file that it comes from, which may name the run's folder.
+        resume: `auto`, `never` or `must`.
+        dry_run: true for a job that only says what would run.
+    """
+
+    config: "Config"
+    config_file: str | None
+    resume: str
+    dry_run: bool
+
+
+def read(description: str | None, argv: Sequence[str] | None = None) -> Job:
+    """Return the job that a command line asks for; `--help` lists every key.
+
+    Args:
+        description: the program's, for `--help`.
+        argv: arguments; None: those of this process.
+
+    Raises:
+        InputError: an argument or a value of the configuration cannot be used.
+    """
+    from vae.config import describe, load  # imports pydantic, a moment in which a signal may come
+
+    parser = Parser("train_ddp.py", description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_configuration(parser, "below")
+    parser.add_argument(
+        "--resume", choices=["auto", "never", "must"], default="auto", help="continue a run (default: auto)"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved configuration and what would run")
+    parser.epilog = "keys:\n" + describe()
+    args = parser.parse_intermixed_args(argv)
+    return Job(load(args.config, args.overrides), args.config, args.resume, args.dry_run)

@@ -1,0 +1,85 @@
+"""The end of a program: its exit code, the line that says why it ended, and the process group left or abandoned.
+
+Standard library only: a command line can be refused before torch is imported.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import NoReturn
+
+from vae.errors import ArgumentError, InputError, JobError, RankLostError, Stopped
+
+# stopped by a signal after saving: "run me again"; the same from the keyboard; input that one line refuses; the rest
+REQUEUE_ME, INTERRUPTED, REFUSED, FAILED, DONE = 85, 130, 2, 1, 0
+SHARED = (InputError, JobError, Stopped, KeyboardInterrupt)  # all ranks end so together, and can leave each other
+
+
+def exit_code(error: BaseException) -> int:
+    """Return the exit code of a program that an error of `SHARED` ends."""
+    if isinstance(error, Stopped):
+        return exit_code_of_signal(error.signum)
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    return REFUSED if isinstance(error, InputError) else FAILED
+
+
+def exit_code_of_signal(signum: int) -> int:
+    """Return the exit code of a job that this signal stopped."""
+    return INTERRUPTED if signum == signal.SIGINT else REQUEUE_ME
+
+
+def run(program: str, environment: Mapping[str, str], action: Callable[[], int | None]) -> int:
+    """Run a program's work and leave the process group; returns the exit code.
+
+    An error that is not of `SHARED` passes through, as a traceback. The process group is not left then: this rank alone
+    would wait for the others.
+
+    Args:
+        program: its name, which begins the line that says what ended it.
+        environment: `os.environ`, which says which process of a machine speaks.
+        action: the work; returns the exit code, None for 0.
+    """
+    try:
+        code = action() or DONE
+    except SHARED as error:
+        code = _report(program, environment, error)
+    except RankLostError as error:
+        abandon(f"{program}: {error}" if error.speaks else None)
+    if launch := sys.modules.get("vae.distributed.launch"):  # not imported: there can be no process group
+        launch.leave()
+    return code
+
+
+@contextmanager
+def exiting(program: str, environment: Mapping[str, str]) -> Iterator[None]:
+    """End the program where a block raises an error of `SHARED`: before there can be a process group."""
+    try:
+        yield
+    except SHARED as error:
+        sys.exit(_report(program, environment, error))
+
+
+def abandon(message: str | None) -> NoReturn:
+    """End this process at once with exit code 1, after a message if there is one: the group has lost a member."""
+    sys.stdout.flush()
+    if message:
+        sys.stderr.write(f"{message}\n")
+    sys.stderr.flush()
+    os._exit(FAILED)
+
+
+def speaks(environment: Mapping[str, str]) -> bool:
+    """Return true on the one process of a machine that reports what all processes there find out alike."""
+    first_task = environment.get("SLURM_LOCALID", "0") == "0"  # tasks with a GPU each are all LOCAL_RANK 0
+    return first_task and environment.get("LOCAL_RANK", "0") in ("0", "-1")
+
+
+def _report(program: str, environment: Mapping[str, str], error: BaseException) -> int:
+    """Say what ended a program, once on each machine; returns its exit code."""
+    if speaks(environment):
+        line = error.of_options if isinstance(error, ArgumentError) else str(error)
+        sys.stderr.write(f"{program}: {line or 'interrupted'}\n")
+    return exit_code(error)

@@ -1,0 +1,92 @@
+"""The plan of a run in words: what would run, where, and what deserves a warning."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from vae.config import Config, to_yaml, warnings
+from vae.data.batches import TrainingBatches
+from vae.distributed.launch import precision_warnings
+from vae.engine import Engine
+from vae.model import VAE
+from vae.training.agenda import Agenda
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run in words. Each method returns text for the main process to print.
+
+    Attributes:
+        config: the configuration of the run.
+        folder: the run's folder.
+        size: the parameters, the steps, and the processes that make them.
+        engine, why: the engine that was chosen, and the reason.
+        notes: sentences that deserve a warning.
+    """
+
+    config: Config
+    folder: Path
+    size: str
+    engine: str
+    why: str
+    notes: list[str]
+
+    @classmethod
+    def of(
+        cls,
+        config: Config,
+        folder: Path,
+        accelerator: Accelerator,
+        vae: VAE,
+        batches: TrainingBatches,
+        agenda: Agenda,
+        engine: tuple[str, str],
+    ) -> "Plan":
+        """Return the plan of a run on these pieces; `engine` is its name and the reason."""
+        count, device, threads = accelerator.num_processes, accelerator.device.type, torch.get_num_threads()
+        size = f"{vae.count_parameters():,} parameters, "
+        size += f"{agenda.total_steps:,} steps of {config.train.batch_size} images, "
+        size += f"{count} process{'es' if count > 1 else ''} on {device} ({threads} threads each)"
+        notes = warnings(config, batches.progress(agenda.total_steps))
+        notes += precision_warnings(accelerator.mixed_precision, device)
+        return cls(config, folder, size, *engine, notes)
+
+    def warnings(self, others: Iterable[str] = ()) -> str:
+        """Return a line for each sentence that deserves a warning, `others` first; empty where there is none."""
+        return "".join(f"warning: {note}\n" for note in [*others, *self.notes])
+
+    def dry_run(self) -> str:
+        """Return the resolved configuration and what would run."""
+        return f"{to_yaml(self.config)}\nwould train in {self.folder}: {self.size}, engine {self.engine} ({self.why})"
+
+    def finished(self, summary: dict[str, Any]) -> str:
+        """Return the line about a run that was finished before, from its summary."""
+        steps, loss = summary["steps"], summary["test"]["loss"]
+        return f"{self.folder} is finished ({steps:,} steps): test loss {loss:.2f} nats. Nothing to do."
+
+    def building(self) -> str:
+        """Return a line if the engine is one that is compiled or captured, which takes a while."""
+        return "" if self.engine == "eager" else f"building engine {self.engine} ({self.why})\n"
+
+    def training(self, engine: Engine, step: int, changed: Iterable[str]) -> str:
+        """Return the line before the first step.
+
+        Args:
+            engine: the one that was built, which may be another than the one that was chosen.
+            step: updates made already.
+            changed: settings that differ from those of the last start.
+        """
+        line = f"training in {self.folder}: {self.size}, engine {engine.name} ({engine.why})"
+        line += f", from step {step:,}" if step else ""
+        changes = "; ".join(changed)
+        return line + (f" ({changes})" if changes else "")
+
+    def done(self) -> str:
+        """Return the line after the last step: what the run's folder holds."""
+        pictures = "figures/, " if self.config.run.figures else ""
+        contents = f"{self.folder} holds model/, {pictures}summary.json"
+        return f"done: {contents}; curves: tensorboard --logdir {self.folder}/tensorboard"
