@@ -1,4 +1,4 @@
-"""Classifiers that have been trained, kept beside the runs, so that each data set needs one training."""
+"""A cache of trained classifiers beside the runs: one for each data set."""
 
 import json
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ SEED = 0  # one classifier for all: distances in the features of two are not com
 
 @dataclass(frozen=True)
 class Trained:
-    """A classifier, what it gets right of the test set it has not seen, and its file."""
+    """A trained classifier, its accuracy on the test set, and its file."""
 
     classifier: Classifier
     accuracy: float
@@ -28,16 +28,16 @@ class Trained:
 
     @property
     def sha256(self) -> str:
-        """Of the file: of weights and accuracy."""
+        """The sha256 of the file, which holds weights and accuracy."""
         return sha256_of(self.file)
 
 
 def classifier_for(data: DataSet, folder: Path) -> Trained:
-    """Return the classifier of a data set, trained if there is none yet.
+    """Return the classifier of a data set; it is trained if the cache has none.
 
     Args:
         data: all of the training set, grey as its file has it, with labels.
-        folder: where classifiers are kept.
+        folder: of the cache.
 
     Raises:
         InputError: there are no labels to train on, or the classifier's file cannot be read or written.
