@@ -11,7 +11,7 @@ PARTIAL = ".partial-"  # begins the name of a file or folder that is not whole y
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a partial file to write, then put it in the place of `path`: a crash leaves the old contents or the new."""
+    """Yield the path of a partial file to write, and rename it to `path` afterwards, whole or not at all."""
     partial = path.with_name(PARTIAL + path.name)
     try:
         yield partial

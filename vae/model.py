@@ -24,9 +24,9 @@ LatentPath = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class VAEOutput:
-    """What a forward pass gives: one `Latent` for each stochastic layer, and p(x|z), batch (B,) or (K, B).
+    """The output of a forward pass: one `Latent` for each stochastic layer, and p(x|z), batch (B,) or (K, B).
 
-    Of a model that infers labels both are there for each label, batch (C, B) or (K, C, B), and `labels` weighs them.
+    A model that infers labels gives both for each label, batch (C, B) or (K, C, B), with the weights in `labels`.
     """
 
     latents: tuple[Latent, ...]
@@ -34,14 +34,14 @@ class VAEOutput:
     labels: LabelPosterior | None = None
 
     def over_labels(self, values: Tensor) -> Tensor:
-        """Return the mean over y, (B,) or (K, B), of what depends on a label; values themselves if nothing does."""
+        """Return the mean over y, (B,) or (K, B), of `values`; `values` itself where labels are not inferred."""
         return values if self.labels is None else self.labels.mean(values)
 
 
 class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variational-autoencoder"]):
     """A variational autoencoder (Kingma & Welling 2014), described by plain data so that it can be saved and loaded.
 
-    `VAE.from_pretrained(folder)` gives back what `save_pretrained(folder)` wrote: safetensors and a `config.json`.
+    `VAE.from_pretrained(folder)` loads the files of `save_pretrained(folder)`: safetensors and a `config.json`.
 
     Args:
         image_shape: (C, H, W).
@@ -49,10 +49,10 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
         hidden_dim, depth: of encoder and decoder, see `vae.networks.Sizes`.
         center_input: whether the encoder sees x - 0.5 instead of x; the likelihood always sees x.
         condition: whether encoder and decoder see the label: q(z|x, y), p(x|z, y) (Sohn et al. 2015).
-        infer_labels: whether a network like the encoder gives q(y|x), and a forward pass is made with each label where
+        infer_labels: whether a network like the encoder gives q(y|x), and the forward pass covers each label where
             none is given: the model M2 of Kingma et al. 2014, Semi-supervised learning with deep generative models.
-        classes: of the labels, 0: there are none.
-        hierarchy: which stochastic layers there are above that one.
+        classes: number of classes of the labels; 0: there are no labels.
+        hierarchy: spec of the stochastic layers above the one that is decoded.
         encoder, decoder, posterior, prior, likelihood: specs, e.g. `{"name": "DiagonalNormal", "scale": "exp"}`.
 
     Raises:
@@ -60,11 +60,11 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
             there are none.
 
     Attributes:
-        noise_dim: standard normal numbers that one draw of all latents takes, z ~ q.
-        draw_dim: the same, z ~ p.
-        sees_labels: whether labels (B,), int64, are of use to it, and have to be given with a z.
-        passes: how often an image is encoded and decoded in a forward pass: with each label, where these are inferred.
-        needs_labels: whether they have to be given with images too: it sees them, and does not infer them.
+        noise_dim: standard normal numbers of one draw of all latents, z ~ q.
+        draw_dim: standard normal numbers of one draw of all latents, z ~ p.
+        sees_labels: whether the model uses labels (B,), int64; they must then be given with a z.
+        passes: times that a forward pass encodes and decodes an image: once for each label, where labels are inferred.
+        needs_labels: whether labels must be given with images too: the model sees them, and does not infer them.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
 
     @classmethod
     def _from_pretrained(cls, **location: Any) -> "VAE":
-        """Load as the mixin does, but without the line it prints, and never with weights missing."""
+        """Load as the mixin does, but without its line on stdout, and never with weights missing."""
         # the hook's signature is the mixin's own and changes with its version: passed on as it comes
         with contextlib.redirect_stdout(None):
             return super()._from_pretrained(**{**location, "strict": True})
@@ -121,10 +121,10 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
 
         Args:
             x: images (B, C, H, W) in [0, 1].
-            noise: standard normal (B, noise_dim) that determines z, or (B, K, noise_dim) for K draws for each image,
-                which stand first in the output: z (K, B, D). Without it, one draw of torch's own.
-            labels: (B,), of a model that sees them. One that infers them takes `HIDDEN` for an image without, or None
-                for all; z and p(x|z) are then made with each label, from one noise.
+            noise: standard normal (B, noise_dim) that determines z, or (B, K, noise_dim) for K draws of each image,
+                with K in front in the output: z (K, B, D). None: one draw by torch's generator.
+            labels: (B,), for a model that sees labels. A model that infers labels takes `HIDDEN` for an unlabelled
+                image, or None if all are; z and p(x|z) then cover each label, from one noise.
         """
         inferred = self.classify(x, labels)
         seen = labels if inferred is None else inferred.every
@@ -132,11 +132,11 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
         return VAEOutput(latents, self.decode(latents[0].z, seen), inferred)
 
     def classify(self, x: Tensor, labels: Tensor | None = None) -> LabelPosterior | None:
-        """Return q(y|x) and the labels that are given; None: the model infers none."""
+        """Return q(y|x) with the labels that are given; None: the model does not infer labels."""
         return None if self.classifier is None else LabelPosterior(self.classifier(self._seen(x)), labels)
 
     def labels_of(self, x: Tensor, labels: Tensor | None = None) -> Tensor | None:
-        """Return labels (B,) with the most probable one where none is given, if the model infers them."""
+        """Return labels (B,), with the most probable one where none is given, if the model infers labels."""
         inferred = self.classify(x, labels) if labels is None or labels.dim() == 1 else None
         return labels if inferred is None else inferred.most_probable
 
@@ -145,8 +145,8 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
 
         Args:
             x, noise: as for a forward pass.
-            labels: as for a forward pass, the most probable ones in the place of those that are not given; or (C, B),
-                several for each image, which stand in front of B in the output: z (C, B, D) or (K, C, B, D).
+            labels: as for a forward pass, but the most probable label replaces one that is not given; or (C, B),
+                several for each image, with C in front of B in the output: z (C, B, D) or (K, C, B, D).
         """
         labels = self.labels_of(x, labels)
         own = noise.movedim(1, 0) if noise is not None and noise.dim() == 3 else noise
@@ -172,9 +172,9 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
         """Return the means (count, C, H, W) of p(x|z) for z ~ p(z).
 
         Args:
-            count: how many, when no noise is given.
+            count: number of images, when no noise is given.
             noise: standard normal (count, draw_dim) that determines z.
-            labels: (count,), of a model that sees them; without them 0, 1, ..., and again from 0.
+            labels: (count,), for a model that sees labels; None: 0, 1, ..., and again from 0.
         """
         weights = next(self.parameters())
         if noise is None:
@@ -188,7 +188,7 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
 
         Args:
             noise: standard normal (B, draw_dim) that determines z.
-            labels: (B,), of a model that sees them.
+            labels: (B,), for a model that sees labels.
         """
         return self.hierarchy.draw(noise, self._families(), self._given(noise, labels))
 
@@ -196,7 +196,7 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
     def code(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return E[z|x], (B, D), for pictures; a test loss draws z ~ q.
 
-        Of several stochastic layers, it is the mean of the layer that is decoded, the noise of the others being 0.
+        With several stochastic layers it is the mean of the layer that is decoded, at noise 0 of the others.
         """
         return self.infer(x, x.new_zeros(len(x), self.noise_dim), labels)[0].q.mean
 
@@ -215,7 +215,7 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
         Args:
             start, end: images (C, H, W) in [0, 1].
             steps: points on the path, both ends included.
-            labels: (2,), of a model that sees them; the decoder sees the one that is nearer.
+            labels: (2,), for a model that sees labels; the decoder sees that of the nearer end.
             path: two codes (D,) and weights (steps, 1) from 0 to 1 -> points (steps, D): the straight line, or an arc
                 (`vae.uses.generation.slerp`).
         """
@@ -227,7 +227,7 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
         return self.decode(path(first, last, weight), nearer).mean
 
     def _numbers(self, x: Tensor, labels: Tensor | None) -> Tensor:
-        """Return what the encoder gives, (B, features), or (C, B, features) for labels (C, B)."""
+        """Return the numbers of the encoder, (B, features), or (C, B, features) for labels (C, B)."""
         seen, context = self._seen(x), self._context(labels)
         if context is None:
             return self.encoder(seen)
@@ -237,7 +237,7 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
         return self.encoder(several, context.flatten(0, 1)).unflatten(0, context.shape[:2])
 
     def _seen(self, x: Tensor) -> Tensor:
-        """Return images as encoder and classifier see them."""
+        """Return the input of encoder and classifier for images x."""
         return x - 0.5 if self.center_input else x
 
     def _families(self) -> Families:
@@ -247,7 +247,7 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
         return Given(like, self.encode, labels, self.posterior.vectors())
 
     def _context(self, labels: Tensor | None) -> Tensor | None:
-        """Return what encoder and decoder see of labels (...): (..., classes), or nothing."""
+        """Return labels (...) one-hot, (..., classes), for encoder and decoder; None without `condition`."""
         if not self.condition:
             return None
         if labels is None:

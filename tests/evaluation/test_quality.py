@@ -131,6 +131,8 @@ def test_a_classifier_is_trained_once_and_its_accuracy_is_counted(tmp_path: Path
     again = classifier_for(data, tmp_path)
     assert again.file.stat().st_mtime_ns == changed
     assert (again.accuracy, again.sha256) == (first.accuracy, first.sha256)
+    elsewhere = {classifier_for(data, tmp_path / str(place)).sha256 for place in range(5)}
+    assert elsewhere == {first.sha256}, "a protocol holds it: numbers of two machines can be compared"
     right = sum(
         int(first.classifier(image[None]).argmax()) == int(label)
         for image, label in zip(data.test.images, data.test.labels, strict=True)  # pyright: ignore[reportArgumentType]

@@ -18,7 +18,7 @@ from vae.config import to_yaml
 from vae.distributed.signals import StopRequest
 from vae.sweep import Sweep, load
 from vae.sweep.runner import Runner
-from vae.sweep.status import Desk, recorded, status, table
+from vae.sweep.status import MemberFiles, recorded, status, table
 
 SMALL = {
     "data.name": "small.npz", "model.hidden_dim": 16, "train.batch_size": 500, "train.epochs": 1, "train.log_every": 5,
@@ -148,8 +148,8 @@ def test_a_folder_that_is_of_no_use_blocks_its_member_also_from_a_retry_and_says
         own = to_yaml(config.load(member.base, member.overrides))
         (member.folder / name).write_text(own if text is None else text)
     before = {path: path.read_bytes() for path in member.folder.rglob("*") if path.is_file()}
-    Desk(member).log.parent.mkdir()
-    Desk(member).note_failure(2, "refused")  # as a start by hand may have left it
+    MemberFiles(member).log.parent.mkdir()
+    MemberFiles(member).note_failure(2, "refused")  # as a start by hand may have left it
     for retry in (False, True):
         assert run(sweep, retry=retry) == 1
         said = capsys.readouterr()
@@ -163,7 +163,7 @@ def test_a_folder_that_is_of_no_use_blocks_its_member_also_from_a_retry_and_says
     assert words in line
     assert total == "1 runs: 1 blocked"
     assert {path: path.read_bytes() for path in member.folder.rglob("*") if path.is_file()} == before
-    assert not Desk(member).log.exists()
+    assert not MemberFiles(member).log.exists()
 
 
 def test_what_fails_in_another_sweep_meanwhile_waits_for_a_retry_here_too(
@@ -171,13 +171,13 @@ def test_what_fails_in_another_sweep_meanwhile_waits_for_a_retry_here_too(
 ) -> None:
     sweep = sweep_of(tmp_path, "{model.latent_dim: [2]}")
     runner = Runner(sweep, os.environ, stop=StopRequest())
-    Desk(sweep.members[0]).log.parent.mkdir(parents=True)
-    Desk(sweep.members[0]).note_failure(1, "not finite")
+    MemberFiles(sweep.members[0]).log.parent.mkdir(parents=True)
+    MemberFiles(sweep.members[0]).note_failure(1, "not finite")
     assert runner.run() == 1
     said = capsys.readouterr()
     assert "s: 0 done, 1 waiting\n" in said.out
     assert "s: 0 done, 1 failed\nthe same command with --retry" in said.out
-    assert not Desk(sweep.members[0]).log.exists()
+    assert not MemberFiles(sweep.members[0]).log.exists()
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""Whether a run would work here: machine, launcher, ranks, run folder, data and SLURM, a finding for each."""
+"""Checks before a run: machine, launcher, ranks, run folder, data and SLURM, with a finding for each."""

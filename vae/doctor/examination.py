@@ -1,4 +1,4 @@
-"""All checks in order: first what each process sees by itself, then what they find together."""
+"""All checks in order: first those of each process by itself, then those of all ranks together."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -21,10 +21,10 @@ TOGETHER: dict[str, Check] = dict(ranks.CHECKS)
 
 
 def examine(context: Context) -> Iterator[Finding]:
-    """Yield each finding as soon as it is there (all ranks).
+    """Yield each finding as soon as its check has ended (all ranks).
 
-    Every rank learns of every failure. If the ranks do not come together, or lose each other, a finding says so
-    (`parts_ranks`) and the process group is of no more use.
+    Every rank learns of every failure. If the ranks do not meet, or lose each other, a finding says so (`parts_ranks`);
+    the process group cannot be used after it.
     """
     findings = []
     for name, check in ALONE.items():
@@ -43,7 +43,7 @@ def examine(context: Context) -> Iterator[Finding]:
 
 
 def _examine_together(context: Context, findings: Sequence[Finding]) -> Iterator[Finding]:
-    """Yield what other ranks have found by themselves, then what all find together (all ranks)."""
+    """Yield the findings of other ranks' own checks, then those of the checks that are collectives (all ranks)."""
     try:
         ranks.introduce(context, findings)
         yield from _of_others(context)
@@ -57,7 +57,7 @@ def _examine_together(context: Context, findings: Sequence[Finding]) -> Iterator
 
 
 def _of_others(context: Context) -> Iterator[Finding]:
-    """Yield what is not well on other ranks and not so on rank 0, which has reported its own."""
+    """Yield warnings and failures of other ranks that differ from the findings of rank 0, which it has reported."""
     by_rank = [{finding.name: finding for finding in peer.findings} for peer in context.peers]
     for name in ALONE:
         first = by_rank[0].get(name)
@@ -66,7 +66,7 @@ def _of_others(context: Context) -> Iterator[Finding]:
 
 
 def run(name: str, check: Check, context: Context) -> Finding | None:
-    """Return what a check finds; what it raises is a failure."""
+    """Return the finding of a check; an exception that it raises is a failure."""
     try:
         finding = check(context)
     except InputError as error:
@@ -77,7 +77,7 @@ def run(name: str, check: Check, context: Context) -> Finding | None:
 
 
 def _run_collective(name: str, check: Check, context: Context) -> Finding | None:
-    """Return what a check finds that all ranks make together; only an `InputError` is raised by all alike."""
+    """Return the finding of a check that is a collective; only an `InputError` is raised by all ranks alike."""
     try:
         finding = check(context)
     except InputError as error:
@@ -86,7 +86,7 @@ def _run_collective(name: str, check: Check, context: Context) -> Finding | None
 
 
 def merge(findings: Sequence[Finding | None]) -> list[Finding]:
-    """Return one finding for all ranks: rank 0's, if all are well, else what is not, with the ranks it is so on."""
+    """Return one finding for all ranks: rank 0's if all are `ok`, else each warning and failure with its ranks."""
     there = [finding for finding in findings if finding is not None]
     bad = list(dict.fromkeys(finding for finding in there if finding.level != "ok"))
     if not bad:
@@ -104,7 +104,7 @@ def _ranks_with(finding: Finding, findings: Sequence[Finding | None]) -> list[in
 
 
 def summary(findings: Sequence[Finding]) -> str:
-    """Return the last line: how many findings there are of each level."""
+    """Return the last line: the number of findings of each level, and whether training can start."""
     counts = {level: sum(finding.level == level for finding in findings) for level in LEVELS}
     parts = [f"{count} {level}{'s' if count > 1 and level != 'ok' else ''}" for level, count in counts.items() if count]
     verdict = "training would not work as configured" if counts["failure"] else "training can start"

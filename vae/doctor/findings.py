@@ -1,4 +1,4 @@
-"""What a check finds, and what checks know of the run they look at."""
+"""Findings of checks, and the context that checks share: the run as this process knows it."""
 
 import socket
 from collections.abc import Mapping
@@ -21,15 +21,15 @@ LEVELS: tuple[Level, ...] = ("ok", "warning", "failure")
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found.
+    """The finding of one check.
 
     Attributes:
-        level: `ok`, `warning` (training would run) or `failure` (it would not, or not as meant).
-        found: what there is.
-        advice: what to do about it.
+        level: `ok`, `warning` (training would run) or `failure` (training would not run, or not as meant).
+        found: the facts.
+        advice: a way out of a warning or failure.
         name: of the check; the table of checks supplies it.
-        speaker: who reports it: the main process; or, because the ranks have not come together or have lost each other,
-            one process of each machine or every rank.
+        speaker: the process that reports: the main process; where the ranks have not met or have lost each other, one
+            process of each machine, or every rank.
     """
 
     level: Level
@@ -40,7 +40,7 @@ class Finding:
 
     @property
     def parts_ranks(self) -> bool:
-        """Whether the ranks cannot tell each other anything any more."""
+        """True if the ranks cannot reach each other any more."""
         return self.speaker != "main"
 
     def __str__(self) -> str:
@@ -49,33 +49,33 @@ class Finding:
 
 
 def ok(found: str) -> Finding:
-    """Return that all is well."""
+    """Return a finding of level `ok`."""
     return Finding("ok", found)
 
 
 def warning(found: str, advice: str) -> Finding:
-    """Return what is allowed but probably not meant."""
+    """Return a finding of level `warning`: allowed, but probably not meant."""
     return Finding("warning", found, advice)
 
 
 def failure(found: str, advice: str = "") -> Finding:
-    """Return what keeps the run from working; an `InputError`'s line says itself what to do."""
+    """Return a finding of level `failure`: the run would not work. The line of an `InputError` has its own advice."""
     return Finding("failure", found, advice)
 
 
 @dataclass(frozen=True)
 class Peer:
-    """What the other ranks need to know of one.
+    """Facts of one rank that all ranks compare.
 
     Attributes:
         rank: its number.
         host: the name of its machine.
-        versions: of the packages the numbers depend on.
-        cores: the numbers of the CPU cores it may use.
-        threads: that it computes with.
-        clock: seconds since 1970, all ranks asked at the same moment.
-        fingerprint: of its data; None: it has none.
-        findings: what its own checks found.
+        versions: of the packages that numbers depend on.
+        cores: the numbers of the CPU cores that the process may use.
+        threads: the number of threads that compute.
+        clock: seconds since 1970, on all ranks at the same moment.
+        fingerprint: of its data; None: there are no data.
+        findings: those of its own checks.
     """
 
     rank: int
@@ -90,15 +90,15 @@ class Peer:
 
 @dataclass
 class Context:
-    """The run that is looked at, as this process knows it.
+    """The run that is checked, as this process knows it.
 
     Attributes:
-        config: its configuration.
-        config_file: where that came from, for the name of the run folder.
-        environment: `os.environ`: what launcher and SLURM said.
-        data, model: once a check has read and built them.
-        accelerator, threads: once the process group stands.
-        peers: all ranks, in order, once they have told each other.
+        config: the run's configuration.
+        config_file: the file of the configuration, for the name of the run folder.
+        environment: `os.environ`, with the variables of launcher and SLURM.
+        data, model: set by the checks that read and build them.
+        accelerator, threads: set once there is a process group.
+        peers: all ranks, in order, once their facts have been gathered.
     """
 
     config: Config
@@ -112,17 +112,17 @@ class Context:
 
     @cached_property
     def folder(self) -> Path:
-        """The run's folder; without a name for it, one that depends on the time."""
+        """The run's folder; without `run.name`, its name depends on the time."""
         return folder_of(self.config, self.config_file)
 
     @property
     def rank(self) -> int:
-        """This process's number, as the launcher said."""
+        """The number of this process, RANK of the launcher."""
         return self._number("RANK", 0)
 
     @property
     def world_size(self) -> int:
-        """The processes that the launcher announced."""
+        """The number of processes, WORLD_SIZE of the launcher."""
         return self._number("WORLD_SIZE", 1)
 
     def _number(self, name: str, default: int) -> int:
@@ -131,12 +131,12 @@ class Context:
 
     @property
     def on_cuda(self) -> bool:
-        """Whether the run would use a CUDA device."""
+        """True if the run would use a CUDA device."""
         return self.config.train.device != "cpu" and torch.cuda.is_available()
 
     @property
     def wants_impossible_fp16(self) -> bool:
-        """Whether fp16 is asked for where there is no loss scaling."""
+        """True if train.precision is fp16 and there is no CUDA device, hence no loss scaling."""
         return self.config.train.precision == "fp16" and not self.on_cuda
 
     @cached_property
@@ -146,5 +146,5 @@ class Context:
 
     @property
     def place(self) -> str:
-        """Where the ranks are to meet."""
+        """The address and port at which the ranks meet."""
         return f"{self.environment.get('MASTER_ADDR', '?')}:{self.environment.get('MASTER_PORT', '?')}"

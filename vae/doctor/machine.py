@@ -1,4 +1,4 @@
-"""What each process finds by itself: software, hardware, launcher, data, model."""
+"""Checks of each process by itself: software, hardware, launcher, data, model."""
 
 import re
 import socket
@@ -24,7 +24,7 @@ HOW_TO_FETCH = "to download it, run train_ddp.py --dry-run where there is intern
 
 
 def check_versions(_: Context) -> Finding:
-    """What the numbers depend on, and whether it is new enough."""
+    """Check the versions of the packages that numbers depend on."""
     found = versions()
     text = ", ".join(f"{name} {version}" for name, version in found.items())
     old = too_old(found)
@@ -32,7 +32,7 @@ def check_versions(_: Context) -> Finding:
 
 
 def too_old(found: Mapping[str, str]) -> list[str]:
-    """Return what pip is to install where a version is below the minimum, e.g. `'torch>=2.11'`."""
+    """Return a requirement for pip for each version below the minimum, e.g. `'torch>=2.11'`."""
     return [
         f"'{name}>={'.'.join(map(str, minimum))}'"
         for name, minimum in MINIMUM.items()
@@ -41,7 +41,7 @@ def too_old(found: Mapping[str, str]) -> list[str]:
 
 
 def check_devices(context: Context) -> Finding:
-    """CPU cores and CUDA devices, and whether they would be used."""
+    """Check the CPU cores and CUDA devices, and that train.device uses them."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     gpus = [torch.cuda.get_device_properties(number) for number in range(count)]
     found = ", ".join(f"{gpu.name} ({gpu.total_memory / 2**30:.0f} GiB)" for gpu in gpus) or "no CUDA device"
@@ -58,7 +58,7 @@ def check_devices(context: Context) -> Finding:
 
 
 def check_precision(context: Context) -> Finding:
-    """Whether the device can do what train.precision asks for, and whether it has bf16 in hardware."""
+    """Check that the device can compute in train.precision, and has bf16 in hardware if that is asked for."""
     wanted = context.config.train.precision
     if context.on_cuda:
         has_bf16, what = torch.cuda.is_bf16_supported(including_emulation=False), "this GPU"
@@ -73,7 +73,7 @@ def check_precision(context: Context) -> Finding:
 
 
 def check_backend(context: Context) -> Finding:
-    """What moves tensors between processes."""
+    """Check that torch has the backend that moves tensors between processes: gloo or NCCL."""
     available = {"gloo": distributed.is_gloo_available(), "nccl": distributed.is_nccl_available()}
     has = ", ".join(name for name, there in available.items() if there) or "no backend"
     needed = "nccl" if context.on_cuda else "gloo"
@@ -83,7 +83,7 @@ def check_backend(context: Context) -> Finding:
 
 
 def check_launcher(context: Context) -> Finding:
-    """Who started the processes, and whether what was said of them fits together."""
+    """Check that the launcher's variables and the processes it has started go together."""
     environment, count = context.environment, context.world_size
     name = launcher(environment)
     text = f"{name}: {count} process{'es' if count > 1 else ''}"
@@ -99,7 +99,7 @@ def check_launcher(context: Context) -> Finding:
 
 
 def launcher(environment: Mapping[str, str]) -> str:
-    """Return who started this process."""
+    """Return the name of the launcher that started this process."""
     if "ACCELERATE_MIXED_PRECISION" in environment:
         return "accelerate launch"
     if "TORCHELASTIC_RUN_ID" in environment:
@@ -125,7 +125,7 @@ def _check_meeting_place(context: Context, text: str) -> Finding:
 
 
 def on_several_nodes(environment: Mapping[str, str]) -> bool:
-    """Whether the processes run on more than one machine, as far as launcher and SLURM say."""
+    """Return whether the processes run on several machines, by the variables of launcher and SLURM."""
     if "SLURM_STEP_NUM_NODES" in environment and "TORCHELASTIC_RUN_ID" not in environment:
         return environment["SLURM_STEP_NUM_NODES"] != "1"
     count = environment.get("WORLD_SIZE", "1")
@@ -133,7 +133,7 @@ def on_several_nodes(environment: Mapping[str, str]) -> bool:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether an address means another machine on each machine."""
+    """Return whether an address is the loopback, which on each machine is the machine itself."""
     try:
         return ip_address(address).is_loopback
     except ValueError:
@@ -141,7 +141,7 @@ def is_loopback(address: str) -> bool:
 
 
 def check_data(context: Context) -> Finding:
-    """Read the data set, which also verifies it; nothing is downloaded where nothing of it is there."""
+    """Check the data set by reading it; nothing is downloaded if none of its files is there."""
     data = context.config.data
     raw = Path(data.root).expanduser() / data.name / "raw"
     if data.name in FETCHED and not any(raw.glob("*")):
@@ -154,7 +154,7 @@ def check_data(context: Context) -> Finding:
 
 
 def check_model(context: Context) -> Finding:
-    """Build the model, for the shape of the data or, without data, of MNIST."""
+    """Check that the model can be built, for the shape of the data or, without data, of MNIST."""
     data = context.data
     shape, classes = (data.image_shape, data.classes) if data else (STAND_IN_SHAPE, STAND_IN_CLASSES)
     context.model = assemble.build_model(context.config, shape, classes)

@@ -1,4 +1,4 @@
-"""What the processes find together: do they meet, agree, and add up. Each check is a collective, run by all ranks."""
+"""Checks of all ranks together: they meet, agree, and add up. Each check is a collective, run by all ranks."""
 
 import statistics
 import time
@@ -26,7 +26,7 @@ SMALL_REPEATS, LARGE_REPEATS = 50, 10  # all-reduces to take the median of
 
 
 def check_rendezvous(context: Context) -> Finding:
-    """Start the process group, without a device or precision that has been found impossible."""
+    """Check that the processes meet, without a device or precision that has been found impossible."""
     train, started = context.config.train, time.perf_counter()
     device = train.device if context.on_cuda else "cpu"
     precision = "no" if context.wants_impossible_fp16 else assemble.MIXED_PRECISION[train.precision]
@@ -50,7 +50,7 @@ def check_rendezvous(context: Context) -> Finding:
 
 
 def introduce(context: Context, findings: Sequence[Finding]) -> None:
-    """Let all ranks know of each other, and go on without data if they do not all have the same (all ranks)."""
+    """Gather the facts of all ranks, and drop the data if they are not the same on each (all ranks)."""
     assert context.accelerator is not None
     fingerprint = context.data.fingerprint if context.data else None
     context.accelerator.wait_for_everyone()
@@ -63,7 +63,7 @@ def introduce(context: Context, findings: Sequence[Finding]) -> None:
 
 
 def check_ranks(context: Context) -> Finding:
-    """Where the ranks are, and whether they have the same software, data and time."""
+    """Check that the ranks have the same software, data and time, and list their machines."""
     return judge_peers(context.peers)
 
 
@@ -103,7 +103,7 @@ def say_ranks(ranks: Sequence[int]) -> str:
 
 
 def check_threads(context: Context) -> Finding:
-    """Whether the threads of a machine's processes fill its cores, and no more."""
+    """Check that the threads of a machine's processes are about as many as its cores."""
     return judge_threads(context.peers, chosen=bool(context.config.train.threads), on_cuda=context.on_cuda)
 
 
@@ -124,7 +124,7 @@ def judge_threads(peers: Sequence[Peer], *, chosen: bool, on_cuda: bool) -> Find
 
 
 def check_all_reduce(context: Context) -> Finding:
-    """Whether a sum over the ranks is right, and how long it takes for a number and for the model's gradient."""
+    """Check a sum over the ranks, and time it for one number and for the model's gradient."""
     assert context.accelerator is not None
     count, device = context.accelerator.num_processes, context.accelerator.device
     if count == 1:

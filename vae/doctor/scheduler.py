@@ -1,4 +1,4 @@
-"""SLURM's side of a job: does it ask for a signal before the end, may it go back to the queue, how long has it left."""
+"""Checks of a SLURM job: a signal before the time limit, the requeue, the time left."""
 
 import re
 import shlex
@@ -15,7 +15,7 @@ SIGNAL_LINE = "#SBATCH --signal=USR1@120"
 
 
 def check_slurm(context: Context) -> Finding | None:
-    """Which job this is, how long it has left and whether it may be requeued (main process only)."""
+    """Check the job's time left, and that it may be requeued (main process only)."""
     if context.rank:
         return None
     job = context.environment.get("SLURM_JOB_ID")
@@ -28,9 +28,10 @@ def check_slurm(context: Context) -> Finding | None:
 
 
 def check_signal(context: Context) -> Finding | None:
-    """Whether the job is told before its time limit (main process only).
+    """Check that the job gets a signal before its time limit (main process only).
 
-    `scontrol show job` does not tell (22.05); the batch script does, unless the command line said something else.
+    `scontrol show job` does not show the setting (22.05). The batch script does, unless the command line of sbatch had
+    another one.
     """
     job = context.environment.get("SLURM_JOB_ID")
     if context.rank or job is None:
@@ -43,7 +44,7 @@ def check_signal(context: Context) -> Finding | None:
 
 
 def check_steps(context: Context) -> Finding | None:
-    """What of srun's settings gets in the way (main process only)."""
+    """Check for settings of srun that get in the way (main process only)."""
     environment = context.environment
     if context.rank or "SLURM_JOB_ID" not in environment:
         return None
@@ -62,7 +63,7 @@ def parse(shown: str) -> dict[str, str]:
 
 
 def judge_job(job: Mapping[str, str]) -> Finding:
-    """Return what a job's fields mean for a run."""
+    """Return the finding for the fields of a job."""
     limit, used = seconds(job.get("TimeLimit", "")), seconds(job.get("RunTime", ""))
     left = "no time limit" if limit is None else f"{_clock(limit - (used or 0))} left of {_clock(limit)}"
     text = f"job {job.get('JobId', '?')} on {job.get('NodeList', '?')}: {left}"
@@ -77,12 +78,12 @@ def judge_job(job: Mapping[str, str]) -> Finding:
 
 
 def judge_signal(script: str | None, exported: str | None, limit: int | None) -> Finding:
-    """Return what a job's signal setting means for a run.
+    """Return the finding for the signal setting of a job.
 
     Args:
         script: the batch script; None: SLURM does not show it.
-        exported: SBATCH_SIGNAL, as far as it reached the job.
-        limit: the job's time limit, seconds; None: none.
+        exported: SBATCH_SIGNAL, if the job's environment has it.
+        limit: the job's time limit, seconds; None: no limit.
     """
     if limit is None:
         return ok("no time limit, so no signal before it")
@@ -137,7 +138,7 @@ def _clock(duration: int) -> str:
 
 
 def _ask(*command: str) -> str | None:
-    """Return what SLURM answers, or None if it does not."""
+    """Return the output of a SLURM command, or None if it fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS_TO_ANSWER, check=True)
     except (OSError, subprocess.SubprocessError):

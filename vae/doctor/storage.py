@@ -1,4 +1,4 @@
-"""The run folder: can it be written, is there room, do all ranks see the same. Nothing is left behind."""
+"""Checks of the run folder: it can be written, has room, and is the same for all ranks. Nothing is left behind."""
 
 import contextlib
 import fcntl
@@ -23,7 +23,7 @@ SECONDS_TO_APPEAR = 5.0  # network file systems remember for a while what was no
 
 
 def check_folder(context: Context) -> Finding | None:
-    """Write, sync, lock and remove a file where the run folder is or would be (main process only)."""
+    """Check that a file can be written, synced, locked and removed at the run folder (main process only)."""
     if context.rank:
         return None
     place = nearest_existing(context.folder)
@@ -41,7 +41,7 @@ def check_folder(context: Context) -> Finding | None:
 
 
 def check_space(context: Context) -> Finding | None:
-    """Compare the free space with what the run will write (main process only)."""
+    """Check that the free space is enough for the files of the run (main process only)."""
     if context.rank or context.model is None:
         return None
     with contextlib.suppress(InputError):  # the check of the folder has said so
@@ -52,19 +52,19 @@ def check_space(context: Context) -> Finding | None:
 
 
 def needed(weights: int, *, keeps_best: bool) -> int:
-    """Return the bytes a run takes on the disk, from those of its weights."""
+    """Return the bytes that a run takes on the disk, from those of its weights."""
     return (CHECKPOINTS + keeps_best) * COPIES * weights + weights + LOGS
 
 
 def judge_space(free: int, need: int) -> Finding:
-    """Return whether the free bytes are enough: twice what is needed, so that others may write, too."""
+    """Return the finding for the free bytes: twice the need is `ok`, since others may write too."""
     text = f"{_size(free)} free, the run takes about {_size(need)}"
     advice = "make room, or set run.dir to another disk"
     return failure(text, advice) if free < need else warning(text, advice) if free < 2 * need else ok(text)
 
 
 def check_sharing(context: Context) -> Finding:
-    """Have all ranks read what rank 0 writes beside the run folder (all ranks)."""
+    """Check that all ranks can read a file that rank 0 writes beside the run folder (all ranks)."""
     assert context.accelerator is not None
     if context.accelerator.num_processes == 1:
         return ok("one process: nothing to share")

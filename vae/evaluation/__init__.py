@@ -1,4 +1,4 @@
-"""Numbers on held-out data, each stamped with its protocol, and what of them can be looked at."""
+"""Numbers on held-out data, each with its protocol, and views of a model: images and codes."""
 
 from vae.evaluation.collapse import CollapseWatch
 from vae.evaluation.heldout import Evaluation, evaluate, measure_latents

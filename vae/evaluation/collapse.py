@@ -1,4 +1,4 @@
-"""Posterior collapse: hardly any latent dimension is used, although the weight of the KL has settled."""
+"""Posterior collapse: too few latent dimensions are active, although the weight of the KL has settled."""
 
 from vae.evaluation.latents import LatentMeasures
 
@@ -6,11 +6,11 @@ ADVICE = "try a longer warm-up of objective.beta, a smaller beta, or free bits (
 
 
 class CollapseWatch:
-    """Says when fewer latent dimensions are active than there should be, once for each number of them.
+    """Watches for posterior collapse; each number of active dimensions is remarked on once.
 
     Args:
-        min_active: the share of the dimensions that should be active; 0: any number is right.
-        settled: epochs after which the weight of the KL no longer changes; before, nothing is said.
+        min_active: the least share of the latent dimensions that should be active; 0: any share is right.
+        settled: epochs after which the weight of the KL no longer changes; there is no remark before.
     """
 
     def __init__(self, min_active: float, settled: float):
@@ -18,16 +18,16 @@ class CollapseWatch:
         self._said: int | None = None
 
     def collapsed(self, measures: LatentMeasures, epoch: float) -> bool:
-        """Return whether too few dimensions are active after so many epochs."""
+        """Return whether too few dimensions are active, and `epoch` is past the warm-up."""
         return epoch > self.settled and measures.active < self.min_active * len(measures.variance)
 
     def remark(self, measures: LatentMeasures, epoch: float, since: float) -> str | None:
-        """Return a sentence if there is something new to say.
+        """Return a sentence if the collapse, or its end, is news.
 
         Args:
-            measures: on held-out data.
-            epoch: now.
-            since: the epoch at which it was found first, if it is collapsed.
+            measures: of held-out data.
+            epoch: of these measures.
+            since: the epoch at which a collapse was found first.
         """
         counted = f"{measures.active} of {len(measures.variance)} latent dimensions are active"
         before, self._said = self._said, measures.active if self.collapsed(measures, epoch) else None

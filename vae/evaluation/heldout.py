@@ -1,4 +1,4 @@
-"""What a run is evaluated by: exact means over held-out data at any world size."""
+"""Exact means over held-out data, the same at any world size."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,18 +22,18 @@ from vae.objectives import negative_elbo
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Means over the examples, nats per example.
+    """Means over examples, nats per example.
 
     Attributes:
         loss: -ELBO at beta = 1, one z ~ q(z|x) for each example: reconstruction + kl.
         reconstruction: -log p(x|z), z ~ q(z|x).
         kl: KL(q(z|x) || p(z)).
         reconstruction_mean_z: -log p(x|z) at z = E[z|x]: lower than `reconstruction`, and not part of any bound.
-        examples: how many.
-        latents: what the latent dimensions are used for.
-        accuracy: share of the images whose most probable label under q(y|x) is theirs; None: labels are not inferred.
-        bits_per_dim: `loss` in bits for each number of an image, where p(x|z) has a probability for each value that
-            these have; else None.
+        examples: their number.
+        latents: KL and activity of the latent dimensions.
+        accuracy: share of the images whose label is the most probable one under q(y|x); None: labels are not inferred.
+        bits_per_dim: `loss` in bits for each number of an image; None: p(x|z) is a density, or has probabilities of
+            other values than pixels have.
     """
 
     loss: float
@@ -46,7 +46,7 @@ class Evaluation:
     accuracy: float | None = None
 
     def numbers(self) -> dict[str, Any]:
-        """Return the numbers by name, as a summary has them."""
+        """Return the numbers by their names in summary.json."""
         names = ("loss", "reconstruction", "kl", "reconstruction_mean_z", "examples", "bits_per_dim")
         units = {"active_units": self.latents.active, **self.latents.of_codes}
         right = {} if self.accuracy is None else {"accuracy": self.accuracy}
@@ -54,7 +54,7 @@ class Evaluation:
 
 
 def evaluate(accelerator: Accelerator, model: VAE, part: Split, *, seed: int, split: str) -> Evaluation:
-    """Return the means over all images of a part of the data, each rank doing its share (all ranks).
+    """Return the means over all images of a part of the data; each rank evaluates its share (all ranks).
 
     Args:
         accelerator: precision and reduction.
@@ -90,7 +90,7 @@ def evaluate(accelerator: Accelerator, model: VAE, part: Split, *, seed: int, sp
 
 
 def _at_mean(model: VAE, output: VAEOutput, x: Tensor, labels: Tensor | None) -> Distribution:
-    """Return p(x|z) at z = E[z|x], of an inferred label the most probable one."""
+    """Return p(x|z) at z = E[z|x], with the most probable label where labels are inferred."""
     if output.labels is None:
         return model.decode(output.latents[0].q.mean, labels)
     best = output.labels.most_probable
@@ -98,17 +98,17 @@ def _at_mean(model: VAE, output: VAEOutput, x: Tensor, labels: Tensor | None) ->
 
 
 def has_probabilities(model: VAE, part: Split) -> bool:
-    """Whether p(x|z) has a probability for each value that the pixels have, not a density."""
+    """Return whether p(x|z) has a probability, not a density, for each value of a pixel."""
     return part.levels is not None and part.levels == model.likelihood.levels
 
 
 def measure_latents(model: VAE, part: Split, *, seed: int) -> LatentMeasures:
-    """Return the measures of a model on a part of the data: those of `evaluate`, without what comes after z.
+    """Return the latent measures that `evaluate` finds for a part of the data, without decoding.
 
     Args:
         model: the unwrapped model, on any device.
         part: N images.
-        seed: of the noise that `evaluate` draws z with; used by a KL that is estimated, not by one in closed form.
+        seed: of the noise of z, as in `evaluate`; a KL in closed form does not depend on it, an estimated one does.
     """
     noise = randomness.normal(len(part), model.noise_dim, seed, "evaluate/test")
 

@@ -1,4 +1,4 @@
-"""What latent dimensions are used for: KL and activity of each, from sums that ranks and chunks can merge exactly."""
+"""KL and activity of each latent dimension, from sums that ranks and chunks can merge exactly."""
 
 import math
 from collections.abc import Sequence
@@ -18,15 +18,15 @@ ACTIVE = 0.01  # variance of E[z_d|x] above which dimension d is active (Burda e
 
 @dataclass(frozen=True)
 class LatentMeasures:
-    """Means and variances over a test set, dimension by dimension.
+    """Means and variances over a test set, for each latent dimension.
 
     Attributes:
         variance: Var_x(E[z_d|x]) of each dimension d, over the examples (divided by their number).
-        kl: mean of KL(q(z_d|x) || p(z_d)) for each dimension, nats. A diagonal posterior's sum to `total_kl`; those of
-            a full-covariance one are its marginals', see `shared_kl`. None: there is no closed form.
+        kl: mean of KL(q(z_d|x) || p(z_d)) for each dimension, nats. For a diagonal posterior they sum to `total_kl`;
+            for a full covariance they are those of the marginals, see `shared_kl`. None: there is no closed form.
         total_kl: mean of KL(q(z|x) || p(z)), nats: the `kl` of summary.json.
-        examples: how many.
-        perplexity: of codes, e^H, H the entropy of their shares in all positions of all examples; None: z is none.
+        examples: their number.
+        perplexity: e^H, H the entropy of the shares of codes in all positions of all examples; None: z has no codes.
     """
 
     variance: tuple[float, ...]
@@ -37,17 +37,17 @@ class LatentMeasures:
 
     @property
     def active(self) -> int:
-        """Dimensions whose posterior mean varies over the data by more than 0.01 (Burda et al. 2016, section 5)."""
+        """The number of dimensions with a variance above 0.01 (Burda et al. 2016, section 5)."""
         return sum(variance > ACTIVE for variance in self.variance)
 
     @property
     def of_codes(self) -> dict[str, float]:
-        """`perplexity` by its name, where z is a sequence of codes, else nothing: as records have it."""
+        """`perplexity` by its name in records, where z is a sequence of codes; else empty."""
         return {} if self.perplexity is None else {"perplexity": self.perplexity}
 
     @property
     def shared_kl(self) -> float | None:
-        """What no dimension has alone: `total_kl` less the sum of `kl`, nats.
+        """The KL that dimensions share: `total_kl` less the sum of `kl`, nats.
 
         Under a factorised prior it is the total correlation of q(z|x), 0 for a diagonal posterior.
         """
@@ -56,15 +56,15 @@ class LatentMeasures:
 
 @dataclass(frozen=True)
 class Tally:
-    """What is kept of any number of examples: two tallies of different examples make that of all of them.
+    """Sums over examples; the tallies of two sets of examples can be merged into that of both.
 
     Attributes:
-        count: examples, (), float64 like the rest.
-        sums: of numbers that each example has, (S,).
+        count: number of examples, (), float64 like the rest.
+        sums: of numbers of each example, (S,).
         kl: sums of the KL of each group of dimensions, (G,).
         mean: of E[z|x], (D,).
         squares: sum of the squared deviations of E[z|x] from `mean`, (D,).
-        codes: how often each of K codes was chosen, (K,); of a z that is no sequence of codes, (0,).
+        codes: count of each of K codes, (K,); empty (0,) where z has no codes.
     """
 
     count: Tensor
@@ -79,10 +79,10 @@ class Tally:
         """Return the tally of B examples.
 
         Args:
-            latents: each stochastic layer, of one draw for each example; their dimensions stand side by side. Of a
-                layer whose q depends on another layer's z, E[z|x] is taken at the z that was drawn there.
+            latents: the stochastic layers, one draw for each example; their dimensions are concatenated. Where q of a
+                layer depends on the z of another layer, E[z|x] is taken at the z that was drawn there.
             numbers: of each example, (S, B).
-            labels: over which the layers are averaged, where these are inferred.
+            labels: inferred labels, over which the layers are averaged; None: labels are not inferred.
         """
         groups = [replace(layer, q=marginals(layer.q)).kl_by_group() for layer in latents]
         means = torch.cat([layer.q.mean for layer in latents], -1).double()
@@ -106,11 +106,11 @@ class Tally:
         return cls(total, sums.sum(0), kl_sums.sum(0), mean, around.sum(0), codes.sum(0))
 
     def packed(self) -> Tensor:
-        """Return all of it, (1 + S + G + D + D + K,)."""
+        """Return all numbers in one tensor, (1 + S + G + D + D + K,)."""
         return torch.cat([self.count[None], self.sums, self.kl, self.mean, self.squares, self.codes])
 
     def unpacked(self, packed: Tensor) -> "Tally":
-        """Return a packed tally of these sizes."""
+        """Return the tally that a tensor packs, with the sizes of this one."""
         sizes = [1, *map(len, (self.sums, self.kl, self.mean, self.squares, self.codes))]
         count, *others = packed.split(sizes)
         return Tally(count[0], *others)
@@ -125,5 +125,5 @@ class Tally:
 
 
 def counts_of(q: Distribution) -> Tensor:
-    """Return how often each of K codes is chosen, (K,), or of a q(z|x) without codes nothing, (0,)."""
+    """Return the count of each of K codes, (K,); empty (0,) for a q(z|x) without codes."""
     return q.codes.flatten().bincount(minlength=len(q.counts)) if isinstance(q, Quantized) else torch.empty(0)

@@ -1,4 +1,4 @@
-"""Measures of a run's latent dimensions: made once, and kept in latents.json in its folder."""
+"""latents.json, a cache in the run folder: the measures of the latent dimensions, by the weights' sha256."""
 
 import contextlib
 import json
@@ -18,11 +18,11 @@ FORMAT = 1  # of latents.json
 
 
 def kept(folder: Path, measure: Callable[[], LatentMeasures]) -> LatentMeasures:
-    """Return the measures in a run's latents.json, or, unless they are of the weights there, measure and keep them.
+    """Return the measures in a run's latents.json; if they are not of the run's weights, measure and keep them.
 
     Args:
         folder: the run folder, which holds final weights; if it cannot be written, nothing is kept.
-        measure: measures these weights, in float32 (float64 for such a run), also where training ran in half precision.
+        measure: measures these weights in float32 (float64 for such a run), also after training in half precision.
     """
     key = {"format": FORMAT, "weights_sha256": sha256_of(folder / MODEL / WEIGHTS)}
     measures = _read(folder / LATENTS, key)
@@ -34,11 +34,11 @@ def kept(folder: Path, measure: Callable[[], LatentMeasures]) -> LatentMeasures:
 
 
 def measure(folder: Path, loader: Loader | None = None) -> LatentMeasures:
-    """Return the measures of a finished run: those that it kept, or, where it has none, new ones.
+    """Return the measures of a finished run, from its latents.json if that holds them.
 
     Args:
         folder: the run folder.
-        loader: opens the run, if there is one that may have its data already.
+        loader: opens the run, and may have its data in memory; None: a new one.
 
     Raises:
         InputError: not a run folder, an unfinished or damaged run, or its data are not there.
@@ -54,7 +54,7 @@ def measure(folder: Path, loader: Loader | None = None) -> LatentMeasures:
 
 
 def _read(path: Path, key: dict[str, Any]) -> LatentMeasures | None:
-    """Return what a file keeps, or None if there is none, or it is damaged or of other weights."""
+    """Return the measures in a file; None: no file, a damaged one, or one of other weights."""
     try:
         found = json.loads(path.read_text())
         if {name: found.pop(name) for name in key} != key:

@@ -1,4 +1,4 @@
-"""How a number was made: two numbers may be compared only if this agrees."""
+"""The protocol of a number: two numbers may be compared only if their protocols agree."""
 
 from typing import Any
 
@@ -12,8 +12,8 @@ def part_of(data: DataSet, split: str, whose: object = "the run") -> Split:
 
     Args:
         data: the data set.
-        split: its part.
-        whose: a run's folder or a file, to be named if there is no such part.
+        split: name of the part.
+        whose: the run's folder or the file that the message names.
     """
     part = {"train": data.train, "val": data.val, "test": data.test}[split]
     if part is None:
@@ -23,13 +23,14 @@ def part_of(data: DataSet, split: str, whose: object = "the run") -> Split:
 
 
 def protocol(data: DataSet, binarize: str, likelihood: Likelihood, *, seed: int, split: str) -> dict[str, Any]:
-    """Return how a number was made: two numbers may be compared only if this agrees.
+    """Return the protocol of a number: two numbers may be compared only if their protocols agree.
 
     Args:
         data: the data set, as it was evaluated.
         binarize: `none`, `dynamic` or `static`; when not `none` one fixed draw of the evaluated split is used.
         likelihood: the family of p(x|z).
-        seed, split: of the evaluation noise, and what was evaluated.
+        seed: of the evaluation noise.
+        split: the part that was evaluated.
     """
     part = part_of(data, split)
     binary = part.levels == 2

@@ -1,4 +1,4 @@
-"""evaluation.json, and files like it: a run's evaluations side by side, and which of them may be compared."""
+"""evaluation.json, quality.json, disentanglement.json: a run's evaluations, and the rule by which they are compared."""
 
 import contextlib
 import json
@@ -26,10 +26,10 @@ class Kept:
     """One evaluation of one run.
 
     Attributes:
-        protocol: how it was made: with another it is another evaluation, not to be compared with this one.
+        protocol: evaluations with other protocols are not to be compared with this one.
         checkpoint: `file` and `sha256` of the weights.
-        results: by name; nats, unless something else is said.
-        made: when, on what, how long it took, with which versions.
+        results: by name; nats, unless another unit is named.
+        made: time, device, duration in seconds, versions of packages.
     """
 
     protocol: Protocol
@@ -38,7 +38,7 @@ class Kept:
     made: Mapping[str, Any]
 
     def is_of(self, protocol: Protocol, checkpoint: Mapping[str, str]) -> bool:
-        """Whether it was made in this way of these weights."""
+        """Return whether the evaluation has this protocol and these weights."""
         return self.protocol == protocol and self.checkpoint == checkpoint
 
 
@@ -46,7 +46,7 @@ PARTS = tuple(Kept.__dataclass_fields__)
 
 
 def checkpoint_of(folder: Path) -> dict[str, str]:
-    """Return the name and the sha256 of the final weights of a run, which must be there."""
+    """Return the name and the sha256 of the final weights of a run; the run must be finished."""
     return {"file": f"{MODEL}/{WEIGHTS}", "sha256": sha256_of(folder / MODEL / WEIGHTS)}
 
 
@@ -54,7 +54,7 @@ def read(folder: Path, name: str = EVALUATION) -> list[Kept]:
     """Return the evaluations that a run's folder keeps in a file, oldest first; none if there is no such file.
 
     Raises:
-        InputError: it holds something else.
+        InputError: the file holds something else.
     """
     path = folder / name
     try:
@@ -71,12 +71,12 @@ def read(folder: Path, name: str = EVALUATION) -> list[Kept]:
 
 
 def known(folder: Path, protocol: Protocol, checkpoint: Mapping[str, str], name: str = EVALUATION) -> Kept | None:
-    """Return the evaluation that a run's folder keeps of these weights, made in this way, if there is one."""
+    """Return the evaluation of these weights by this protocol that a run's folder keeps; None: there is none."""
     return next((one for one in read(folder, name) if one.is_of(protocol, checkpoint)), None)
 
 
 def keep(folder: Path, new: Kept, name: str = EVALUATION) -> None:
-    """Add an evaluation to a run's, in the place of one that is of the same weights and made in the same way, if any.
+    """Add an evaluation to those of a run; it replaces one of the same weights and protocol.
 
     Raises:
         InputError: the file cannot be read or written.
@@ -89,11 +89,11 @@ def keep(folder: Path, new: Kept, name: str = EVALUATION) -> None:
 
 
 def log_likelihoods(folder: Path, draw: int) -> dict[int, float]:
-    """Return log p(x) of the test set by K, nats, as far as it has been estimated with the weights that there are now.
+    """Return the estimates of log p(x) of the test set with the present weights, nats, by their number of draws K.
 
     Args:
         folder: of a finished run.
-        draw: the seed of 0/1 pixels, where pixels are drawn: the run's own.
+        draw: the seed of the 0/1 pixels, where pixels are drawn: the run's own.
 
     Raises:
         InputError: evaluation.json is damaged.
@@ -111,14 +111,14 @@ def log_likelihoods(folder: Path, draw: int) -> dict[int, float]:
 
 
 def must_be_writable(folder: Path, name: str = EVALUATION) -> None:
-    """Raise `InputError` now rather than after hours of work, if a folder cannot take or does not hold evaluations."""
+    """Raise `InputError` if evaluations cannot be kept in a folder: now rather than after hours of work."""
     with _alone(folder):
         read(folder, name)
 
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Keep other processes from changing such a file meanwhile; raises `InputError` if it cannot be written."""
+    """Hold the lock on a folder's evaluations; raises `InputError` if the folder cannot be written."""
     try:
         with FileLock(folder / LOCK):
             yield
@@ -127,16 +127,16 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def comparable(protocol: Protocol) -> dict[str, Any]:
-    """Return what evaluations must have in common to be compared: all, but for the family of a normalised likelihood.
+    """Return the part of a protocol that two evaluations must share to be compared.
 
-    What its numbers measure, probabilities of what or which density, decides.
+    It is the whole protocol but for the family of a normalised likelihood, whose `measure` decides.
     """
     free = {"likelihood"} if protocol["measure"] != NOT_NORMALISED else set()
     return {key: value for key, value in protocol.items() if key not in free}
 
 
 def differing(protocols: Sequence[Protocol]) -> list[str]:
-    """Return `key = one value or another` for each key in which protocols differ."""
+    """Return `key = value or other value` for each key in which protocols differ."""
     keys = dict.fromkeys(key for protocol in protocols for key in protocol)
     values = {key: list(dict.fromkeys(json.dumps(each.get(key)) for each in protocols)) for key in keys}
     return [f"{key} = {' or '.join(found)}" for key, found in values.items() if len(found) > 1]

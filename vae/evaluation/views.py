@@ -1,4 +1,4 @@
-"""What can be looked at: originals, reconstructions, samples, and codes for TensorBoard's projector."""
+"""Views of a model: originals, reconstructions, samples, and codes for TensorBoard's projector."""
 
 import torch
 from torch import Tensor
@@ -16,9 +16,9 @@ def pictures(model: VAE, part: Split, seed: int, count: int = 64) -> dict[str, T
 
     Args:
         model: the unwrapped model.
-        part: of the data; the first `count` images are shown.
+        part: of the data; its first `count` images are the originals.
         seed: of the samples' noise, the same at every call so that epochs can be compared.
-        count: how many pictures of each kind.
+        count: number of images of each kind.
     """
     weights = next(model.parameters())
     originals = images_of(model, part, slice(0, count))
@@ -38,7 +38,7 @@ def embedding(model: VAE, data: DataSet, count: int = 2000) -> tuple[Tensor, Ten
     Args:
         model: the unwrapped model.
         data: N is the size of its test set, or `count` if that is smaller.
-        count: how many, at most.
+        count: the largest N.
 
     Returns:
         Means (N, D) and images (N, 1 or 3, H, W), float32 on the CPU, and N names, where the data have labels.
@@ -52,5 +52,5 @@ def embedding(model: VAE, data: DataSet, count: int = 2000) -> tuple[Tensor, Ten
 
 
 def visible(images: Tensor) -> Tensor:
-    """Return images (N, C, H, W) as a screen can show them: in [0, 1], and of C other than 1 or 3 the first channel."""
+    """Return images (N, 1 or 3, H, W) in [0, 1] for a screen; with other than 1 or 3 channels, the first channel."""
     return (images if images.shape[1] in (1, 3) else images[:, :1]).clamp(0, 1)

@@ -84,7 +84,7 @@ def _column(rows: Sequence[Row], key: str) -> np.ndarray:
 
 
 def _zoom(axes: Axes, curves: Sequence[Sequence[Row]], key: str) -> None:
-    """Fit the y axis to what follows the first epoch (or first tenth of the run), and say what lies above it."""
+    """Fit the y axis to the curves after the first epoch (or tenth of the run), and note the peak above it."""
     rows = [row for curve in curves for row in curve if math.isfinite(row[key])]
     if not rows:
         return

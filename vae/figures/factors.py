@@ -1,4 +1,4 @@
-"""What latent dimensions say of the factors of the data."""
+"""The information of latent dimensions about the factors of the data."""
 
 from collections.abc import Sequence
 
@@ -8,16 +8,16 @@ from matplotlib.figure import Figure
 from vae.figures.style import INK, TEXT, titled_figure
 
 DARK = 0.6  # share of the colour scale from which numbers are white
-LEAST = 0.005  # share of a factor's entropy that is shown: less would be 0.00
+LEAST = 0.005  # share of a factor's entropy that has a number: less would be 0.00
 
 
 def factor_information(shares: np.ndarray, names: Sequence[str], note: str) -> Figure:
-    """Draw how much each latent dimension says of each factor, those of one factor side by side.
+    """Draw the information of each latent dimension about each factor, the dimensions of one factor side by side.
 
     Args:
         shares: I(z_d; factor) / H(factor), (F, D), from 0 to 1.
         names: of the factors (F,).
-        note: what the picture shows.
+        note: the line under the title.
     """
     order = by_factor(shares)
     count, dims = shares.shape
@@ -40,10 +40,10 @@ def factor_information(shares: np.ndarray, names: Sequence[str], note: str) -> F
 
 
 def by_factor(shares: np.ndarray) -> list[int]:
-    """Return latent dimensions by the factor that each says most of, the most telling of a factor first.
+    """Return latent dimensions in the order of the factor of which each has the largest share, largest share first.
 
     Args:
-        shares: I(z_d; factor) / H(factor), (F, D); dimensions that say less than `LEAST` of each factor come last.
+        shares: I(z_d; factor) / H(factor), (F, D); dimensions with less than `LEAST` of each factor come last.
     """
     best, most = shares.argmax(0), shares.max(0)
     return sorted(range(shares.shape[1]), key=lambda dim: (most[dim] < LEAST, best[dim], -most[dim]))

@@ -45,10 +45,10 @@ def images_by_setting(
     """Draw a labelled row of images for each setting.
 
     Args:
-        title, note: what is shown, and how it was made.
+        title, note: of the picture.
         rows: label -> images (N, C, H, W) in [0, 1], C = 1 or 3; the same N everywhere.
         columns: N labels of the columns; none: no labels.
-        below: what these say.
+        below: label of the axis of the columns.
     """
     canvas = _canvas(rows)
     height, width = canvas.shape[:2]

@@ -32,12 +32,12 @@ MASSES = ((0.5, "-"), (0.95, "--"))  # of the prior, that lines in the plane hol
 
 @dataclass(frozen=True)
 class ShownPrior:
-    """A prior other than N(0, I), as pictures need it.
+    """Marginals, draws and density of a prior other than N(0, I), for pictures.
 
     Attributes:
-        marginals: places (G,) -> the density of each dimension there, (G, D).
+        marginals: values of z_d (G,) -> the density of each dimension, (G, D).
         draws: of the prior, (S, D).
-        density: points (N, D) -> its density there, (N,), up to a factor; None: it is not known.
+        density: points (N, D) -> the prior's density, (N,), up to a factor; None: it is not known.
     """
 
     marginals: Callable[[np.ndarray], np.ndarray]
@@ -116,7 +116,7 @@ def latent_marginals(z: Array, *, prior: ShownPrior | None = None, max_dims: int
     Args:
         z: one sample of q(z|x) for each image, (N, D).
         prior: None: N(0, I).
-        max_dims: draw no more dimensions than this, the first ones.
+        max_dims: the most dimensions that are drawn, the first ones.
     """
     points = numbers(z)
     total, shown = points.shape[1], min(points.shape[1], max_dims)
@@ -161,7 +161,7 @@ def _draw_circles(axes: Axes) -> None:
 
 
 def _draw_outlines(axes: Axes, density: Callable[[np.ndarray], np.ndarray], draws: np.ndarray, limit: float) -> None:
-    """Draw where the density is as high as at least a share of the prior's draws have it."""
+    """Draw the lines of equal density within which shares of the prior's draws lie."""
     at_draws = density(draws)
     ticks = np.linspace(-limit, limit, 200)
     points = np.stack(np.meshgrid(ticks, ticks), -1)

@@ -1,4 +1,4 @@
-"""Samples as a classifier sees them: which classes, how certain, and which it is most and least certain of."""
+"""Samples by a classifier: shares of classes, entropies of predictions, the most and least certain samples."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,14 +21,14 @@ def sample_quality(
     class_names: Sequence[str],
     note: str,
 ) -> Figure:
-    """Draw the classes that a classifier sees, how certain it is of them, and rows of images.
+    """Draw the shares of predicted classes, the entropies of predictions, and rows of images.
 
     Args:
         shares: of several sets of images -> the share of each of C classes, (C,).
         entropies: of the same sets -> the entropy of each prediction, (N,), nats.
         rows: label -> images (n, C, H, W) in [0, 1], all of one size.
-        class_names: C of them.
-        note: what comes of it.
+        class_names: C names.
+        note: the lines under the picture.
     """
     figure, axes = titled_figure("Samples as a classifier sees them", (7.5, 3.6 + 0.66 * len(rows)), rows=2, columns=2)
     grid = axes[0].get_gridspec()

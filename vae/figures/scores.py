@@ -1,7 +1,7 @@
-"""log p(x) of images: how it is spread, and which images have the least and the most of it.
+"""Histograms of log p(x), and the images with the least and the most of it.
 
-That a model was not trained on images like these does not mean that it finds them unlikely: a likelihood may rank other
-data higher (Nalisnick et al. 2019, Do deep generative models know what they don't know?).
+A model may give a higher likelihood to images of another kind than to those it was trained on (Nalisnick et al. 2019,
+Do deep generative models know what they don't know?).
 """
 
 from collections.abc import Mapping
@@ -22,8 +22,8 @@ def scores(values: Mapping[str, Array], rows: Mapping[str, Array], unit: str, no
     Args:
         values: name of each set of images -> log p(x), (N,), finite.
         rows: label -> images (n, C, H, W) in [0, 1], C = 1 or 3, all of one size.
-        unit: what the numbers are.
-        note: what comes of them.
+        unit: label of the axis of log p(x).
+        note: the title of the histograms.
     """
     figure, (axes, below) = titled_figure("Log-likelihood of images", (7.5, 3.4 + 0.62 * len(rows)), rows=2)
     grid = axes.get_gridspec()

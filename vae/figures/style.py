@@ -1,4 +1,4 @@
-"""What all pictures share: size, colours, axes, legends."""
+"""The common style of all pictures: size, colours, axes, legends."""
 
 import textwrap
 from collections.abc import Sequence
@@ -57,7 +57,7 @@ def legend_below(figure: Figure, handles: Sequence[Artist], *, columns: int = 4)
 
 
 def color_and_marker(count: int) -> list[tuple[Any, str]]:
-    """Return a colour and a marker for each of `count` settings: by colour alone nobody has to tell them apart."""
+    """Return a colour and a marker for each of `count` settings, so that settings do not differ by colour alone."""
     colors = [PALETTE[place] for place in SETTING_ORDER]
     if count > len(colors):
         colors = list(colormaps["viridis"](np.linspace(0, 0.95, count)))
@@ -65,7 +65,7 @@ def color_and_marker(count: int) -> list[tuple[Any, str]]:
 
 
 def wrap(label: str, width: int = 30, *, lines: int = 3) -> str:
-    """Return a label on lines of about `width` letters, broken between its `key = value`s, cut after so many lines."""
+    """Return a label in at most `lines` lines of about `width` letters, broken between its `key = value`s."""
     label = label.replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")
     parts = textwrap.wrap(
         label, width, max_lines=lines, placeholder=" …", break_on_hyphens=False, break_long_words=False

@@ -1,7 +1,7 @@
 """Settings side by side: test losses over epochs and against the swept value, rate and distortion.
 
-A setting is known by its label; what is given for it has one entry for each of its runs, which differ in their seed.
-Numbers that are not finite are left out.
+A setting is named by its label, and its data have one entry for each of its runs, which differ in their seed. Numbers
+that are not finite are left out.
 """
 
 import math
@@ -30,13 +30,13 @@ from vae.figures.style import (
 ONE_PANEL = 6  # more settings than this get a panel each
 
 Curve = tuple[Array, Array]  # epochs (N,), nats per example (N,)
-Table = tuple[np.ndarray, np.ndarray]  # epochs (E,), nats per example (runs, E)
+AlignedCurves = tuple[np.ndarray, np.ndarray]  # epochs (E,), nats per example (runs, E)
 
 
 def loss_curves_by_setting(curves: Mapping[str, Sequence[Curve]]) -> Figure:
     """Draw the test loss over epochs: for each setting the mean of its runs and a band from lowest to highest.
 
-    The mean is drawn as far as all runs of the setting have a loss; where only some have, these are thin dotted lines.
+    The mean is drawn as far as all runs of the setting have a loss. Beyond, single runs are thin dotted lines.
     The first tenth of the longest run may lie above the picture, and so may settings far worse than the others.
 
     Args:
@@ -106,7 +106,7 @@ def loss_against(name: str, lines: Mapping[str, Mapping[float, Sequence[float]]]
 
 
 def loss_by_setting(losses: Mapping[str, Sequence[float]]) -> Figure:
-    """Draw the test loss of settings without an order, one below the other: as `loss_against` does.
+    """Draw the test loss of settings that have no order, one below the other, in the manner of `loss_against`.
 
     Args:
         losses: for each setting the losses of its runs, nats per example.
@@ -131,9 +131,9 @@ def loss_by_setting(losses: Mapping[str, Sequence[float]]) -> Figure:
 
 
 def ceiling(losses: Sequence[float]) -> float:
-    """Return the loss above which a setting is so far from the others that it would squash them, else infinity.
+    """Return the loss above which a setting is left out of a picture, since its scale would hide the other settings.
 
-    That is twice the median (or, of negative losses, above it by its size), where a minority is above it.
+    It is the median plus its absolute value, at least plus 1; infinity for fewer than three losses.
     """
     known = finite(losses)
     if len(known) < 3:
@@ -143,14 +143,14 @@ def ceiling(losses: Sequence[float]) -> float:
 
 
 def finite(values: Sequence[float]) -> list[float]:
-    """Return the values that are numbers."""
+    """Return the finite values."""
     return [float(value) for value in values if math.isfinite(value)]
 
 
 # --- curves -----------------------------------------------------------------------------------------------------------
 
 
-def _align(runs: Sequence[Curve]) -> Table:
+def _align(runs: Sequence[Curve]) -> AlignedCurves:
     """Return the epochs (E,) at which any run has a loss, and the losses (runs, E), NaN where one has none."""
     by_epoch = [dict(zip(np.round(numbers(x), 6).tolist(), numbers(y).tolist(), strict=True)) for x, y in runs]
     epochs = sorted(set().union(*by_epoch))
@@ -182,7 +182,7 @@ def _draw_spread(axes: Axes, epochs: np.ndarray, losses: np.ndarray, *, color: A
         axes.plot(epochs[start:], run[start:], ":", color=color, linewidth=1, marker=".", markersize=3, label="_")
 
 
-def _draw_panels(tables: Mapping[str, Table]) -> Figure:
+def _draw_panels(tables: Mapping[str, AlignedCurves]) -> Figure:
     """Draw each setting in a panel of its own, over the means of all others in grey."""
     columns = min(4, math.ceil(math.sqrt(len(tables))))
     rows = math.ceil(len(tables) / columns)
@@ -201,7 +201,7 @@ def _draw_panels(tables: Mapping[str, Table]) -> Figure:
 
 
 def _named_lines(axes: Axes) -> list[Line2D]:
-    """Return the lines of a legend: those with a name, unless they show nothing."""
+    """Return the lines of a legend: those with a name and a finite value."""
     return [line for line in axes.lines if not str(line.get_label()).startswith("_") and _is_drawn(line)]
 
 
@@ -210,8 +210,8 @@ def _is_drawn(line: Line2D) -> bool:
     return bool(np.isfinite(values).any())
 
 
-def _zoom(panels: Sequence[Axes], tables: Sequence[Table]) -> None:
-    """Give all panels the scales that show what follows the first tenth, and say what lies above it."""
+def _zoom(panels: Sequence[Axes], tables: Sequence[AlignedCurves]) -> None:
+    """Fit the scales of all panels to the curves after the first tenth, and note the peak above them."""
     last = max((epochs[-1] for epochs, _ in tables if len(epochs)), default=0.0)
     for axes in panels if last else []:
         axes.set_xlim(0, 1.03 * last)
@@ -252,7 +252,7 @@ def _deviation(values: list[float]) -> float:
 
 
 def _scale_x(axes: Axes, values: list[float]) -> None:
-    """Give the x axis its scale, and ticks at the values where there is room for them."""
+    """Set the scale of the x axis, and ticks at the values where there is room for them."""
     positive = bool(values) and values[0] > 0
     if positive and len(values) > 1 and all(math.log2(value).is_integer() for value in values):
         axes.set_xscale("log", base=2)
@@ -267,7 +267,7 @@ def _scale_x(axes: Axes, values: list[float]) -> None:
 
 
 def _cap(axes: Axes, means: Sequence[float], *, along: str = "y") -> None:
-    """Leave out what is far above the others, and say so."""
+    """Leave means far above the others out of the picture, and note the largest."""
     limit = ceiling(means)
     above = [mean for mean in means if mean > limit]
     if above:

@@ -1,4 +1,4 @@
-"""What latent dimensions are used for: the KL of each, and how many are active."""
+"""Use of the latent dimensions: the KL of each, and the number of active ones."""
 
 from collections.abc import Mapping, Sequence
 
@@ -27,7 +27,7 @@ def latent_use(kl: Array | None, variance: Array, *, threshold: float = 0.01) ->
     """Draw each dimension's KL and the variance of its posterior mean, the most used first.
 
     Args:
-        kl: mean KL of each dimension (D,), nats; None: not known, then the variance alone is drawn.
+        kl: mean KL of each dimension (D,), nats; None: not known, and the variance alone is drawn.
         variance: Var_x(E[z_d|x]) of each dimension (D,).
         threshold: variance above which a dimension counts as active (Burda et al. 2016, section 5).
     """
@@ -56,11 +56,11 @@ def latent_use(kl: Array | None, variance: Array, *, threshold: float = 0.01) ->
 
 
 def latent_use_by_setting(kl: Mapping[str, Sequence[Array]], active: Mapping[str, Sequence[tuple[int, int]]]) -> Figure:
-    """Draw how much KL each latent dimension holds, by rank, and how many dimensions are active, for each setting.
+    """Draw the KL of each latent dimension, by rank, and the number of active dimensions, for each setting.
 
     Args:
-        kl: for each setting the KL (D,) of the dimensions of each of its runs, nats, in any order; the left panel
-            shows those that have any.
+        kl: for each setting the KL (D,) of the dimensions of each of its runs, nats, in any order; a setting without
+            any is left out of the left panel.
         active: for each setting the number of active dimensions of each of its runs, and of all dimensions.
     """
     looks = dict(zip(active, color_and_marker(len(active)), strict=True))

@@ -27,14 +27,14 @@ from vae.errors import InputError
 from vae.run.contents import RUNS
 
 PROGRAM = Path(__file__).resolve().parent.parent.parent / "train_ddp.py"
-OWN_KEYS = ("run.seed", "run.name", "run.dir")  # what a sweep decides itself
+OWN_KEYS = ("run.seed", "run.name", "run.dir")  # that the sweep sets
 
 Settings = dict[str, Any]  # dotted key -> value
 Values = dict[str, list[Any]]
 
 
 class SweepFile(Section):
-    """What a sweep file may hold."""
+    """The contents of a sweep file."""
 
     base: str | None = Field(default=None, min_length=1)
     set: Settings = Field(default={})
@@ -51,8 +51,8 @@ class Member:
     Attributes:
         name: its settings in short, e.g. `latent_dim=2,seed=0`; unique within the sweep, and its folder's name.
         folder: of its run.
-        base: the configuration file it starts from.
-        settings: dotted key -> value, what it changes there, the seed and the folder included.
+        base: its configuration file; None: the defaults.
+        settings: dotted key -> value, of the keys that differ from `base`, including the seed and the folder.
     """
 
     name: str
@@ -67,12 +67,12 @@ class Member:
 
     @property
     def command(self) -> list[str]:
-        """What trains it, without the Python to start."""
+        """The command that trains it, without the interpreter."""
         return [str(PROGRAM), *self.arguments]
 
     @property
     def arguments(self) -> list[str]:
-        """What train_ddp.py is called with."""
+        """The arguments of train_ddp.py."""
         return [*(["--config", str(self.base)] if self.base else []), *self.overrides]
 
 
@@ -82,7 +82,7 @@ class Sweep:
 
     Attributes:
         name: that of the sweep file, without its ending.
-        members: in the order of their index; kept in `runs/<name>/`.
+        members: in the order of their index; their folders are in `runs/<name>/`.
     """
 
     name: str
@@ -90,7 +90,7 @@ class Sweep:
 
     @property
     def folder(self) -> Path:
-        """That holds its members' folders."""
+        """The folder of its members' folders."""
         return RUNS / self.name
 
     def check(self) -> None:
@@ -113,7 +113,7 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Sweep
 
     Args:
         path: the sweep file.
-        overrides: `key=value` each, for all members; what the file says of the same key is not used.
+        overrides: `key=value` each, for all members; they replace values that the file gives to the same keys.
 
     Raises:
         InputError: the file cannot be used; the message is one line.
@@ -180,7 +180,7 @@ def _seeds(file: SweepFile) -> list[int]:
 
 
 def _short(value: Any) -> str:
-    """Return a value as a word that a folder may be called."""
+    """Return a value as a word for the name of a folder."""
     if isinstance(value, dict):
         settings = [f"{key}-{_short(setting)}" for key, setting in value.items() if key != "name"]
         return "-".join([str(value.get("name", "")), *settings]).strip("-")

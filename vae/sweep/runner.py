@@ -1,4 +1,4 @@
-"""Members of a sweep side by side, in processes of the real job, which this one starts, watches and stops."""
+"""Runs the members of a sweep side by side: starts, watches and stops a process of train_ddp.py for each."""
 
 import contextlib
 import signal
@@ -18,7 +18,7 @@ from vae.distributed import launch
 from vae.distributed.ending import INTERRUPTED, REQUEUE_ME, exit_code_of_signal
 from vae.distributed.signals import StopRequest
 from vae.sweep.members import Member, Sweep
-from vae.sweep.status import Desk, State, Status, recorded
+from vae.sweep.status import MemberFiles, State, Status, recorded
 
 LAST_LINES = 5  # of its output that are shown of a member that failed
 SECONDS_BETWEEN_LOOKS = 0.2
@@ -34,9 +34,9 @@ NAMES: dict[State, str] = {  # in what is printed, in this order
 
 @dataclass
 class Job:
-    """A member that train_ddp.py trains in a process of its own.
+    """The process of train_ddp.py that trains a member.
 
-    Its output comes through a pipe and is copied by a thread: if it wrote its log itself, a full disk would end it.
+    A thread copies its output from a pipe to the log: a process that wrote its log itself would end at a full disk.
     """
 
     member: Member
@@ -53,7 +53,7 @@ class Job:
         with contextlib.ExitStack() as stack:
             log = None
             with contextlib.suppress(OSError):
-                log = stack.enter_context(Desk(self.member).log.open("ab", buffering=0))
+                log = stack.enter_context(MemberFiles(self.member).log.open("ab", buffering=0))
             for line in stack.enter_context(self.process.stdout):
                 self.lines.append(line.decode(errors="replace").rstrip())
                 with contextlib.suppress(OSError):
@@ -61,14 +61,14 @@ class Job:
                         log.write(line)
 
     def end(self) -> int:
-        """Return the exit code, after the process has ended, and let go of the member."""
+        """Wait for the process to end, release the member, and return the exit code."""
         code = self.process.wait()
         self._copier.join()
         self.lock.release()
         return code
 
     def problem(self, code: int) -> str:
-        """Return its last lines, and which signal ended it if one did."""
+        """Return the last lines of the output, and the signal if one ended the process."""
         ended = [f"ended by {signal.Signals(-code).name}"] if code < 0 else []
         return "\n".join([*self.lines, *ended])
 
@@ -77,15 +77,15 @@ class Runner:
     """Runs the members of a sweep that are not done.
 
     Args:
-        sweep: what to run.
-        environment: `os.environ`, which its processes inherit.
+        sweep: the members to run.
+        environment: `os.environ`, which the processes inherit.
         jobs: processes at once; 0: one for each CUDA device, or on a CPU one for each two cores.
-        retry: whether those that failed before are started again.
-        stop: what asks for the end.
+        retry: whether to start members again that have failed before.
+        stop: notes signals.
 
     Attributes:
-        states: of each member, as this runner sees it: waiting: it is to be trained, begun or not, and nobody here
-            does so yet; running: here; interrupted: stopped here, by a signal.
+        states: of each member, as this runner sees it: waiting: to be trained, begun or not, and not started here yet;
+            running: here; interrupted: stopped here, by a signal.
     """
 
     def __init__(
@@ -114,12 +114,12 @@ class Runner:
     def run(self) -> int:
         """Run until nothing is left to start here, or a signal comes; returns the exit code.
 
-        0: all members are done, or run elsewhere; 1: some have failed or are blocked; 85, 130: stopped by a signal, all
-        saved.
+        0: all members are done, or run elsewhere; 1: some have failed or are blocked; 85, 130: stopped by a signal, and
+        all members have saved.
         """
         self._say(f"{self.sweep.name}: {self._count()}")
         if self._mine:
-            logs = Desk(self._mine[0]).log.parent
+            logs = MemberFiles(self._mine[0]).log.parent
             self._say(f"running {self.jobs} at once, {self.threads} CPU threads each; their output is in {logs}")
         with self.bar:
             try:
@@ -142,7 +142,7 @@ class Runner:
             self._pause()
 
     def _start_one(self) -> bool:
-        """Start the first waiting member that nobody holds; returns whether there is one."""
+        """Start the first waiting member that no process holds; returns whether there is one."""
         for member in self._all("waiting"):
             if lock := self._claim(member):
                 slot = min(set(range(self.jobs)) - self.running.keys())
@@ -151,8 +151,8 @@ class Runner:
         return False
 
     def _claim(self, member: Member) -> FileLock | None:
-        """Return a lock on a waiting member that is to be trained now, or None: it is not."""
-        lock = Desk(member).claim()
+        """Return a lock on a waiting member; None: another process holds or has trained it."""
+        lock = MemberFiles(member).claim()
         if lock is None:
             return None
         now = self._look_at(member)
@@ -161,7 +161,7 @@ class Runner:
             lock.release()
             return None
         self.states[member] = replace(now, state="running")
-        Desk(member).forget_failure()
+        MemberFiles(member).forget_failure()
         return lock
 
     def _process(self, member: Member, slot: int) -> subprocess.Popen[bytes]:
@@ -173,7 +173,7 @@ class Runner:
         return start_process([*member.command, *threads], variables)
 
     def _collect(self) -> None:
-        """See to the processes that have ended."""
+        """Collect the processes that have ended."""
         for slot, job in list(self.running.items()):
             if job.process.poll() is not None:
                 del self.running[slot]
@@ -181,7 +181,7 @@ class Runner:
                 self._note_end(job.member, code, job.problem(code))
 
     def _note_end(self, member: Member, code: int, problem: str) -> None:
-        """Say how a member ended whose process has ended."""
+        """Set the state of a member whose process has ended, and print a line about it."""
         now = recorded(member)
         if now.state == "done":
             self.states[member] = now
@@ -191,12 +191,12 @@ class Runner:
             self._say(f"stopped and saved: {member.name}")
         else:
             self.states[member] = replace(now, state="failed", problem=problem)
-            Desk(member).note_failure(code, problem)
+            MemberFiles(member).note_failure(code, problem)
             *_, last = problem.splitlines() or ["no output"]
             self._say(f"failed: {member.name}: {last}")
 
     def _stop_all(self) -> None:
-        """Ask what still runs to save and end, and wait for it."""
+        """Have the running members save and end, and wait for them."""
         if self.running:
             self._say(f"stopping {len(self.running)} runs; each saves first")
         for job in self.running.values():
@@ -207,7 +207,7 @@ class Runner:
             self._pause()
 
     def _show(self, *, now: bool = False) -> None:
-        """Move the progress bar, about once a second or now."""
+        """Update the progress bar, at most once a second unless `now`."""
         if time.monotonic() < self._next_look and not now:
             return
         self._next_look = time.monotonic() + SECONDS_BETWEEN_DISPLAYS
@@ -221,11 +221,11 @@ class Runner:
         time.sleep(SECONDS_BETWEEN_LOOKS)
 
     def _conclude(self) -> int:
-        """Say how the sweep stands; returns the exit code."""
+        """Print the failures and the state of the sweep; returns the exit code."""
         failed, blocked = self._all("failed"), self._all("blocked")
         for member in failed:
             lines = "".join(f"\n    {line}" for line in self.states[member].problem.splitlines())
-            tqdm.write(f"failed: {member.name} ({Desk(member).log}){lines}", file=sys.stderr)
+            tqdm.write(f"failed: {member.name} ({MemberFiles(member).log}){lines}", file=sys.stderr)
         for member in blocked:
             tqdm.write(f"blocked: {member.name}: {self.states[member].problem}", file=sys.stderr)
         self._say(f"{self.sweep.name}: {self._count()}")
@@ -239,7 +239,7 @@ class Runner:
         return 1 if failed or blocked else 0
 
     def _look_at(self, member: Member) -> Status:
-        """Return how far a member is by its files, `waiting` if it is to be trained."""
+        """Return the status of a member by its files, `waiting` if it is to be trained."""
         now = recorded(member)
         return now if now.state in self._left_alone else replace(now, state="waiting", problem="")
 
@@ -248,7 +248,7 @@ class Runner:
         return [member for member, now in self.states.items() if now.state == state]
 
     def _made(self) -> float:
-        """Return how many runs have been made of those there were to make, parts of runs included."""
+        """Return the number of runs made, including parts of runs, of those that were to be made."""
         states = [self.states[member] for member in self._mine]
         return sum(1.0 if now.state in ENDED else now.share for now in states)
 
@@ -262,7 +262,7 @@ class Runner:
 
 
 def start_process(words: Sequence[str], variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Start a program of the project's; a session of its own keeps the keyboard's Ctrl-C from it.
+    """Start a program of this project, in a session of its own so that Ctrl-C does not reach it.
 
     Args:
         words: the program's path and its arguments.

@@ -1,4 +1,4 @@
-"""How far each member of a sweep is, as its folder says."""
+"""The status of each member of a sweep, by its run folder and by its files beside that."""
 
 import contextlib
 import json
@@ -35,13 +35,13 @@ class Status:
     """A member's state.
 
     Attributes:
-        state: waiting: not begun; running: now, wherever that is; interrupted: begun, can be continued; failed: ended
-            with an error, and not begun again since; blocked: its folder holds something else, or cannot be read, so
-            that starting it is of no use; done.
-        epoch: how far its records go.
-        epochs: how far it is to go; if train.max_steps ends it earlier, its records tell when.
-        test_loss: nats, of the latest evaluation on the test set, if there is one.
-        problem: of a failed one, the last lines it wrote; of a blocked one, what is wrong and what would help.
+        state: waiting: not begun; running: now, on any machine; interrupted: begun, can be continued; failed: ended
+            with an error, and not begun again since; blocked: its folder holds something else or cannot be read, so
+            that training would be refused; done.
+        epoch: the epoch of its latest record.
+        epochs: the epochs of the whole run; those of train.max_steps are known from its records.
+        test_loss: nats, of the latest evaluation on the test set; None: there is none.
+        problem: of a failed member, its last lines of output; of a blocked one, the fault and the way out.
     """
 
     state: State
@@ -52,14 +52,14 @@ class Status:
 
     @property
     def share(self) -> float:
-        """How much of the run is made, from 0 to 1."""
+        """The share of the run that is made, from 0 to 1."""
         return min(1.0, self.epoch / self.epochs)
 
 
-class Desk:
-    """What a sweep keeps of a member beside its run folder: output, failure, and a lock for who starts it.
+class MemberFiles:
+    """The files of a member beside its run folder: its output, a note of its failure, and a lock for starting it.
 
-    They lie in `runs/<sweep>/logs/`, so that a member that could not even make its folder has them too.
+    They are in `runs/<sweep>/logs/`, so that a member that could not even make its folder has them too.
     """
 
     def __init__(self, member: Member):
@@ -69,7 +69,7 @@ class Desk:
         self._failure, self._lock = failure_file(member.folder), folder / f"{member.name}.lock"
 
     def claim(self) -> FileLock | None:
-        """Return a lock on the member, to be released, or None: another process holds it or runs it.
+        """Return a lock on the member, to be released; None: another process holds or runs the member.
 
         Raises:
             InputError: the sweep's folder cannot be written.
@@ -88,27 +88,27 @@ class Desk:
         return lock
 
     def is_held(self) -> bool:
-        """Whether a process holds the member, or runs it."""
+        """Return whether a process holds or runs the member."""
         return _is_locked(self._lock) or _is_locked(self.member.folder / LOCK)
 
     def note_failure(self, code: int, problem: str) -> None:
-        """Note that the member ended with this exit code after these lines; a full disk is no reason to stop."""
+        """Write a note of the member's exit code and last lines; a full disk is no reason to stop."""
         with contextlib.suppress(OSError):
             write_text(self._failure, json.dumps({"exit_code": code, "problem": problem}) + "\n")
 
     def forget_failure(self) -> None:
-        """Let the member be started again."""
+        """Remove the note of a failure, so that the member is started again."""
         self._failure.unlink(missing_ok=True)
 
 
 def status(member: Member) -> Status:
-    """Return how far a member is, `running` if a process holds it."""
+    """Return the status of a member, `running` if a process holds it."""
     now = recorded(member)
-    return replace(now, state="running", problem="") if Desk(member).is_held() else now
+    return replace(now, state="running", problem="") if MemberFiles(member).is_held() else now
 
 
 def recorded(member: Member) -> Status:
-    """Return how far a member is by its files alone, never `running`."""
+    """Return the status of a member by its files alone, never `running`."""
     wanted = config.load(member.base, member.overrides)
     row, test = (last_row(member.folder / METRICS, split) for split in (None, "test"))
     loss = test["loss"] if test else None
@@ -125,7 +125,7 @@ def recorded(member: Member) -> Status:
 
 
 def table(sweep: Sweep) -> Iterator[str]:
-    """Yield a line for each member: index, name, state, how far it is, its test loss; and one for all."""
+    """Yield a line for each member: index, name, state, epochs, test loss; and one with the counts of states."""
     width = max(len(member.name) for member in sweep.members)
     counts: dict[str, int] = {}
     for index, member in enumerate(sweep.members):
@@ -139,16 +139,16 @@ def table(sweep: Sweep) -> Iterator[str]:
 
 
 def _epochs(wanted: config.Config, row: dict[str, Any] | None) -> float:
-    """Return how many epochs a run is to make; how many train.max_steps are is known from the newest of its records."""
+    """Return the epochs of a whole run; `row`, its newest record, tells how many train.max_steps are."""
     steps = wanted.train.max_steps
     return min(wanted.train.epochs, steps * row["epoch"] / row["step"] if steps and row else math.inf)
 
 
 def _summary(folder: Path, wanted: config.Config) -> dict[str, Any] | None:
-    """Return the summary of the run that a folder holds, or None: it holds none, or one that is not finished.
+    """Return the summary of the run in a folder; None: there is no run, or it is not finished.
 
     Raises:
-        InputError: training `wanted` there would be refused; the message says what would help.
+        InputError: training `wanted` there would be refused; the message has the way out.
     """
     if not (folder / CONFIG).exists():
         if any((folder / CHECKPOINTS).glob("step-*")):
@@ -166,7 +166,7 @@ def _summary(folder: Path, wanted: config.Config) -> dict[str, Any] | None:
 
 
 def _goes_far_enough(summary: dict[str, Any], wanted: config.Config) -> bool:
-    """Whether a finished run has made all the steps that are asked for."""
+    """Return whether a finished run has made all steps of the configuration `wanted`."""
     if wanted.train.max_steps and summary["steps"] >= wanted.train.max_steps:
         return True
     return summary["epochs"] >= wanted.train.epochs

@@ -1,4 +1,4 @@
-"""The mutual information gap: how much more the best latent dimension says of a factor than the second best.
+"""The mutual information gap of a factor: that of the best latent dimension less that of the second best.
 
 Chen et al. 2018, eq. 4 to 6. There, the entropies of q(z_j) are means over draws; here they are integrals over the
 line, by the trapezoidal rule: in one dimension that is exact to rounding, needs no draws and fewer densities.
@@ -19,7 +19,7 @@ AT_ONCE = 2**21  # densities
 
 @dataclass(frozen=True)
 class Information:
-    """What latent dimensions say of factors.
+    """The mutual information of latent dimensions and factors.
 
     Attributes:
         nats: I(z_j; v_k), (F, D).
@@ -41,14 +41,14 @@ class Information:
 
 
 def top_gaps(scores: np.ndarray) -> np.ndarray:
-    """Return the largest less the second largest of scores (F, D), for each factor (F,); with D = 1 the largest."""
+    """Return the largest less the second largest of scores (F, D), for each factor (F,); the only one if D = 1."""
     padded = np.pad(scores, ((0, 0), (1, 0))) if scores.shape[1] == 1 else scores
     second, first = np.sort(padded, 1)[:, -2:].T
     return first - second
 
 
 def information(mean: Tensor, std: Tensor, values: np.ndarray) -> Information:
-    """Return what each latent dimension says of each factor of N images, each as likely.
+    """Return the mutual information of each latent dimension and each factor, for N images, each as likely.
 
     q(z_j) = 1/N sum_n q(z_j|x_n), and q(z_j|v_k = v) the same over the images whose factor k is v;
     I(z_j; v_k) = H(z_j) - H(z_j|v_k), in float64.
@@ -69,7 +69,7 @@ def information(mean: Tensor, std: Tensor, values: np.ndarray) -> Information:
 
 
 def _entropies(mean: Tensor, std: Tensor, weights: Tensor) -> Tensor:
-    """Return the entropies, nats, of all of N Gaussians alike, then of the mixtures by weights (M, N): (1 + M,)."""
+    """Return the entropies (1 + M,), nats, of mixtures of N Gaussians: of equal weights, then of weights (M, N)."""
     weights = torch.cat([torch.full_like(weights[:1], 1 / len(mean)), weights])
     total, step = mean.new_zeros(len(weights)), std.min().item() / PLACES_PER_STD
     for places in _places(mean, std, step):
@@ -82,7 +82,7 @@ def _entropies(mean: Tensor, std: Tensor, weights: Tensor) -> Tensor:
 
 
 def _places(mean: Tensor, std: Tensor, step: float) -> Iterator[Tensor]:
-    """Yield the places of the trapezoidal rule, so many at once as memory allows; beyond them all densities are 0."""
+    """Yield the places of the trapezoidal rule in chunks that fit in memory; beyond the places all densities are 0."""
     low, high = (mean - REACH * std).min().item(), (mean + REACH * std).max().item()
     count = math.ceil((high - low) / step)
     room = max(1, AT_ONCE // len(mean))

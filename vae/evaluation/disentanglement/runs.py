@@ -1,4 +1,4 @@
-"""`python -m vae disentangle`: scores finished runs, keeps what comes out, and compares settings over their seeds."""
+"""`python -m vae disentangle`: scores finished runs, keeps the scores, and compares settings over their seeds."""
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ from vae import figures
 from vae.data import factors
 from vae.errors import InputError
 from vae.evaluation import ACTIVE, results_file, visible
-from vae.evaluation.disentanglement.scoring import Subject, prepare, score
+from vae.evaluation.disentanglement.scoring import RunWithFactors, prepare, score
 from vae.evaluation.disentanglement.traversal import PLACES, traverse
 from vae.evaluation.encoding import encode
 from vae.evaluation.log_likelihood.text import aligned
@@ -27,49 +27,49 @@ HEAD = ("MIG", "disentanglement", "completeness", "informativeness", "SAP", "rec
 
 
 def score_runs(paths: Sequence[Path], *, again: bool = False) -> Iterator[str]:
-    """Score finished runs, one after another, and yield what there is to say.
+    """Score finished runs, one after another, and yield the lines to print.
 
     Args:
-        paths: folders of runs, or of several.
-        again: whether scores that are kept already are made again.
+        paths: run folders, or folders of runs.
+        again: whether to repeat scores that a run keeps already.
 
     Raises:
         InputError: a run cannot be scored, or several not on the same images: found before any is scored.
     """
     loader, factors_of = Loader(), functools.cache(factors.read)
-    subjects = [prepare(folder, loader.open(folder), factors_of) for folder in find(paths)]
-    if different := results_file.differing([subject.protocol for subject in subjects]):
+    prepared = [prepare(folder, loader.open(folder), factors_of) for folder in find(paths)]
+    if different := results_file.differing([run.protocol for run in prepared]):
         raise InputError(
             f"{', '.join(map(str, paths))}: not one protocol: {'; '.join(different)}; give what belongs together"
         )
-    for subject in subjects:
-        results_file.must_be_writable(subject.folder, DISENTANGLEMENT)
-    yield _title(subjects[0])
+    for run in prepared:
+        results_file.must_be_writable(run.folder, DISENTANGLEMENT)
+    yield _title(prepared[0])
     found: dict[Path, Kept] = {}
-    for subject in subjects:
-        how = subject.protocol, subject.checkpoint
-        known = None if again else results_file.known(subject.folder, *how, DISENTANGLEMENT)
-        yield f"{subject.folder}: {'scored already' if known else 'scoring'}"
-        found[subject.folder] = known or score(subject)
+    for run in prepared:
+        how = run.protocol, run.checkpoint
+        known = None if again else results_file.known(run.folder, *how, DISENTANGLEMENT)
+        yield f"{run.folder}: {'scored already' if known else 'scoring'}"
+        found[run.folder] = known or score(run)
         if not known:
-            results_file.keep(subject.folder, found[subject.folder], DISENTANGLEMENT)
-        drawn = _draw(subject, found[subject.folder])
-        pictures = [save_figure(subject.folder / FIGURES / f"{name}.png", figure) for name, figure in drawn.items()]
-        yield f"  in {subject.folder / DISENTANGLEMENT}; {', '.join(map(str, pictures))}"
+            results_file.keep(run.folder, found[run.folder], DISENTANGLEMENT)
+        drawn = _draw(run, found[run.folder])
+        pictures = [save_figure(run.folder / FIGURES / f"{name}.png", figure) for name, figure in drawn.items()]
+        yield f"  in {run.folder / DISENTANGLEMENT}; {', '.join(map(str, pictures))}"
     yield from _tables(found)
 
 
-def _title(subject: Subject) -> str:
-    how = subject.protocol
+def _title(run: RunWithFactors) -> str:
+    how = run.protocol
     levels = " x ".join(f"{count} {name}" for name, count in zip(how["factors"], how["levels"], strict=True))
-    return f"{how['data']}: {len(subject.part):,} images of {levels}; higher is better, 1 is best"
+    return f"{how['data']}: {len(run.part):,} images of {levels}; higher is better, 1 is best"
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
 def _tables(found: Mapping[Path, Kept]) -> Iterator[str]:
-    """Yield the factors of a single run, or a table of settings and what each factor adds to its MIG."""
+    """Yield a table of settings (or the single run) with their scores, and one with the MIG of each factor."""
     settings = compare(read(folder) for folder in found)
     if len(found) == 1:
         settings = [Setting({}, settings[0].runs)]
@@ -105,19 +105,19 @@ def _cell(values: Sequence[float]) -> str:
 # --- pictures ---------------------------------------------------------------------------------------------------------
 
 
-def _draw(subject: Subject, scores: Kept) -> dict[str, Figure]:
-    """Return the pictures of a run, by file name: what dimensions say of factors, and what they change."""
-    names, found = subject.factors.names, scores.results
+def _draw(run: RunWithFactors, scores: Kept) -> dict[str, Figure]:
+    """Return the pictures of a run, by file name: the information of factors in dimensions, and a latent traversal."""
+    names, found = run.factors.names, scores.results
     shares = np.array(
         [np.array(found["matrices"]["information"][name]) / found["by_factor"]["entropy"][name] for name in names]
     )
     note = f"I($z_d$; factor) / H(factor); MIG {found['mig']:.3f}"
     drawn = {"factor_information": figures.factor_information(shares, names, note)}
-    variance = encode(subject.model, subject.part).mean.var(0)
+    variance = encode(run.model, run.part).mean.var(0)
     active = [dimension for dimension in by_factor(shares) if variance[dimension] > ACTIVE]
     if active:
         labels = [f"$z_{{{dim + 1}}}$: {_said(shares[:, dim], names)}" for dim in active]
-        rows = traverse(subject.model, subject.part, _middle(subject), active)
+        rows = traverse(run.model, run.part, _middle(run), active)
         shown = {label: visible(images) for label, images in zip(labels, rows, strict=True)}
         note = "mean of p(x|z); one dimension moves, the others stay at E[z|x] of one image\n"
         note += "rows: active dimensions, with the factor that each says most of and its share I / H"
@@ -129,11 +129,11 @@ def _draw(subject: Subject, scores: Kept) -> dict[str, Figure]:
 
 
 def _said(shares: np.ndarray, names: Sequence[str]) -> str:
-    """Return of what factor a dimension says most, and which share (F,), in words."""
+    """Return the factor of which a dimension has the largest share, and that share, in words; of shares (F,)."""
     return f"{names[int(shares.argmax())]} {shares.max():.2f}" if shares.max() >= LEAST else "no factor"
 
 
-def _middle(subject: Subject) -> int:
-    """Return the image all whose factors are nearest to the middle of their values."""
-    middle = (np.array(subject.factors.levels) - 1) / 2
-    return int(np.abs((subject.factors.values - middle) / (middle + 0.5)).sum(1).argmin())
+def _middle(run: RunWithFactors) -> int:
+    """Return the index of the image whose factors are nearest to the middle of their values."""
+    middle = (np.array(run.factors.levels) - 1) / 2
+    return int(np.abs((run.factors.values - middle) / (middle + 0.5)).sum(1).argmin())

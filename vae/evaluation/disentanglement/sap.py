@@ -1,4 +1,4 @@
-"""The separated attribute predictability score (Kumar et al. 2018): how far the best dimension is above the second."""
+"""Separated attribute predictability (Kumar et al. 2018): the best latent dimension's score less the second best's."""
 
 from collections.abc import Sequence
 
@@ -8,16 +8,16 @@ import numpy as np
 def predictability(
     code: np.ndarray, values: np.ndarray, new_code: np.ndarray, new_values: np.ndarray, ordered: Sequence[bool]
 ) -> np.ndarray:
-    """Return how well each factor is predicted from each latent dimension alone, (F, D), from 0 to 1.
+    """Return a score for the prediction of each factor from each latent dimension alone, (F, D), from 0 to 1.
 
-    Of a factor whose order means something R^2 of linear regression; of others the accuracy of the best thresholds, one
-    fewer than there are classes, on new images, each class with the same weight. A constant dimension
-    predicts nothing.
+    For a factor whose order means something it is R^2 of linear regression. For others it is the accuracy on new images
+    of the best thresholds, one fewer than there are classes, each class with the same weight. It is 0 for a constant
+    dimension.
 
     Args:
-        code, values: N images, (N, D) and (N, F), to learn from.
-        new_code, new_values: others.
-        ordered: of each factor, whether its order means something.
+        code, values: of N images for training, (N, D) and (N, F).
+        new_code, new_values: of other images, for the accuracy.
+        ordered: for each factor, whether its order means something.
     """
     found = np.zeros((values.shape[1], code.shape[1]))
     for dimension in np.flatnonzero(code.std(0) > 0):
@@ -31,7 +31,7 @@ def predictability(
 
 
 def _by_thresholds(code: np.ndarray, classes: np.ndarray, new_code: np.ndarray, new_classes: np.ndarray) -> float:
-    """Return the mean over classes of the share of new images (N, 1) of a class that thresholds assign to it."""
+    """Return the balanced accuracy of thresholds on a code (N, 1): the mean over classes of the share that is right."""
     from sklearn.metrics import balanced_accuracy_score
     from sklearn.tree import DecisionTreeClassifier
 

@@ -1,4 +1,4 @@
-"""A finished run whose data have known factors -> its scores, with how they were made."""
+"""A finished run whose data have known factors -> its scores, with their protocol."""
 
 import time
 from collections.abc import Callable
@@ -35,8 +35,8 @@ PROTOCOL = {
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A run that is to be scored: its unwrapped model on the CPU, the images as it sees them, and how it is done."""
+class RunWithFactors:
+    """A run to score: its unwrapped model on the CPU, the images as the model sees them, their factors, protocol."""
 
     folder: Path
     model: VAE
@@ -46,16 +46,16 @@ class Subject:
     checkpoint: dict[str, str]
 
 
-def prepare(folder: Path, opened: Opened, factors_of: Callable[[str], Factors]) -> Subject:
+def prepare(folder: Path, opened: Opened, factors_of: Callable[[str], Factors]) -> RunWithFactors:
     """Return a finished run, ready to be scored.
 
     Args:
         folder: of the run.
-        opened: what it holds.
+        opened: its model and configuration.
         factors_of: reads the data of a name with their factors, see `vae.data.factors.read`.
 
     Raises:
-        InputError: its data have no factors, or its q(z|x) no Gaussian marginals.
+        InputError: the data have no factors, or q(z|x) no Gaussian marginals.
     """
     config, model, factors = opened.config, opened.model, factors_of(opened.config.data.name)
     part = factors.split
@@ -71,7 +71,7 @@ def prepare(folder: Path, opened: Opened, factors_of: Callable[[str], Factors]) 
         "learnt": len(learnt),
         "new": len(new),
     }
-    return Subject(folder, model, part, factors, how | PROTOCOL, checkpoint_of(folder))
+    return RunWithFactors(folder, model, part, factors, how | PROTOCOL, checkpoint_of(folder))
 
 
 def must_have_gaussians(folder: Path, model: VAE, part: Split) -> None:
@@ -80,7 +80,7 @@ def must_have_gaussians(folder: Path, model: VAE, part: Split) -> None:
     Args:
         folder: of the run.
         model: unwrapped.
-        part: an image or more.
+        part: one image or more, of the data.
     """
     x = images_of(model, part, slice(None))
     with evaluating(model):
@@ -92,31 +92,31 @@ def must_have_gaussians(folder: Path, model: VAE, part: Split) -> None:
 
 
 def active_alone(code: np.ndarray) -> np.ndarray:
-    """Return a code E[z|x], (N, D), in which dimensions that are not active are 0.
+    """Return a code E[z|x], (N, D), with 0 in dimensions that are not active.
 
-    Their mean moves by far less than the noise of z ~ q(z|x), and would yet tell a predictor of exact numbers a lot
-    (Kumar et al. 2018 leave them out as well).
+    The mean of such a dimension moves by far less than the noise of z ~ q(z|x), and would yet tell a forest a lot.
+    Kumar et al. 2018 leave these dimensions out as well.
     """
     return np.where(code.var(0) > ACTIVE, code, 0)
 
 
-def score(subject: Subject) -> Kept:
+def score(run: RunWithFactors) -> Kept:
     """Return the scores of a run, see `scores_of`."""
-    started, codes = time.perf_counter(), encode(subject.model, subject.part)
+    started, codes = time.perf_counter(), encode(run.model, run.part)
     assert codes.std is not None  # see `must_have_gaussians`
-    results = scores_of(codes.mean, codes.std, subject.factors)
+    results = scores_of(codes.mean, codes.std, run.factors)
     seconds = time.perf_counter() - started
     used = versions() | {"scikit-learn": version("scikit-learn")}
     made = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "seconds": seconds, "versions": used}
-    return Kept(subject.protocol, subject.checkpoint, results, made)
+    return Kept(run.protocol, run.checkpoint, results, made)
 
 
 def scores_of(mean: Tensor, std: Tensor, factors: Factors) -> dict[str, Any]:
     """Return the scores of Gaussians q(z_j|x), (N, D) each, for images with known factors.
 
     Returns:
-        `mig`, `disentanglement`, `completeness`, `informativeness` and `sap`; under `by_factor` of each factor what it
-        adds to them; under `matrices` of each factor and dimension what they were made from.
+        `mig`, `disentanglement`, `completeness`, `informativeness` and `sap`; under `by_factor` their parts for each
+        factor; under `matrices` the numbers of each factor and dimension that they were computed from.
     """
     said = mig.information(mean, std, factors.values)
     learnt, new = _parts(len(mean))
@@ -143,7 +143,7 @@ def _by_name(factors: Factors, rows: np.ndarray) -> dict[str, Any]:
 
 
 def _parts(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return which images predictors learn from, and which they are tried on: of a fixed permutation three to one."""
+    """Return the indices of images for training and for testing predictors: a fixed permutation, three to one."""
     order = randomness.permutation(count, 0, "disentanglement").numpy()
     learnt = min(3 * count // 4, MOST_LEARNT)
     return order[:learnt], order[learnt : learnt + MOST_NEW]

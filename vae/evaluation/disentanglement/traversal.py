@@ -1,4 +1,4 @@
-"""A latent traversal: one code, of which one dimension after the other moves while the others stay."""
+"""A latent traversal: from the code of one image, one dimension moves while the others stay."""
 
 from collections.abc import Sequence
 
@@ -13,16 +13,16 @@ PLACES = torch.linspace(-2.5, 2.5, 11)  # where a dimension is put; under a stan
 
 
 def traverse(model: VAE, part: Split, index: int, dimensions: Sequence[int]) -> list[Tensor]:
-    """Return the images (11, C, H, W) that follow from the code E[z|x] of an image with one dimension at `PLACES`.
+    """Return, for each of some dimensions, images (11, C, H, W) with this dimension of E[z|x] at each of `PLACES`.
 
     Args:
         model: unwrapped, on any device.
         part: of the data.
-        index: of the image there.
-        dimensions: which are moved, each for itself.
+        index: of the image in `part`.
+        dimensions: the dimensions that move, one at a time.
 
     Returns:
-        Of each of these dimensions the means of p(x|z).
+        Means of p(x|z), for each dimension.
     """
     row = torch.tensor([index])
     with evaluating(model):

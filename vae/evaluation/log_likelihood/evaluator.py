@@ -1,4 +1,4 @@
-"""Evaluation of a finished run: log p(x) and what stands beside it, made in one way for all runs."""
+"""Evaluation of a finished run: log p(x), ELBO, KL and the rest, by one protocol for all runs."""
 
 import time
 from collections.abc import Iterable
@@ -32,7 +32,7 @@ QUANTILES = (0.01, 0.1, 0.5)  # of the effective sample size
 
 @dataclass(frozen=True)
 class Request:
-    """How runs are to be evaluated.
+    """Options of an evaluation that the numbers depend on.
 
     Attributes:
         samples: K, draws of z for each image.
@@ -48,8 +48,8 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A run that is to be evaluated: its unwrapped model on the CPU, its part of the data, and how it will be done."""
+class PreparedRun:
+    """A run to evaluate: its unwrapped model on the CPU, its part of the data, and the protocol."""
 
     folder: Path
     config: Config
@@ -59,7 +59,7 @@ class Subject:
     checkpoint: dict[str, str]
 
 
-def prepare(folders: Iterable[Path], request: Request) -> list[Subject]:
+def prepare(folders: Iterable[Path], request: Request) -> list[PreparedRun]:
     """Return the runs in these folders, ready to be evaluated.
 
     Raises:
@@ -69,7 +69,7 @@ def prepare(folders: Iterable[Path], request: Request) -> list[Subject]:
     return [_prepare(loader, folder, request) for folder in folders]
 
 
-def _prepare(loader: Loader, folder: Path, request: Request) -> Subject:
+def _prepare(loader: Loader, folder: Path, request: Request) -> PreparedRun:
     opened = loader.open(folder)
     config, model, binarize = opened.config, opened.model, opened.config.data.binarize
     draw = None if binarize == "none" else config.run.seed if request.draw is None else request.draw
@@ -78,18 +78,18 @@ def _prepare(loader: Loader, folder: Path, request: Request) -> Subject:
         data = data.binarize_training(draw)
     part = part_of(data, request.split, folder)
     how = estimated(data, binarize, model, replace(request, draw=draw), len(part))
-    return Subject(folder, config, model, part, how, checkpoint_of(folder))
+    return PreparedRun(folder, config, model, part, how, checkpoint_of(folder))
 
 
 def estimated(data: DataSet, binarize: str, model: VAE, request: Request, examples: int) -> dict[str, Any]:
     """Return the protocol of log p(x) by importance sampling.
 
     Args:
-        data: as they are evaluated.
+        data: the data set, as it is evaluated.
         binarize: as `vae.evaluation.protocol` takes it.
-        model: any, of that family.
-        request: what is asked for; `draw` is the seed of the 0/1 pixels, where pixels are drawn.
-        examples: how many of the images are evaluated.
+        model: the likelihood and the use of labels are its own.
+        request: the options; `draw` is the seed of the 0/1 pixels, None where pixels are not drawn.
+        examples: number of images that are evaluated.
     """
     how = protocol(data, binarize, model.likelihood, seed=request.seed, split=request.split)
     given = "label" if model.needs_labels else None  # then it is log p(x|y)
@@ -99,27 +99,27 @@ def estimated(data: DataSet, binarize: str, model: VAE, request: Request, exampl
 
 
 def assess(
-    accelerator: Accelerator, subject: Subject, request: Request, progress: Progress, at_once: int | None = None
+    accelerator: Accelerator, run: PreparedRun, request: Request, progress: Progress, at_once: int | None = None
 ) -> Kept:
     """Evaluate a run (all ranks); the model is brought to the device.
 
     Args:
-        accelerator: the process group, without autocast: numbers are made in float32, or float64 for such a run.
-        subject: the run.
-        request: what its protocol was made for.
-        progress: is told after each chunk.
-        at_once: draws in one pass; None: as many as memory allows.
+        accelerator: the process group, without autocast: numbers are in float32, or float64 for such a run.
+        run: prepared by `prepare`.
+        request: the options that the protocol holds.
+        progress: is advanced after each pass.
+        at_once: draws in one pass; None: as many as fit in memory.
 
     Raises:
         InputError: log p(x) is not finite.
         Stopped: a signal has come.
     """
-    started, model, part = time.perf_counter(), subject.model.to(accelerator.device), subject.part
+    started, model, part = time.perf_counter(), run.model.to(accelerator.device), run.part
     how: dict[str, Any] = {"seed": request.seed, "split": request.split}
     held_out = evaluate(accelerator, model, part, **how)
     each = estimate(accelerator, model, part, samples=request.samples, progress=progress, at_once=at_once, **how)
     if lost := int((~each.log_likelihood.isfinite()).sum()):
-        raise InputError(f"{subject.folder}: log p(x) of {lost} of {len(part)} images is not finite; train it again")
+        raise InputError(f"{run.folder}: log p(x) of {lost} of {len(part)} images is not finite; train it again")
     whole = aggregate(accelerator, model, part, progress=progress, **how)
     results = likelihood_results(each, request.samples)
     nats = -results["log_likelihood"]
@@ -145,15 +145,15 @@ def assess(
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
         "versions": versions(),
     }
-    return Kept(subject.protocol, subject.checkpoint, results, made)
+    return Kept(run.protocol, run.checkpoint, results, made)
 
 
 def likelihood_results(each: Estimates, samples: int) -> dict[str, Any]:
     """Return the means over images, nats per image.
 
     Returns:
-        `log_likelihood`, `elbo`: with `_error`, the standard error over images; `log_likelihood_draw_error`: the part
-        that another set of draws would change, from the weights' variance by the delta method (None for one draw);
+        `log_likelihood`, `elbo`: with `_error`, the standard error over images; `log_likelihood_draw_error`: the
+        standard error over sets of draws, from the weights' variance by the delta method (None for one draw);
         `reconstruction`: of z ~ q(z|x); `effective_sample_size`: `mean`, `min` and `quantiles` over images;
         `squared_error_mean_z`: of a pixel, at z = E[z|x].
     """

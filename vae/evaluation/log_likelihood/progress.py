@@ -1,4 +1,4 @@
-"""Progress of an evaluation, shown by the main process, and its stop, on all of them."""
+"""Progress of an evaluation: a bar of the main process, and a vote of all ranks to stop."""
 
 import contextlib
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ class Progress:
 
     Args:
         accelerator: the process group; the main process shows the bar.
-        request: what signals have asked of this process.
+        request: notes the signals that reach this process.
     """
 
     def __init__(self, accelerator: Accelerator, request: StopRequest):
@@ -29,7 +29,7 @@ class Progress:
 
     @contextlib.contextmanager
     def stage(self, what: str, total: int, unit: str) -> Iterator[None]:
-        """Show a bar meanwhile, for so many units of this rank's work."""
+        """Show a bar named `what` meanwhile, for `total` units of this rank's work."""
         look: dict[str, Any] = {"desc": what, "unit": f" {unit}", "unit_scale": True}
         disabled = None if self._shown else True  # None: where stderr is no terminal
         self._bar = tqdm(total=total, dynamic_ncols=True, leave=False, disable=disabled, **look)
@@ -39,7 +39,7 @@ class Progress:
             self._bar.close()
 
     def advance(self, units: int) -> None:
-        """Count work that has been done (all ranks); raises `Stopped` on all of them if a signal has reached one."""
+        """Advance the bar by `units` (all ranks); raises `Stopped` on all ranks if a signal has reached one."""
         assert self._bar is not None
         self._step += 1
         if self._device.type == "cuda":  # the bar is not to run ahead of the device

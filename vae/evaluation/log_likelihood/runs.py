@@ -12,7 +12,7 @@ from vae.distributed import launch
 from vae.distributed.signals import StopRequest
 from vae.errors import InputError
 from vae.evaluation import results_file
-from vae.evaluation.log_likelihood.evaluator import Request, Subject, assess, prepare
+from vae.evaluation.log_likelihood.evaluator import PreparedRun, Request, assess, prepare
 from vae.evaluation.log_likelihood.progress import Progress
 from vae.evaluation.log_likelihood.text import in_full, table, title
 from vae.evaluation.results_file import Kept, Protocol
@@ -54,23 +54,23 @@ def evaluate_runs(paths: Sequence[Path], request: Request, resources: Resources)
     """
     if resources.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: this machine has no CUDA device; use auto or cpu")
-    subjects = prepare(find(paths), request)
-    must_agree({subject.folder: subject.protocol for subject in subjects})
+    prepared = prepare(find(paths), request)
+    must_agree({run.folder: run.protocol for run in prepared})
     accelerator = launch.make_accelerator(resources.device, "no", resources.environment)
     launch.set_threads(0, resources.environment)
-    for subject in subjects:
-        launch.on_main(accelerator, partial(results_file.must_be_writable, subject.folder))
-    yield title([subject.protocol for subject in subjects])
+    for run in prepared:
+        launch.on_main(accelerator, partial(results_file.must_be_writable, run.folder))
+    yield title([run.protocol for run in prepared])
     found: dict[Path, Kept] = {}
-    for subject in subjects:
-        look = partial(results_file.known, subject.folder, subject.protocol, subject.checkpoint)
+    for run in prepared:
+        look = partial(results_file.known, run.folder, run.protocol, run.checkpoint)
         known = None if resources.again else launch.on_main(accelerator, look)
-        yield f"{subject.folder}: {'evaluated already' if known else 'evaluating'}"
-        result = found[subject.folder] = known or _evaluated(accelerator, subject, request, resources)
+        yield f"{run.folder}: {'evaluated already' if known else 'evaluating'}"
+        result = found[run.folder] = known or _evaluated(accelerator, run, request, resources)
         yield from in_full(result)
         if not known:
-            launch.on_main(accelerator, partial(results_file.keep, subject.folder, result))
-        yield f"  in {subject.folder / EVALUATION}"
+            launch.on_main(accelerator, partial(results_file.keep, run.folder, result))
+        yield f"  in {run.folder / EVALUATION}"
     if len(found) > 1:
         yield from table(found)
 
@@ -103,9 +103,9 @@ def must_agree(protocols: Mapping[Path, Protocol]) -> None:
         raise InputError(f"{', '.join(map(str, protocols))}: not one protocol: {'; '.join(different)}; {hint}")
 
 
-def _evaluated(accelerator: Accelerator, subject: Subject, request: Request, resources: Resources) -> Kept:
+def _evaluated(accelerator: Accelerator, run: PreparedRun, request: Request, resources: Resources) -> Kept:
     try:
-        return assess(accelerator, subject, request, Progress(accelerator, resources.stop), resources.at_once)
+        return assess(accelerator, run, request, Progress(accelerator, resources.stop), resources.at_once)
     except torch.OutOfMemoryError:
         raise InputError(
             "--batch: so many draws at once do not fit in the device's memory; give a smaller one"

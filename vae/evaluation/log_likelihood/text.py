@@ -11,7 +11,7 @@ MISSING = "-"
 
 
 def title(protocols: Sequence[Protocol]) -> str:
-    """Return how numbers that may be compared were made, in a line."""
+    """Return the protocol of numbers that may be compared, in a line."""
     how = protocols[0]
     drawn = "" if how["draw"] is None else f" (seed {how['draw']})"
     given = "" if how["given"] is None else f", given the {how['given']}"
@@ -44,13 +44,13 @@ def in_full(kept: Kept) -> Iterator[str]:
 
 
 def table(evaluations: Mapping[Path, Kept]) -> Iterator[str]:
-    """Yield the lines of a table of evaluations that have one protocol, best first."""
+    """Yield the lines of a table of evaluations by one protocol, best first."""
     order = sorted(evaluations.items(), key=lambda item: -item[1].results["log_likelihood"])
     yield from aligned([HEAD, *(_row(folder, kept) for folder, kept in order)])
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Yield the lines of a table of cells: the first column to the left, the others to the right."""
+    """Yield the lines of a table of cells: the first column aligned left, the others right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         first, *numbers = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))

@@ -1,4 +1,4 @@
-"""Importance weights: log p(x) from draws of z ~ q(z|x), of which only sums are kept."""
+"""Importance weights: log p(x) from draws of z ~ q(z|x); only their sums are kept."""
 
 import math
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ def log_weights(output: VAEOutput, x: Tensor) -> tuple[Tensor, Tensor]:
     q(y|x).
 
     Args:
-        output: of a forward pass of these images with K draws.
+        output: of a forward pass of the images with K draws.
         x: images (B, C, H, W).
 
     Returns:
@@ -31,14 +31,14 @@ def log_weights(output: VAEOutput, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class WeightSums:
-    """The importance weights of B examples as far as they have been drawn; chunks of draws make no difference.
+    """Sums of the importance weights of B examples, added chunk by chunk; the chunks make no difference.
 
     Args:
         examples: B.
-        device: where the sums are kept.
+        device: of the sums.
 
     Attributes:
-        draws: k, how many for each example so far.
+        draws: k, the number of draws of each example so far.
     """
 
     def __init__(self, examples: int, device: torch.device):
@@ -48,7 +48,7 @@ class WeightSums:
         self.draws = 0
 
     def add(self, log_w: Tensor, log_p_x: Tensor) -> None:
-        """Take in more draws: log w and log p(x|z), each (K, B)."""
+        """Add K draws: log w and log p(x|z), each (K, B)."""
         self._log_sum = torch.logaddexp(self._log_sum, log_w.logsumexp(0))
         self._log_sum_of_squares = torch.logaddexp(self._log_sum_of_squares, (2 * log_w).logsumexp(0))
         self._sum_of_logs = self._sum_of_logs + log_w.sum(0)
@@ -62,7 +62,7 @@ class WeightSums:
 
     @property
     def elbo(self) -> Tensor:
-        """The mean of log w, (B,), nats: of the evidence lower bound as many estimates by one draw."""
+        """The mean of log w, (B,), nats: of k estimates of the evidence lower bound from one draw each."""
         return self._sum_of_logs / self.draws
 
     @property
@@ -72,18 +72,18 @@ class WeightSums:
 
     @property
     def effective_sample_size(self) -> Tensor:
-        """(sum of w)^2 / sum of w^2, (B,): of k equal weights k, of one that outweighs all others 1 (Kish 1965)."""
+        """(sum of w)^2 / sum of w^2, (B,): k for equal weights, 1 for one that outweighs all others (Kish 1965)."""
         return (2 * self._log_sum - self._log_sum_of_squares).exp()
 
 
 class Draws:
-    """Standard normal numbers for draw after draw of some examples; draw k of example i is always the same.
+    """Standard normal numbers for the draws of some examples, one after another; draw k of example i never changes.
 
     Args:
-        seed, split: the evaluation's.
-        examples: their places in the split, B of them.
-        dim: D, numbers that one draw takes.
-        pool: fills the rows; NumPy lets threads do so at a time.
+        seed, split: those of the evaluation.
+        examples: places of B examples in the split.
+        dim: D, numbers of one draw.
+        pool: threads that fill the rows side by side.
     """
 
     def __init__(self, seed: int, split: str, examples: Sequence[int], dim: int, pool: ThreadPoolExecutor):

@@ -1,4 +1,4 @@
-"""A small convolutional classifier: what samples are looked at with."""
+"""A small convolutional classifier, in whose features samples are measured."""
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ class Classifier(nn.Module):
 
     Args:
         image_shape: (C, H, W).
-        classes: how many.
+        classes: their number.
     """
 
     def __init__(self, image_shape: tuple[int, int, int], classes: int):
@@ -44,11 +44,11 @@ class Classifier(nn.Module):
 
 
 def train(part: Split, classes: int, *, seed: int, epochs: int = EPOCHS) -> Classifier:
-    """Return a classifier trained on labelled images; on one machine, with as many threads, always the same.
+    """Return a classifier trained on labelled images; the same for one machine and number of threads.
 
     Args:
         part: images and labels (N,).
-        classes: of the labels.
+        classes: number of classes of the labels.
         seed: of the initial weights and the order of the images.
         epochs: passes over the images.
     """

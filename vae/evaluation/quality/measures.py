@@ -1,4 +1,4 @@
-"""Measures of samples by a classifier: how far their features are from real ones, which classes, how certain."""
+"""Measures of samples by a classifier: the distance of their features from real ones, classes, entropies."""
 
 from dataclasses import dataclass
 
@@ -18,13 +18,13 @@ class Seen:
 
     @property
     def shares(self) -> Tensor:
-        """How many of the images are most probably of each class, (C,), of all as 1."""
+        """The share of the images whose most probable class is each of C, (C,)."""
         counts = self.probabilities.argmax(1).bincount(minlength=self.probabilities.shape[1])
         return counts.double() / len(self.probabilities)
 
     @property
     def entropies(self) -> Tensor:
-        """The entropy of each prediction, (N,), nats: 0 where it is certain, log C where all classes are alike."""
+        """The entropy of each prediction, (N,), nats: 0 for a certain one, log C where all classes are as probable."""
         return entropy(self.probabilities)
 
     def distance(self, other: "Seen") -> float:

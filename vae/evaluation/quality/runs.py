@@ -1,4 +1,4 @@
-"""Measures the samples of finished runs, keeps what comes out, and says it."""
+"""`python -m vae quality`: measures the samples of finished runs, and keeps and prints the results."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,8 +33,8 @@ SHOWN = 10  # classes in the picture
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A run, the classifier of its data, and the real images that its samples are held against."""
+class RunWithClassifier:
+    """A run, the classifier of its data, and the real images that its samples are compared with."""
 
     folder: Path
     opened: Opened
@@ -45,11 +45,11 @@ class Subject:
 
 
 def quality_lines(paths: Sequence[Path], *, count: int | None, seed: int, feed: str) -> Iterator[str]:
-    """Measure the samples of runs, one after another, and yield what there is to say.
+    """Measure the samples of runs, one after another, and yield the lines to print.
 
     Args:
-        paths: folders of runs, or of several.
-        count: samples; None: 10,000, or as many as there are test images.
+        paths: run folders, or folders of runs.
+        count: number of samples; None: 10,000, or that of the test images if it is smaller.
         seed: of the samples.
         feed: `means` or `draws` of p(x|z).
 
@@ -58,22 +58,22 @@ def quality_lines(paths: Sequence[Path], *, count: int | None, seed: int, feed: 
     """
     loader, found = Loader(), dict[Path, Kept]()
     for folder in find(paths):
-        subject = _subject(loader, folder, count, draws=feed == "draws")
-        protocol, started = _protocol(subject, seed), time.perf_counter()
+        run = _prepare(loader, folder, count, draws=feed == "draws")
+        protocol, started = _protocol(run, seed), time.perf_counter()
         yield f"{folder}: {text.title(protocol)}"
-        samples, seen, results = _measure(subject, seed)
+        samples, seen, results = _measure(run, seed)
         made = {"seconds": time.perf_counter() - started, "versions": versions()}
         found[folder] = Kept(protocol, results_file.checkpoint_of(folder), results, made)
         results_file.keep(folder, found[folder], QUALITY)
         yield from text.in_full(results)
         yield f"  in {folder / QUALITY}"
-        yield f"  {_draw(subject, samples, seen, text.note(protocol, results))}"
+        yield f"  {_draw(run, samples, seen, text.note(protocol, results))}"
     if len(found) > 1:
         yield from text.table(found)
 
 
 def _suitable(count: int | None, whole: DataSet) -> int:
-    """Return how many samples and real images; raises `InputError` if there are too few for a covariance."""
+    """Return the number of samples and real images; raises `InputError` if it is too small for a covariance."""
     available = min(len(whole.test), len(whole.train))
     chosen = min(COUNT, available) if count is None else count
     if chosen > available:
@@ -84,8 +84,8 @@ def _suitable(count: int | None, whole: DataSet) -> int:
     return chosen
 
 
-def _subject(loader: Loader, folder: Path, count: int | None, *, draws: bool) -> Subject:
-    """Return a run with as many real images: grey where means are looked at, drawn as the run's where draws are."""
+def _prepare(loader: Loader, folder: Path, count: int | None, *, draws: bool) -> RunWithClassifier:
+    """Return a run with its real images: grey for means of p(x|z), with 0/1 pixels drawn as the run's for draws."""
     opened = loader.open(folder)
     results_file.must_be_writable(folder, QUALITY)
     whole = load(opened.config.data.name, opened.config.data.root)
@@ -99,35 +99,35 @@ def _subject(loader: Loader, folder: Path, count: int | None, *, draws: bool) ->
         part[randomness.permutation(len(part), 0, f"quality/{name}")[:chosen]]
         for name, part in (("test", real.test), ("train", real.train))
     )
-    return Subject(folder, opened, trained, test, train, draws)
+    return RunWithClassifier(folder, opened, trained, test, train, draws)
 
 
-def _protocol(subject: Subject, seed: int) -> dict[str, Any]:
+def _protocol(run: RunWithClassifier, seed: int) -> dict[str, Any]:
     return {
         "measure": MEASURE,
         "features": FEATURES,
-        "classifier": {"file": subject.trained.file.name, "sha256": subject.trained.sha256},
-        "classifier_accuracy": subject.trained.accuracy,
-        "data": subject.opened.data.name,
-        "pixels_crc32": subject.test.fingerprint,
+        "classifier": {"file": run.trained.file.name, "sha256": run.trained.sha256},
+        "classifier_accuracy": run.trained.accuracy,
+        "data": run.opened.data.name,
+        "pixels_crc32": run.test.fingerprint,
         "split": "test",
-        "fed": "draws of p(x|z)" if subject.draws else "means of p(x|z)",
-        "count": len(subject.test),
+        "fed": "draws of p(x|z)" if run.draws else "means of p(x|z)",
+        "count": len(run.test),
         "seed": seed,
     }
 
 
-def _measure(subject: Subject, seed: int) -> tuple[Tensor, dict[str, Seen], dict[str, Any]]:
-    """Return samples, what the classifier sees of them and of test images, and the numbers."""
-    classifier = subject.trained.classifier
-    samples = prior_samples(subject.opened.model, len(subject.test), seed=seed, draws=subject.draws)
+def _measure(run: RunWithClassifier, seed: int) -> tuple[Tensor, dict[str, Seen], dict[str, Any]]:
+    """Return samples, their features and predictions with those of test images, and the results."""
+    classifier = run.trained.classifier
+    samples = prior_samples(run.opened.model, len(run.test), seed=seed, draws=run.draws)
     if not bool(samples.isfinite().all()):
-        raise InputError(f"{subject.folder}: its samples are not finite; train it again")
-    seen = {"samples": see(classifier, samples), "test images": see(classifier, subject.test.images)}
+        raise InputError(f"{run.folder}: its samples are not finite; train it again")
+    seen = {"samples": see(classifier, samples), "test images": see(classifier, run.test.images)}
     own, real = seen["samples"], seen["test images"]
     results = {
         "classifier_frechet_distance": own.distance(real),
-        "classifier_frechet_distance_of_training_images": see(classifier, subject.train.images).distance(real),
+        "classifier_frechet_distance_of_training_images": see(classifier, run.train.images).distance(real),
         "class_shares": own.shares.tolist(),
         "class_shares_of_test_images": real.shares.tolist(),
         "entropy_of_class_shares": entropy(own.shares).item(),
@@ -140,9 +140,9 @@ def _measure(subject: Subject, seed: int) -> tuple[Tensor, dict[str, Seen], dict
     return samples, seen, results
 
 
-def _draw(subject: Subject, samples: Tensor, seen: Mapping[str, Seen], note: str) -> Path:
-    """Draw what the classifier sees, and return the picture's path."""
-    data = subject.opened.data
+def _draw(run: RunWithClassifier, samples: Tensor, seen: Mapping[str, Seen], note: str) -> Path:
+    """Draw classes, entropies and some samples, and return the picture's path."""
+    data = run.opened.data
     figure = figures.sample_quality(
         {name: each.shares for name, each in seen.items()},
         {name: each.entropies for name, each in seen.items()},
@@ -150,11 +150,11 @@ def _draw(subject: Subject, samples: Tensor, seen: Mapping[str, Seen], note: str
         class_names=data.class_names or [str(label) for label in range(data.classes)],
         note=note,
     )
-    return save_figure(subject.folder / USES / "quality.png", figure)
+    return save_figure(run.folder / USES / "quality.png", figure)
 
 
 def _rows(samples: Tensor, seen: Seen) -> dict[str, Tensor]:
-    """Return the first samples, and of each class that is seen the one that is most certain, and least."""
+    """Return the first samples, and for each predicted class the most and the least certain sample."""
     order, classes = seen.entropies.argsort(stable=True), seen.probabilities.argmax(1)
     of_each = [order[classes[order] == label] for label in classes.unique()[:SHOWN]]
     chosen = {

@@ -1,4 +1,4 @@
-"""Images that a model makes of z ~ p(z), as a classifier is to see them."""
+"""Samples for a classifier: images that a model decodes from z ~ p(z)."""
 
 import torch
 from torch import Tensor
@@ -14,8 +14,8 @@ def prior_samples(model: VAE, count: int, *, seed: int, draws: bool = False) -> 
     Values outside [0, 1], which a family without bounds may have, are set to the bound.
 
     Args:
-        model: unwrapped, on the CPU; one that needs labels is given 0, 1, ..., and again from 0.
-        count: how many; mean i is the same for any number of them.
+        model: unwrapped, on the CPU; a model that sees labels is given 0, 1, ..., and again from 0.
+        count: number of images; mean i does not depend on it.
         seed: of z and of the draws.
         draws: whether pixels are drawn from p(x|z).
     """

@@ -1,4 +1,4 @@
-"""Classifiers that have been trained, kept beside the runs, so that each data set needs one training."""
+"""A cache of trained classifiers beside the runs: one for each data set."""
 
 import json
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from vae.data.dataset import DataSet
 from vae.errors import InputError
-from vae.evaluation.quality.classifier import EPOCHS, Classifier, look, train
+from vae.evaluation.quality.classifier import Classifier, look, train
 from vae.files import replacing
 from vae.run.checkpoint import sha256_of
 
@@ -20,7 +20,7 @@ SEED = 0  # one classifier for all: distances in the features of two are not com
 
 @dataclass(frozen=True)
 class Trained:
-    """A classifier, what it gets right of the test set it has not seen, and its file."""
+    """A trained classifier, its accuracy on the test set, and its file."""
 
     classifier: Classifier
     accuracy: float
@@ -28,16 +28,16 @@ class Trained:
 
     @property
     def sha256(self) -> str:
-        """Of the file: of weights and accuracy."""
+        """The sha256 of the file, which holds weights and accuracy."""
         return sha256_of(self.file)
 
 
 def classifier_for(data: DataSet, folder: Path) -> Trained:
-    """Return the classifier of a data set, trained if there is none yet.
+    """Return the classifier of a data set; it is trained if the cache has none.
 
     Args:
         data: all of the training set, grey as its file has it, with labels.
-        folder: where classifiers are kept.
+        folder: of the cache.
 
     Raises:
         InputError: there are no labels to train on, or the classifier's file cannot be read or written.
@@ -65,7 +65,8 @@ def _train(data: DataSet, file: Path) -> None:
     assert data.test.labels is not None
     accuracy = (probabilities.argmax(1) == data.test.labels).double().mean().item()
     with replacing(file) as partial:
-        save_file(classifier.state_dict(), partial, {"accuracy": json.dumps(accuracy), "epochs": str(EPOCHS)})
+        # one entry: safetensors writes several in random order, and protocols hold the file's sha256
+        save_file(classifier.state_dict(), partial, {"accuracy": json.dumps(accuracy)})
 
 
 def _load(data: DataSet, file: Path) -> Trained:

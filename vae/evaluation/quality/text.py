@@ -13,14 +13,14 @@ HEAD = ("run", "classifier Frechet distance (squared)", "entropy of the classes"
 
 
 def title(protocol: Mapping[str, Any]) -> str:
-    """Return in a line how numbers were made."""
+    """Return a protocol in a line."""
     fed = f"{protocol['count']:,} {protocol['fed']}, z ~ p(z), seed {protocol['seed']}"
     against = f"against as many test images of {protocol['data']}"
     return f"{fed}, {against}; seen by a {_classifier(protocol)}"
 
 
 def in_full(results: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what was found of a run, a line for each number."""
+    """Yield the results of a run, a line for each number."""
     yield f"  classifier Frechet distance (squared)  {_distances(results, 3)}"
     top = results["highest_entropy"]
     yield f"  entropy of the classes                 {results['entropy_of_class_shares']:.3f} nats, at most {top:.3f}"
@@ -31,13 +31,13 @@ def in_full(results: Mapping[str, Any]) -> Iterator[str]:
 
 
 def note(protocol: Mapping[str, Any], results: Mapping[str, Any]) -> str:
-    """Return what stands under the picture."""
+    """Return the note under the picture."""
     made = f"{protocol['count']:,} {protocol['fed']}, z ~ p(z); {_classifier(protocol)}"
     return f"{made}\nclassifier Frechet distance (squared) {_distances(results, 1)}"
 
 
 def table(found: Mapping[Path, Kept]) -> Iterator[str]:
-    """Yield a table of several runs, best first; of those whose protocols differ, in what."""
+    """Yield a table of several runs, best first; or, if their protocols differ, a line with the differences."""
     if different := results_file.differing([each.protocol for each in found.values()]):
         yield f"no table, for these numbers are not to be compared: {'; '.join(different)}"
         return
