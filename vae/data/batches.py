@@ -1,4 +1,4 @@
-"""Which example goes to which step and rank.
+"""The batches of a run: the examples of each step and rank, with their noise.
 
 The global batch is the unit: step s of an epoch takes positions s * B .. (s + 1) * B of that epoch's permutation, the
 last one is shorter, and each rank takes its slice of it. Any world size sees the same batches and the same noise.
@@ -56,7 +56,7 @@ class EpochTable:
 
 
 def share(count: int, rank: int, world_size: int) -> slice:
-    """Return the contiguous share of 0 .. count - 1 that belongs to `rank`; shares differ by at most one in size."""
+    """Return the contiguous share of 0 .. count - 1 that belongs to `rank`; sizes of shares differ by at most one."""
     return slice(count * rank // world_size, count * (rank + 1) // world_size)
 
 
@@ -76,7 +76,7 @@ def to_unit_interval(images: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def send(numbers: Tensor, device: torch.device) -> Tensor:
-    """Return numbers that are on the CPU on a device, without waiting for what is still running there."""
+    """Return a copy on `device` of numbers on the CPU, without waiting for kernels that still run there."""
     return numbers.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else numbers.to(device)
 
 
@@ -185,7 +185,7 @@ class TrainingBatches:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _send(self, numbers: Tensor) -> Tensor:
-        """Return numbers on the device, without waiting for what is still running there."""
+        """Return a copy of numbers on the device, without waiting for kernels that still run there."""
         return send(numbers, self.images.device)
 
     def _prepare(self, epoch: int) -> None:

@@ -21,7 +21,7 @@ EDGE = 0.5  # pixels that stay free around the largest shape
 
 @dataclass(frozen=True)
 class Grid:
-    """How many values each factor has; the images are all their combinations.
+    """Numbers of values of the factors; the images are all combinations of these values.
 
     Attributes:
         size: height and width of the images, pixels.
@@ -50,7 +50,7 @@ class Grid:
 
     @property
     def count(self) -> int:
-        """How many images there are."""
+        """The number of images."""
         return len(OUTLINES) * self.scales * self.orientations * self.positions**2
 
     @property

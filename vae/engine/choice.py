@@ -1,4 +1,4 @@
-"""Which engine runs the training steps, and why."""
+"""The choice of the engine that runs the training steps, with its reason."""
 
 from vae.config import TrainConfig
 from vae.errors import InputError
@@ -57,7 +57,7 @@ def _fastest(device: str, world_size: int, total_steps: int) -> tuple[str, str]:
 
 
 def obstacle(name: str, train: TrainConfig, device: str, *, across_examples: bool, observes: bool, noise: int) -> str:
-    """Return why an engine cannot run this, or nothing."""
+    """Return the reason why an engine cannot run this, or nothing."""
     if name != "eager" and across_examples:
         return "with an objective whose loss looks across examples"
     if name != "eager" and observes:

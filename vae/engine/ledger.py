@@ -1,4 +1,4 @@
-"""What happened since the last logging point: it stays on the device until somebody asks for it."""
+"""Sums over the steps since the last logging point, kept on the device until they are asked for."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ class NonFiniteError(RuntimeError):
 
 @dataclass(frozen=True)
 class Interval:
-    """What happened since the last logging point, all ranks together.
+    """Means and counts since the last logging point, all ranks together.
 
     Attributes:
         loss, reconstruction, kl: means over the real examples, nats; NaN without any (all steps were skipped).
@@ -45,7 +45,7 @@ class Interval:
 
 
 class Ledger:
-    """Adds up what the steps measure, and says on the device whether an update may be made.
+    """Adds up the measurements of the steps, and decides on the device whether an update may be made.
 
     Args:
         accelerator: the process group, its device, the loss scaler if there is one.
@@ -124,7 +124,7 @@ class Ledger:
         return sums
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """Return everything that `record` changes."""
+        """Return the tensors that `record` changes."""
         return self.sums, self.fault
 
     def restore(self, rows: Tensor) -> None:

@@ -18,7 +18,7 @@ def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
 
 
 def perplexity(counts: Tensor) -> Tensor:
-    """Return how many codes, used alike, would have the entropy H of these: e^H, (), for counts (K,); without any 1."""
+    """Return the perplexity e^H, (), H the entropy of the shares of counts (K,); 1 without any count."""
     shares = counts / counts.sum().clamp(min=torch.finfo(counts.dtype).tiny)
     return torch.special.entr(shares).sum().exp()
 

@@ -59,7 +59,7 @@ def total_kl(latents: Sequence[Latent], labels: LabelPosterior | None = None) ->
 
 @dataclass(frozen=True)
 class Families:
-    """What a hierarchy is built around: q of the layer that is decoded, p of the highest one."""
+    """The families around which a hierarchy is built: q of the layer that is decoded, p of the highest layer."""
 
     posterior: Posterior
     prior: Prior
@@ -107,7 +107,7 @@ class Hierarchy(nn.Module, Piece, ABC):
         """
 
     def draw_dim(self, prior: Prior) -> int:
-        """Return how many standard normal numbers a draw from all priors takes."""
+        """Return the count of standard normal numbers that a draw from all priors takes."""
         return prior.noise_dim
 
 
@@ -141,7 +141,7 @@ Depth = Annotated[int, Field(ge=0, description="hidden layers in each of these n
 
 
 class _Stacked(Hierarchy):
-    """What hierarchies of several layers share: the way down, p(z_l | z_{l+1}) = N(mean(z), diag(std(z)^2)).
+    """Base of hierarchies of several layers: the way down, p(z_l | z_{l+1}) = N(mean(z), diag(std(z)^2)).
 
     Args:
         sizes, posterior, family: see `Hierarchy`.

@@ -10,7 +10,7 @@ from vae.families.distributions import at_least_float32
 
 
 class LabelPosterior:
-    """What is known of the labels of B images: those given are, of the others q(y|x). Under p(y) all C are as likely.
+    """The labels of B images: those that are given, and q(y|x) of the others. Under p(y) all C are equally likely.
 
     Args:
         logits: of q(y|x), (B, C).

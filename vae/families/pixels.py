@@ -27,7 +27,7 @@ def level_of(x: Tensor) -> Tensor:
 
 
 class Pixels(Distribution):
-    """What the distributions below share: parameters of one shape, samples without gradients.
+    """Base of the distributions below: parameters of one shape, samples without gradients.
 
     Args:
         batch_shape, event_shape: of the distribution.
@@ -38,7 +38,7 @@ class Pixels(Distribution):
 
     @property
     def arg_constraints(self) -> dict[str, Constraint]:
-        """None are declared: parameters are not validated."""
+        """No constraints: parameters are not validated."""
         return {}
 
     def _uniform(self, like: Tensor, sample_shape: _size) -> Tensor:

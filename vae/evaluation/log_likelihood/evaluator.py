@@ -101,7 +101,7 @@ def estimated(data: DataSet, binarize: str, model: VAE, request: Request, exampl
 
 def with_drawn_training_set(data: DataSet, draw: int) -> DataSet:
     """Return the data with the 0/1 pixels that a static run trains on (and a dynamic one in its first epoch)."""
-    return replace(data, train=data.train.binarized(draw, "train"))
+    return data.binarize_training(draw)
 
 
 def assess(

@@ -1,4 +1,4 @@
-"""The base of all prior families, and what a prior may depend on."""
+"""The base of all prior families, and the values that a prior may depend on."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from vae.networks import Sizes
 
 @dataclass(frozen=True)
 class Given:
-    """What a prior may depend on besides its weights.
+    """Values that a prior may depend on, besides its weights.
 
     Attributes:
         like: any tensor on the device and in the precision of the model.
