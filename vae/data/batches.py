@@ -45,7 +45,7 @@ class EpochTable:
     Attributes:
         index: which images, (steps, R).
         noise: standard normal (steps, R, D) or (steps, R, K, D), float32.
-        weight: what each example counts for in the mean over its global batch, (steps, R), float64.
+        weight: of each example in the mean over its global batch, (steps, R), float64.
         count: how many examples do count, (steps,).
     """
 
@@ -70,7 +70,7 @@ def count_steps(examples: int, batch_size: int, epochs: int, max_steps: int) -> 
 def to_unit_interval(images: Tensor, dtype: torch.dtype) -> Tensor:
     """Return uint8 images scaled to [0, 1] in `dtype`; floating-point images keep their values.
 
-    To the bit what torchvision's `v2.ToDtype(dtype, scale=True)` gives.
+    The same bits as torchvision's `v2.ToDtype(dtype, scale=True)`.
     """
     return images.to(dtype) if images.is_floating_point() else images.to(dtype).mul_(1 / 255)
 

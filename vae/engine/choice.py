@@ -21,7 +21,7 @@ def choose(
     """Return the engine's name and the reason, in a few words.
 
     Args:
-        train: `engine` is what was asked for; precision and exact gradients decide what is possible.
+        train: `engine`, and precision and exact gradients, which not every engine allows.
         device: `cpu` or `cuda`.
         world_size: how many processes.
         total_steps: of the whole run.
@@ -30,7 +30,7 @@ def choose(
         noise: numbers that an epoch takes.
 
     Raises:
-        InputError: the engine that was asked for, or the processes, cannot do what else is asked for.
+        InputError: the configured engine, or the number of processes, does not go with the other settings.
     """
     _check_exact(train, world_size, across_examples)
 

@@ -51,7 +51,7 @@ class Ledger:
         accelerator: the process group, its device, the loss scaler if there is one.
         skip_nonfinite: whether a non-finite update is skipped and counted; else it stops the run.
         extra: names of the objective's extra terms.
-        extra_of: of those that not every example has, the extra term that counts the examples which have it.
+        extra_of: extra term that only some examples have -> extra term that counts these examples.
     """
 
     def __init__(

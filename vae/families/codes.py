@@ -24,7 +24,7 @@ def perplexity(counts: Tensor) -> Tensor:
 
 
 class Quantized(Distribution):
-    """q(z|x) with all its mass on one z: at each of P positions the vector closest to what the encoder gave.
+    """q(z|x) with all its mass on one z: at each of P positions the vector closest to the encoder's numbers.
 
     The z that it gives has the gradient of the encoder's numbers: dz/d before = 1, the straight-through estimator of
     van den Oord et al. 2017 (section 3.2), while its value is that of the codebook, to the bit.

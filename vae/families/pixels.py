@@ -1,6 +1,6 @@
 """Distributions over pixels in [0, 1] that `torch.distributions` lacks, or computes with cancellation.
 
-None of them validates its arguments; what stands before the last three dimensions of (..., C, H, W) is a batch.
+None of them validates its arguments. In (..., C, H, W) the leading dimensions are a batch.
 """
 
 import math

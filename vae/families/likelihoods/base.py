@@ -45,7 +45,7 @@ class Likelihood(nn.Module, Piece, ABC):
         """Return p(x|z), event (C, H, W); its `mean` is the picture to show, in [0, 1] or near it.
 
         Args:
-            numbers: (..., C', H, W); what stands before is the batch shape, (B,) or (K, B).
+            numbers: (..., C', H, W) with the batch shape (B,) or (K, B) in front.
         """
 
     @classmethod
