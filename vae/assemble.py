@@ -1,4 +1,4 @@
-"""Config -> pieces: the only file that knows both sides."""
+"""From a configuration to its pieces: the only file that knows both sides."""
 
 import math
 from collections.abc import Callable
@@ -151,7 +151,7 @@ def build_engine(
         config: the run's configuration.
         accelerator: owns the device, the process group and precision.
         vae: the model, with its initial weights.
-        objective: what is minimised.
+        objective: the loss to be minimised.
         batches: this rank's part of each global batch.
     """
     name, why = choose_engine(config, objective, batches, accelerator.device.type, accelerator.num_processes)

@@ -4,7 +4,8 @@ A section (`## ...`) is taken as it stands; so a new one needs no new test. It m
 
 - ```python: code of the file that the last `path/in/backticks.py` above the block names. A file that the project does
   not have is written. To a file that it has, imports are added below the imports, and the lines between the opening
-  line of a table (`TABLE = {`, as the file has it) and its `}` are added to that table; `...` stands for the others.
+  line of a table (`TABLE = {` or `TABLE = (`, as the file has it) and the closing bracket are added to that table; a
+  line `...` stands for the others.
 - ```console: commands after `$ `, which begin with `python`; lines below a command have to be part of what it prints.
   Where they begin with the name of the program and a colon the input is refused: exit code 2, one line on stderr.
 
@@ -38,9 +39,9 @@ def sections() -> dict[str, str]:
 def add_lines(path: Path, code: str) -> None:
     """Add the imports and the table lines of a block to a file."""
     lines, block = path.read_text().splitlines(), code.splitlines()
-    for opening in (line for line in block if line.endswith("{")):
-        inside = itertools.takewhile(lambda line: line != "}", block[block.index(opening) + 1 :])
-        place = lines.index(opening) + 1
+    for opening in (line for line in block if line.endswith(("{", "(", "[")) and not line.startswith(" ")):
+        inside = itertools.takewhile(lambda line: line not in ("}", ")", "]"), block[block.index(opening) + 1 :])
+        (place,) = (place for place, line in enumerate(lines, start=1) if line.startswith(opening))
         lines[place:place] = [line for line in inside if line.strip() != "..."]
     imports = [node for node in ast.parse("\n".join(lines)).body if isinstance(node, ast.Import | ast.ImportFrom)]
     end = imports[-1].end_lineno

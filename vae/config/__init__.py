@@ -1,4 +1,4 @@
-"""What can be configured; YAML + `key=value`; clear errors."""
+"""The configuration: a schema, read from YAML and `key=value`, with one clear line for each mistake."""
 
 from vae.config.help import describe, describe_components
 from vae.config.reading import differences, flatten, from_dict, load, parse_override, read_yaml, to_yaml, warnings

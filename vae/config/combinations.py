@@ -1,4 +1,4 @@
-"""Settings that are right one by one and mean nothing together: rules of the pieces, and rules of labels."""
+"""Settings that are right one by one and mean nothing together: rules of the pieces, and rules of hidden labels."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,6 @@ def conflicts(config: Config) -> Iterator[str]:
     """Yield one line for each combination without a meaning: the key, its value and the way out."""
     for piece in chosen_pieces(config):
         yield from piece.conflicts(config)
-    yield from _inferred_labels(config)
     yield from _hidden_labels(config)
 
 
@@ -22,13 +21,6 @@ def chosen_pieces(config: Config) -> Iterator[type[Piece]]:
         if marker := piece_of(field.metadata):
             section, _, name = key.partition(".")
             yield from marker.pieces(values[section][name] if name else values[section])
-
-
-def _inferred_labels(config: Config) -> Iterator[str]:
-    """Yield a line if labels are inferred and no part of the model sees a label."""
-    model = config.model
-    if model.infer_labels and not (model.condition or model.prior["name"] == "ClassNormal"):
-        yield "model.infer_labels = True: nothing sees a label; set model.condition=true, or infer_labels=false"
 
 
 def _hidden_labels(config: Config) -> Iterator[str]:

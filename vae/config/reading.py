@@ -19,7 +19,7 @@ from vae.schedules import ScheduleSpec
 def load(path: str | Path | None = None, overrides: list[str] | tuple[str, ...] = ()) -> Config:
     """Return the configuration: defaults, changed by the file, changed by the overrides.
 
-    What is wrong with keys and plain values is found before the components, and with them torch, are imported.
+    Wrong keys and plain values are refused before the components, and with them torch, are imported.
 
     Args:
         path: a YAML file that holds only what differs from the defaults.
@@ -54,7 +54,7 @@ def _validate(raw: Mapping[str, Any], context: Mapping[str, Any] | None = None) 
 
 
 def warnings(config: Config, epochs: float) -> list[str]:
-    """Return what is allowed but probably not meant in a run of so many epochs, a line each."""
+    """Return a line for each setting that is allowed but probably not meant in a run of so many epochs."""
     schedules = ObjectiveSpec.build(config.objective).schedules
     ends = {
         **{f"objective.{name}": schedule.ends_at for name, schedule in schedules.items()},
@@ -177,5 +177,5 @@ def _merge(base: dict[str, Any], change: dict[Any, Any], source: str, prefix: st
 
 
 def _inside_component(path: str) -> bool:
-    """Whether a dotted key is a component's, or lies inside one."""
+    """Return whether a dotted key is a component's, or lies inside one."""
     return any((path + ".").startswith(key + ".") for key in component_keys())

@@ -1,4 +1,4 @@
-"""Which example goes to which step and rank.
+"""The batches of a run: the examples of each step and rank, with their noise.
 
 The global batch is the unit: step s of an epoch takes positions s * B .. (s + 1) * B of that epoch's permutation, the
 last one is shorter, and each rank takes its slice of it. Any world size sees the same batches and the same noise.
@@ -45,7 +45,7 @@ class EpochTable:
     Attributes:
         index: which images, (steps, R).
         noise: standard normal (steps, R, D) or (steps, R, K, D), float32.
-        weight: what each example counts for in the mean over its global batch, (steps, R), float64.
+        weight: of each example in the mean over its global batch, (steps, R), float64.
         count: how many examples do count, (steps,).
     """
 
@@ -56,7 +56,7 @@ class EpochTable:
 
 
 def share(count: int, rank: int, world_size: int) -> slice:
-    """Return the contiguous share of 0 .. count - 1 that belongs to `rank`; shares differ by at most one in size."""
+    """Return the contiguous share of 0 .. count - 1 that belongs to `rank`; sizes of shares differ by at most one."""
     return slice(count * rank // world_size, count * (rank + 1) // world_size)
 
 
@@ -70,13 +70,13 @@ def count_steps(examples: int, batch_size: int, epochs: int, max_steps: int) -> 
 def to_unit_interval(images: Tensor, dtype: torch.dtype) -> Tensor:
     """Return uint8 images scaled to [0, 1] in `dtype`; floating-point images keep their values.
 
-    To the bit what torchvision's `v2.ToDtype(dtype, scale=True)` gives.
+    The same bits as torchvision's `v2.ToDtype(dtype, scale=True)`.
     """
     return images.to(dtype) if images.is_floating_point() else images.to(dtype).mul_(1 / 255)
 
 
 def send(numbers: Tensor, device: torch.device) -> Tensor:
-    """Return numbers that are on the CPU on a device, without waiting for what is still running there."""
+    """Return a copy on `device` of numbers on the CPU, without waiting for kernels that still run there."""
     return numbers.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else numbers.to(device)
 
 
@@ -185,7 +185,7 @@ class TrainingBatches:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _send(self, numbers: Tensor) -> Tensor:
-        """Return numbers on the device, without waiting for what is still running there."""
+        """Return a copy of numbers on the device, without waiting for kernels that still run there."""
         return send(numbers, self.images.device)
 
     def _prepare(self, epoch: int) -> None:

@@ -43,9 +43,9 @@ class Split:
         """True if some images have no label."""
         return self.labels is None or bool((self.labels == HIDDEN).any())
 
-    def binarized(self, seed: int, part: str) -> "Split":
-        """Return the images with 0/1 pixels, drawn once; `part` names the draw, see `randomness.binarize`."""
-        return replace(self, images=randomness.binarize(self.images, seed, part))
+    def binarize(self, seed: int, name: str) -> "Split":
+        """Return the images with 0/1 pixels, drawn with the seed for the part called `name`."""
+        return replace(self, images=randomness.binarize(self.images, seed, name))
 
     def __getitem__(self, index: Tensor) -> "Split":
         return Split(self.images[index], None if self.labels is None else self.labels[index])
@@ -133,8 +133,12 @@ class DataSet:
 
     def binarize_evaluation(self, seed: int) -> "DataSet":
         """Return the data set with one fixed draw of 0/1 pixels for validation and test."""
-        val = None if self.val is None else self.val.binarized(seed, "val")
-        return replace(self, val=val, test=self.test.binarized(seed, "test"))
+        val = None if self.val is None else self.val.binarize(seed, "val")
+        return replace(self, val=val, test=self.test.binarize(seed, "test"))
+
+    def binarize_training(self, seed: int) -> "DataSet":
+        """Return the data set with the 0/1 pixels that a static run trains on, and a dynamic run in its first epoch."""
+        return replace(self, train=self.train.binarize(seed, "train"))
 
     def binarize_training(self, seed: int) -> "DataSet":
         """Return the data set with the 0/1 pixels that a static run trains on, and a dynamic run in its first epoch."""

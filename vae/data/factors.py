@@ -33,12 +33,12 @@ class Factors:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the factors."""
+        """The names of the factors."""
         return tuple(factor.name for factor in self.factors)
 
     @property
     def levels(self) -> list[int]:
-        """How many values each factor has."""
+        """The number of values of each factor."""
         return [int(most) + 1 for most in self.values.max(0)]
 
     @property

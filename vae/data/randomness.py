@@ -12,7 +12,7 @@ def generator(seed: int, stream: str, epoch: int = 0, block: int = 0) -> np.rand
 
     Args:
         seed: the run's seed.
-        stream: what the numbers are for, e.g. `"noise"`; streams are independent of each other.
+        stream: the purpose of the numbers, e.g. `"noise"`; streams are independent of each other.
         epoch: which pass over the data.
         block: which part of a pass whose numbers are not all drawn at once.
     """

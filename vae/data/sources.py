@@ -9,7 +9,7 @@ from vae.data.dataset import DataSet
 from vae.data.torchvision import read_emnist, read_mnist
 from vae.errors import InputError
 
-# `data.name`, or how it ends -> what reads that name, given the folder `data.root`
+# `data.name`, or the ending of a path -> the function that reads it, given the folder `data.root`
 SOURCES: dict[str, Callable[[str, Path], DataSet]] = {
     "MNIST": read_mnist,
     "FashionMNIST": read_mnist,

@@ -1,4 +1,4 @@
-"""One optimiser update after another, until somebody asks what happened."""
+"""Engines: one optimiser update after another, with measurements that stay on the device until a logging point."""
 
 from vae.engine.base import Engine
 from vae.engine.ledger import Interval, NonFiniteError

@@ -1,4 +1,4 @@
-"""What all engines have in common: they make updates; what is measured stays on the device until it is asked for."""
+"""The base of all engines: they make updates; measurements stay on the device until they are asked for."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -21,12 +21,12 @@ class Engine(ABC):
 
     Attributes:
         name: `eager`, `compile` or `graph`.
-        why: it is this one, in a few words.
+        why: the reason for this engine, in a few words.
         accelerator: owns precision and the collectives.
         batches: this rank's part of each global batch.
-        objective: what is minimised.
-        update: what is done with a gradient.
-        ledger: what is measured.
+        objective: the loss.
+        update: the optimiser update.
+        ledger: the measurements.
         learning_rate: its value at a progress in epochs.
     """
 
@@ -57,7 +57,7 @@ class Engine(ABC):
         self.ledger.gather()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint needs beside the weights (all ranks); raises `NonFiniteError`."""
+        """Return the state that a checkpoint needs beside the weights (all ranks); raises `NonFiniteError`."""
         scaler = self.accelerator.scaler
         return {
             "optimizer": self.update.state_dict(),

@@ -1,4 +1,4 @@
-"""Which engine runs the training steps, and why."""
+"""The choice of the engine that runs the training steps, with its reason."""
 
 from vae.config import TrainConfig
 from vae.errors import InputError
@@ -21,7 +21,7 @@ def choose(
     """Return the engine's name and the reason, in a few words.
 
     Args:
-        train: `engine` is what was asked for; precision and exact gradients decide what is possible.
+        train: `engine`, and precision and exact gradients, which not every engine allows.
         device: `cpu` or `cuda`.
         world_size: how many processes.
         total_steps: of the whole run.
@@ -30,7 +30,7 @@ def choose(
         noise: numbers that an epoch takes.
 
     Raises:
-        InputError: the engine that was asked for, or the processes, cannot do what else is asked for.
+        InputError: the configured engine, or the number of processes, does not go with the other settings.
     """
     _check_exact(train, world_size, across_examples)
 
@@ -57,7 +57,7 @@ def _fastest(device: str, world_size: int, total_steps: int) -> tuple[str, str]:
 
 
 def obstacle(name: str, train: TrainConfig, device: str, *, across_examples: bool, observes: bool, noise: int) -> str:
-    """Return why an engine cannot run this, or nothing."""
+    """Return the reason why an engine cannot run this, or nothing."""
     if name != "eager" and across_examples:
         return "with an objective whose loss looks across examples"
     if name != "eager" and observes:

@@ -35,7 +35,7 @@ class AllReduced(Gradients):
     Args:
         accelerator: owns precision, DDP and the collectives.
         model: as prepared by `accelerator.prepare`.
-        objective: what is minimised.
+        objective: the loss.
         examples: in the training set.
         observer: of the model, if it has one.
     """
@@ -71,8 +71,8 @@ class Exact(Gradients):
     """Bitwise the same for every number of ranks that divides `shards`: fixed parts, summed in a fixed order.
 
     The global batch is cut into `shards` contiguous parts, whoever computes them. Their gradients are the leaves of one
-    binary tree; a rank sums what is below nodes of its own, all ranks gather these and sum the rest alike. Threads must
-    be the same in number too: sums over many elements are split among them.
+    binary tree; a rank sums the leaves below its own nodes, all ranks gather these sums and add them up alike. The
+    number of threads must be the same too: sums over many elements are split among threads.
 
     Args:
         accelerator, model, objective, observer: see `AllReduced`; the objective sees each example alone.

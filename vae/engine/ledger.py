@@ -1,4 +1,4 @@
-"""What happened since the last logging point: it stays on the device until somebody asks for it."""
+"""Sums over the steps since the last logging point, kept on the device until they are asked for."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ class NonFiniteError(JobError):
 
 @dataclass(frozen=True)
 class Interval:
-    """What happened since the last logging point, all ranks together.
+    """Means and counts since the last logging point, all ranks together.
 
     Attributes:
         loss, reconstruction, kl: means over the real examples, nats; NaN without any (all steps were skipped).
@@ -47,13 +47,13 @@ class Interval:
 
 
 class Ledger:
-    """Adds up what the steps measure, and says on the device whether an update may be made.
+    """Adds up the measurements of the steps, and decides on the device whether an update may be made.
 
     Args:
         accelerator: the process group, its device, the loss scaler if there is one.
         skip_nonfinite: whether a non-finite update is skipped and counted; else it stops the run.
         extra: names of the objective's extra terms.
-        extra_of: of those that not every example has, the extra term that counts the examples which have it.
+        extra_of: extra term that only some examples have -> extra term that counts these examples.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class Ledger:
         return sums
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """Return everything that `record` changes."""
+        """Return the tensors that `record` changes."""
         return self.sums, self.fault
 
     def restore(self, rows: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""What a model learns from a global batch without a gradient, after the update."""
+"""Gradient-free updates (e.g. an EMA codebook) from a global batch, after the optimizer step."""
 
 from dataclasses import dataclass
 
@@ -26,13 +26,13 @@ class Observation:
     batches: TrainingBatches
 
     def __call__(self, seen: tuple[Tensor, ...], batch: Batch, step: int, skip: Tensor) -> None:
-        """Learn from a step (all ranks: a gather for each tensor); nothing waits for the device.
+        """Update the observer once (all ranks: a gather for each tensor); nothing waits for the device.
 
         Args:
             seen: of this rank's examples, (B, ...) each.
             batch: these examples.
             step: updates made before.
-            skip: whether this one was left out, (), bool.
+            skip: true if the optimizer step was left out, (), bool.
         """
         rank, world_size = self.accelerator.process_index, self.accelerator.num_processes
         peers = Peers(batch.global_count, len(self.batches.images), rank, world_size)

@@ -1,1 +1,1 @@
-"""Families of distributions: what the networks' numbers mean, and how a latent variable is distributed."""
+"""Families of distributions: posteriors, priors and likelihoods, made from the numbers of networks."""

@@ -35,23 +35,23 @@ class Codebook(nn.Module):
     def __init__(self, codes: int, dim: int, *, decay: float, restart: float):
         super().__init__()
         self.decay, self.restart = decay, restart
-        self.register_buffer("vectors", torch.empty(codes, dim).uniform_(-1 / codes, 1 / codes))
+        self.register_buffer("vectors", nn.init.uniform_(torch.empty(codes, dim), -1 / codes, 1 / codes))
         self.register_buffer("counts", torch.zeros(codes))
         self.register_buffer("sums", torch.zeros(codes, dim))
 
     def perplexity(self) -> Tensor:
-        """Return that of the moving counts, ()."""
+        """Return the perplexity of the moving counts, ()."""
         return perplexity(self.counts)
 
     @torch.no_grad()
     def follow(self, vectors: Tensor, codes: Tensor, seeds: Tensor, skip: Tensor) -> None:
-        """Take in what was assigned in a step; nothing waits for the device.
+        """Move each code towards the vectors assigned to it in a step; nothing waits for the device.
 
         Args:
             vectors: (N, d).
-            codes: of each of them, (N,), int64.
-            seeds: where code k is to be found in `vectors` if it starts anew, (K,), int64.
-            skip: whether nothing is to change, (), bool.
+            codes: of each vector, (N,), int64.
+            seeds: place in `vectors` of the vector at which code k starts anew, (K,), int64.
+            skip: true if nothing is to change, (), bool.
         """
         count, total = assigned(vectors.double(), codes, len(self.counts))
         counts = self.decay * self.counts.double() + (1 - self.decay) * count.double()
@@ -66,7 +66,7 @@ class Codebook(nn.Module):
 
 
 def assigned(vectors: Tensor, codes: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return how many vectors (N, d) each of `count` codes has, (K,), and their sums, (K, d).
+    """Return the number of vectors (N, d) of each of `count` codes, (K,), and the sums of these vectors, (K, d).
 
     Sums are made in the order of the vectors, on any device: adding them up as they come would not be repeatable on
     CUDA, and ranks would drift apart.

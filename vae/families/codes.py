@@ -18,13 +18,13 @@ def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
 
 
 def perplexity(counts: Tensor) -> Tensor:
-    """Return how many codes, used alike, would have the entropy H of these: e^H, (), for counts (K,); without any 1."""
+    """Return the perplexity e^H, (), H the entropy of the shares of counts (K,); 1 without any count."""
     shares = counts / counts.sum().clamp(min=torch.finfo(counts.dtype).tiny)
     return torch.special.entr(shares).sum().exp()
 
 
 class Quantized(Distribution):
-    """q(z|x) with all its mass on one z: at each of P positions the vector closest to what the encoder gave.
+    """q(z|x) with all its mass on one z: at each of P positions the vector closest to the encoder's numbers.
 
     The z that it gives has the gradient of the encoder's numbers: dz/d before = 1, the straight-through estimator of
     van den Oord et al. 2017 (section 3.2), while its value is that of the codebook, to the bit.

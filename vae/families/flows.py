@@ -42,7 +42,7 @@ def one_dimension(key: str, latent_dim: int, *, instead: str) -> Iterator[str]:
 class Bijection(nn.Module, ABC):
     """An invertible map e -> z of D numbers, given a context; its inverse maps z -> e.
 
-    Shapes broadcast: e and z (..., D), the context (..., context), with what stands before alike or 1.
+    Shapes broadcast: e and z (..., D), the context (..., context), with leading dimensions that are equal or 1.
     """
 
     @abstractmethod

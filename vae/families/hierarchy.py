@@ -26,7 +26,7 @@ class Latent:
     """One stochastic layer.
 
     Attributes:
-        q: of this layer, given the image and what has been drawn before.
+        q: of this layer, given the image and the layers drawn before.
         p: given the layers above; of the highest one the prior.
         z: drawn from q, (B, D), or (K, B, D) of K draws.
         estimated: whether KL(q || p) has to be estimated at z because p depends on z through a layer above, so that
@@ -59,7 +59,7 @@ def total_kl(latents: Sequence[Latent], labels: LabelPosterior | None = None) ->
 
 @dataclass(frozen=True)
 class Families:
-    """What a hierarchy is built around: q of the layer that is decoded, p of the highest one."""
+    """The families around which a hierarchy is built: q of the layer that is decoded, p of the highest layer."""
 
     posterior: Posterior
     prior: Prior
@@ -74,7 +74,7 @@ class Hierarchy(nn.Module, Piece, ABC):
     Args:
         sizes: of the model; `latent_dim` is that of the layer that is decoded.
         posterior: the model's own, of that layer.
-        family: makes a posterior like it on so many dimensions.
+        family: a number of dimensions -> a posterior of the same family.
 
     Attributes:
         top_dim: dimensions of the highest layer, whose prior the model has.
@@ -94,7 +94,7 @@ class Hierarchy(nn.Module, Piece, ABC):
             numbers: of the encoder, (B, features).
             noise: standard normal (B, noise_dim) or (K, B, noise_dim); None: torch draws.
             families: the model's.
-            given: what the prior may depend on.
+            given: values that the prior may depend on.
         """
 
     @abstractmethod
@@ -107,7 +107,7 @@ class Hierarchy(nn.Module, Piece, ABC):
         """
 
     def draw_dim(self, prior: Prior) -> int:
-        """Return how many standard normal numbers a draw from all priors takes."""
+        """Return the count of standard normal numbers that a draw from all priors takes."""
         return prior.noise_dim
 
 
@@ -141,7 +141,7 @@ Depth = Annotated[int, Field(ge=0, description="hidden layers in each of these n
 
 
 class _Stacked(Hierarchy):
-    """What hierarchies of several layers share: the way down, p(z_l | z_{l+1}) = N(mean(z), diag(std(z)^2)).
+    """Base of hierarchies of several layers: the way down, p(z_l | z_{l+1}) = N(mean(z), diag(std(z)^2)).
 
     Args:
         sizes, posterior, family: see `Hierarchy`.
@@ -196,7 +196,7 @@ class _Stacked(Hierarchy):
     @staticmethod
     @abstractmethod
     def numbers_seen(dims: Sequence[int], widths: Sequence[int]) -> Sequence[int]:
-        """Return how many numbers of a layer the network to the next one sees, for each layer but the last.
+        """Return the count of numbers that the network from each layer to the next one sees.
 
         Args:
             dims: of z_1, z_2, ...
@@ -216,7 +216,7 @@ class _Stacked(Hierarchy):
         return [None] * len(self.dims) if noise is None else noise.split(self.noise_dims, -1)
 
     def draw_dim(self, prior: Prior) -> int:
-        """Return how many standard normal numbers a draw from all priors takes."""
+        """Return the count of standard normal numbers that a draw from all priors takes."""
         return prior.noise_dim + sum(self.dims[:-1])
 
     def draw(self, noise: Tensor, families: Families, given: Given) -> Tensor:
@@ -242,7 +242,7 @@ class BottomUp(_Stacked):
         return dims[:-1]
 
     def infer(self, numbers: Tensor, noise: Tensor | None, families: Families, given: Given) -> tuple[Latent, ...]:
-        """Return all layers; what is drawn at one is what the next one sees."""
+        """Return all layers; each layer sees the z drawn at the layer below."""
         qs: list[Distribution] = []  # a compiler does not follow list[...]()
         zs: list[Tensor] = []
         posteriors = self.families(families.posterior)
@@ -256,7 +256,7 @@ class BottomUp(_Stacked):
 
 
 class Ladder(_Stacked):
-    """q(z_L|x), then downwards q(z_l | x, z_{l+1}): the product of what the way up has found and of p(z_l | z_{l+1}).
+    """q(z_L|x), then downwards q(z_l | x, z_{l+1}): the product of a normal from the way up and of p(z_l | z_{l+1}).
 
     The ladder VAE of Sonderby et al. 2016 (eq. 11-19), without batch normalisation. The encoder's last numbers go
     further up beside those of z_1, deterministically. The posterior is a `DiagonalNormal`.

@@ -10,7 +10,7 @@ from vae.families.distributions import at_least_float32
 
 
 class LabelPosterior:
-    """What is known of the labels of B images: those given are, of the others q(y|x). Under p(y) all C are as likely.
+    """The labels of B images: those that are given, and q(y|x) of the others. Under p(y) all C are equally likely.
 
     Args:
         logits: of q(y|x), (B, C).
@@ -20,7 +20,7 @@ class LabelPosterior:
         every: each label for each image, (C, B), int64: 0 in the first row, 1 in the next, ...
         is_given: whether the label is given, (B,), bool.
         most_probable: the label that is given, or else the most probable one, (B,), int64.
-        log_q: log q(y|x), (C, B), float32 or better, whatever is given.
+        log_q: log q(y|x), (C, B), float32 or better, also of images with a label.
         weights: the probability of each label, (C, B): 1 where it is the one that is given, else q(y|x).
     """
 

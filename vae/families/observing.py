@@ -8,15 +8,14 @@ from torch.distributions import Distribution
 
 
 class Observer(ABC):
-    """A posterior family that follows what it sees, in buffers, which all ranks keep alike.
+    """A posterior family with buffers that follow the training examples, alike on all ranks.
 
-    It learns when the engine says so, and never by a forward pass: not from held-out data, not from an update that was
-    skipped.
+    The engine calls `observe` after an update. A forward pass, held-out data and a skipped update change no buffer.
     """
 
     @abstractmethod
     def observed(self, q: Distribution) -> tuple[Tensor, ...]:
-        """Return what it learns from, each (B, ...), without gradient, of the q(z|x) of some training examples."""
+        """Return the tensors to learn from, each (B, ...), without gradient, of q(z|x) of some training examples."""
 
     @abstractmethod
     def observe(self, observed: tuple[Tensor, ...], skip: Tensor, rng: np.random.Generator) -> None:

@@ -1,6 +1,6 @@
 """Distributions over pixels in [0, 1] that `torch.distributions` lacks, or computes with cancellation.
 
-None of them validates its arguments; what stands before the last three dimensions of (..., C, H, W) is a batch.
+None of them validates its arguments. In (..., C, H, W) the leading dimensions are a batch.
 """
 
 import math
@@ -27,7 +27,7 @@ def level_of(x: Tensor) -> Tensor:
 
 
 class Pixels(Distribution):
-    """What the distributions below share: parameters of one shape, samples without gradients.
+    """Base of the distributions below: parameters of one shape, samples without gradients.
 
     Args:
         batch_shape, event_shape: of the distribution.
@@ -38,7 +38,7 @@ class Pixels(Distribution):
 
     @property
     def arg_constraints(self) -> dict[str, Constraint]:
-        """None are declared: parameters are not validated."""
+        """No constraints: parameters are not validated."""
         return {}
 
     def _uniform(self, like: Tensor, sample_shape: _size) -> Tensor:

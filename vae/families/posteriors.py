@@ -159,7 +159,7 @@ class _Flow(Posterior[Flowed]):
 
     @abstractmethod
     def maps(self, normal: Map, context: Tensor) -> list[Map]:
-        """Return what makes z of noise: among it what makes the diagonal normal, and the flow, given h (B, context)."""
+        """Return the maps from noise to z: the diagonal normal and the flow, given h (B, context)."""
 
     def forward(self, numbers: Tensor) -> Flowed:
         """Return q(z|x) from numbers (B, 2D + context): loc, raw std, h."""

@@ -76,7 +76,7 @@ class ConvEncoder(Network):
     """Images (B, C, H, W) -> numbers (B, F): `depth` convolutions of stride 2, one hidden layer of width h, one head.
 
     Args:
-        sizes: of the model; the context, if there is one, stands behind what the convolutions find.
+        sizes: of the model; the context, if there is one, stands behind the convolutions' features.
         features: F, the numbers the posterior needs for one example.
         channels: of the stage next to the image.
         activation, normalization, initialization: see `vae.networks.options`.

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class TwoHiddenLayers(nn.Module):
-    """Two hidden layers of numbers (..., N) and a context (..., C), SiLU between; what it gives is small at first.
+    """Two hidden layers of numbers (..., N) and a context (..., C), SiLU between; outputs are small at first.
 
     Args:
         first, second, last: its layers.
@@ -23,7 +23,7 @@ class TwoHiddenLayers(nn.Module):
         nn.init.zeros_(last.bias)
 
     def forward(self, numbers: Tensor, context: Tensor | None) -> Tensor:
-        """Return what the last layer gives, (..., outputs)."""
+        """Return the numbers of the last layer, (..., outputs)."""
         hidden = self.first(numbers)
         if self.context is not None:
             hidden = hidden + self.context(context)
@@ -32,13 +32,13 @@ class TwoHiddenLayers(nn.Module):
 
 @dataclass(frozen=True)
 class Units:
-    """Units of a masked layer: their number, and after how many their degrees begin anew at 0."""
+    """Units of a masked layer: `count` of them, whose degrees 0, 1, ... begin anew after `period`."""
 
     count: int
     period: int
 
     def degrees(self, device: torch.device) -> Tensor:
-        """Return them, (count,), int64."""
+        """Return the degrees, (count,), int64."""
         return torch.arange(self.count, device=device) % self.period
 
 

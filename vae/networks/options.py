@@ -51,13 +51,13 @@ Layer = nn.Linear | nn.Conv2d | nn.ConvTranspose2d
 
 
 def activated(width: int, activation: str, normalization: str) -> list[nn.Module]:
-    """Return what follows a hidden layer (B, width): its normalisation, if there is one, and its activation."""
+    """Return the layers behind a hidden layer (B, width): normalisation, if there is one, and activation."""
     normalize = [] if normalization == "none" else [nn.LayerNorm(width)]
     return [*normalize, ACTIVATIONS[activation]()]
 
 
 def activated_image(channels: int, activation: str, normalization: str) -> list[nn.Module]:
-    """Return what follows a hidden layer (B, channels, H, W): its normalisation, if there is one, and activation."""
+    """Return the layers behind a hidden layer (B, channels, H, W): normalisation, if there is one, and activation."""
     groups = {"none": 0, "layer": 1, "group": count_groups(channels)}[normalization]
     return [*([nn.GroupNorm(groups, channels)] if groups else []), ACTIVATIONS[activation]()]
 
@@ -79,7 +79,7 @@ def too_narrow_to_normalise(key: str, normalization: str, narrowest: int) -> Ite
 
 
 def count_groups(channels: int) -> int:
-    """Return into how many equal groups channels are normalised: as many as have `CHANNELS_A_GROUP` of them, or one."""
+    """Return the number of equal groups of channels: as many as have `CHANNELS_A_GROUP` channels each, or one."""
     return max(count for count in range(1, channels + 1) if channels % count == 0 and _enough(channels // count, count))
 
 
@@ -118,7 +118,7 @@ def _draw(layer: Layer, how: str) -> None:
 
 
 def fans(layer: Layer) -> tuple[float, float]:
-    """Return how many inputs an output is the sum of, and how many outputs an input goes into, borders aside.
+    """Return fan-in and fan-out of a layer: inputs of an output, and outputs of an input, borders aside.
 
     A stride thins out one of the two, which the fans of `torch.nn.init` leave out; and of a transposed convolution
     these are the wrong way round.

@@ -1,4 +1,4 @@
-"""What the parts of one model are built to."""
+"""Dimensions that all parts of a model share."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Sizes:
-    """What the parts of one model are built to.
+    """Dimensions that all parts of a model share.
 
     Attributes:
         image_shape: (C, H, W).

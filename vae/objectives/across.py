@@ -166,8 +166,8 @@ class InfoVAE(Objective):
     p must be N(0, I); alpha + lambda_ may not be less than 1.
 
     Args:
-        alpha: what the mutual information of x and z is worth: 0 as in the ELBO, 1: the KL does not count.
-        lambda_: what KL(q(z) || p(z)), for which the MMD stands in, is worth.
+        alpha: worth of the mutual information of x and z: 0 as in the ELBO, 1: the KL does not count.
+        lambda_: worth of KL(q(z) || p(z)), for which the MMD stands in.
         width: s, in units of sqrt(D), since |y - y'|^2 is 2 D on average.
 
     Extra terms:

@@ -20,10 +20,10 @@ class Terms:
     """The terms of a loss, each (B,), nats, summed over pixels and latent dimensions.
 
     Attributes:
-        loss: what is minimised; not always a sum of the others.
+        loss: to be minimised; not always a sum of the others.
         reconstruction: -log p(x|z).
         kl: KL(q(z|x) || p(z)), neither weighted nor raised.
-        extra: what else is worth a curve, by name: an objective's own, in the order of its `extra`.
+        extra: further terms, by name: an objective's own, in the order of its `extra`.
     """
 
     loss: Tensor
@@ -46,7 +46,7 @@ class Objective(Piece, ABC):
 
     Attributes:
         schedules: the numbers that depend on progress, by name: settings of the same name.
-        beta: weight of the KL at a progress in epochs: what is logged beside it.
+        beta: weight of the KL at a progress in epochs, logged beside the KL.
         samples: K, draws of z for each example; with more than 1 `output` has batch shape (K, B), else (B,).
         across_examples: whether the loss of an example depends on others: then `peers` are asked, by the eager engine.
         extra: names of the terms that it reports beside loss, reconstruction and KL.

@@ -1,4 +1,4 @@
-"""The bound for images with and without a label, and a classifier that learns from those with."""
+"""The bound for images with and without a label, and a classifier that learns from the images with a label."""
 
 from collections.abc import Iterator
 from typing import Annotated, Any

@@ -60,7 +60,7 @@ def prepare(folder: Path, opened: Opened, factors_of: Callable[[str], Factors]) 
     config, model, factors = opened.config, opened.model, factors_of(opened.config.data.name)
     part = factors.split
     if config.data.binarize != "none":
-        part = part.binarized(0, "factors")
+        part = part.binarize(0, "factors")
     must_have_gaussians(folder, model, part[torch.arange(1)])
     learnt, new = _parts(len(part))
     how = {

@@ -45,12 +45,12 @@ class Likelihood(nn.Module, Piece, ABC):
         """Return p(x|z), event (C, H, W); its `mean` is the picture to show, in [0, 1] or near it.
 
         Args:
-            numbers: (..., C', H, W); what stands before is the batch shape, (B,) or (K, B).
+            numbers: (..., C', H, W) with the batch shape (B,) or (K, B) in front.
         """
 
     @classmethod
     def normalises(cls, *, binary: bool) -> bool:
-        """Whether the probabilities of all images (or their density) add up to 1.
+        """Return whether the probabilities of all images (or their density) add up to 1.
 
         Args:
             binary: whether pixels are 0 or 1; else they are the 256 grey values.
@@ -59,7 +59,7 @@ class Likelihood(nn.Module, Piece, ABC):
 
     @classmethod
     def measure(cls, *, binary: bool) -> str:
-        """Return in words what log p(x|z) is the logarithm of: numbers of two measures are never compared.
+        """Return the measure of log p(x|z) in words: numbers of two measures are never compared.
 
         Args:
             binary: as for `normalises`.

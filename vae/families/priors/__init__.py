@@ -1,4 +1,4 @@
-"""Prior families: -> p(z)."""
+"""Prior families p(z), of a latent variable or of a sequence of codes."""
 
 from vae.families.priors.base import Given, Prior
 from vae.families.priors.codes import AutoregressiveCodes, UniformCodes

@@ -1,4 +1,4 @@
-"""The base of all prior families, and what a prior may depend on."""
+"""The base of all prior families, and the values that a prior may depend on."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from vae.networks import Sizes
 
 @dataclass(frozen=True)
 class Given:
-    """What a prior may depend on besides its weights.
+    """Values that a prior may depend on, besides its weights.
 
     Attributes:
         like: any tensor on the device and in the precision of the model.
@@ -51,8 +51,8 @@ class Prior(nn.Module, Piece, ABC):
 
     @classmethod
     def conflicts(cls, config: Config) -> Iterator[str]:
-        """Yield a line if codes meet a prior of other vectors, or the other way round."""
-        posterior, prior = config.model.posterior["name"], config.model.prior["name"]
+        """Yield a line if codes meet a prior of other vectors (or the reverse), or if nothing sees inferred labels."""
+        model, posterior, prior = config.model, config.model.posterior["name"], config.model.prior["name"]
         gives_codes = POSTERIORS[posterior].gives_codes
         if cls.of_codes and not gives_codes:
             yield f"model.prior.name = {prior!r}: of codes, which only model.posterior=VectorQuantized gives"
@@ -61,6 +61,8 @@ class Prior(nn.Module, Piece, ABC):
                 f"model.posterior.name = {posterior!r}: its codes need a prior of codes, not model.prior.name = "
                 f"{prior!r}; take UniformCodes or AutoregressiveCodes"
             )
+        if model.infer_labels and not (model.condition or cls.needs_labels):
+            yield "model.infer_labels = True: nothing sees a label; set model.condition=true, or infer_labels=false"
 
     @abstractmethod
     def forward(self, given: Given) -> Distribution:
