@@ -128,7 +128,7 @@ def test_a_script_gets_the_scores_that_the_command_writes(run: Path, other: Path
         assert list(found.scores) == ["data", "flat"]
         assert found.files == ()
         own, flat = (each.estimates.log_likelihood for each in found.scores.values())
-        assert found.area == all_pairs(own, flat)
+        assert found.area == pytest.approx(all_pairs(own, flat), abs=1e-14)
         assert np.array_equal(np.load(run / "uses" / "scores-data-test.npz")["log_likelihood"], own.numpy())
     assert told[0].startswith("data")
     assert score(run, samples=2, count=3).area is None
