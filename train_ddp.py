@@ -86,7 +86,7 @@ def train(job: Job) -> None:
     launch.on_main(accelerator, lambda: run.record(config, start, state.step, world_size))  # all ranks: broadcast
 
     # Train.
-    watchdog = Watchdog(accelerator, timeout, os.environ)  # all ranks: barrier
+    watchdog = Watchdog(accelerator, timeout, os.environ)  # all ranks: gather
     say(plan.warnings(start.notes), end="", file=sys.stderr)
     say(plan.training(engine, state.step, start.changed))
     first_step, startup_seconds = state.step, 0.0

@@ -17,6 +17,7 @@ from vae.data import randomness
 from vae.data.sources import load
 from vae.evaluation.log_likelihood.importance import Estimates
 from vae.model import VAE
+from vae.uses import score
 from vae.uses.scores import Scores, area_under_roc
 
 
@@ -116,6 +117,20 @@ def test_two_data_sets_are_held_against_each_other(
     assert "not normalised" in printed[0]
     assert np.asarray(Image.open(picture)).std() > 10, "a picture is not one colour"
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_script_gets_the_scores_that_the_command_writes(run: Path, other: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    twice = [score(run, against=str(other), samples=3, count=20, say=told.append) for _ in range(2)]
+    assert cli.main(["score", str(run), "--against", str(other), "--samples", "3", "--count", "20"]) == 0
+    for found in twice:
+        assert list(found.scores) == ["data", "flat"]
+        assert found.files == ()
+        own, flat = (each.estimates.log_likelihood for each in found.scores.values())
+        assert found.area == pytest.approx(all_pairs(own, flat), abs=1e-14)
+        assert np.array_equal(np.load(run / "uses" / "scores-data-test.npz")["log_likelihood"], own.numpy())
+    assert told[0].startswith("data")
+    assert score(run, samples=2, count=3).area is None
 
 
 def test_black_and_white_pixels_have_bits(tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from tests.helpers.folders import write_data, write_run
 from vae import __main__ as cli
+from vae import uses
 from vae.data.dataset import Split
+from vae.errors import InputError
 from vae.evaluation.encoding import Codes, encode
 from vae.model import VAE
 from vae.uses.generation import slerp
@@ -127,6 +129,40 @@ def conditional(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_run(folder / "run", write_data(folder), "model.condition=true", classes=4)
 
 
+def test_an_action_returns_what_its_command_writes_and_writes_nothing_unless_asked(run: Path, tmp_path: Path) -> None:
+    codes, images = uses.encode(run), uses.sample(str(run), count=5, seed=3)
+    paths = uses.interpolate(run, pairs=2, steps=4)
+    mask = np.zeros((8, 8), dtype=bool)
+    mask[:2] = True
+    masked = uses.impute(run, sweeps=3, count=9, mask=mask)
+    block = uses.impute(run, sweeps=3, count=9, block=(0, 0, 2, 8))
+    noisy = uses.denoise(run, noise="salt", level=0.2, count=9)
+    assert all(done.files == () for done in (codes, images, paths, masked, block, noisy))
+    written = tmp_path / "out"
+    assert cli.main(["encode", str(run), "--output", str(written)]) == 0
+    assert cli.main(["sample", str(run), "--count", "5", "--seed", "3", "--output", str(written)]) == 0
+    assert np.array_equal(np.load(written / "data-test.npz")["mean"], codes.codes.mean.numpy())
+    assert np.array_equal(np.load(written / "samples.npz")["images"], images.images.numpy())
+    assert paths.straight.shape == paths.spherical.shape == (2, 4, 1, 8, 8)
+    torch.testing.assert_close(paths.straight[:, [0, -1]], paths.spherical[:, [0, -1]])
+    assert torch.equal(masked.outcome.repaired, block.outcome.repaired)
+    assert torch.equal(masked.outcome.repaired[:, :, 2:], masked.original[:, :, 2:])
+    assert noisy.outcome.damaged.shape == noisy.original.shape == (9, 1, 8, 8)
+
+
+def test_an_action_that_is_called_from_python_names_the_argument(run: Path) -> None:
+    with pytest.raises(InputError, match=r"^data_root x: goes with data$"):
+        uses.encode(run, data_root="x")
+    with pytest.raises(InputError, match=r"^pairs 40: needs 80 images, and there are 70$"):
+        uses.interpolate(run, pairs=40)
+    with pytest.raises(InputError, match=r"^mask: shape \(3, 8\): must be \(8, 8\) or \(70, 8, 8\)$"):
+        uses.impute(run, mask=np.ones((3, 8)))
+    with pytest.raises(InputError, match=r"^split tset: must be one of test, train, val$"):
+        uses.encode(run, split="tset")
+    with pytest.raises(InputError, match=r"^noise pink: must be gaussian or salt$"):
+        uses.denoise(run, noise="pink")  # pyright: ignore[reportArgumentType]
+
+
 def pixels(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path))
 
@@ -178,6 +214,7 @@ def test_a_model_that_sees_labels_is_given_them(conditional: Path, capsys: pytes
         (["impute", "RUN", "--block", "1,2"], "--block 1,2: must be TOP,LEFT,HEIGHT,WIDTH in pixels, e.g. 14,0,14,28"),
         (["impute", "RUN", "--block", "9,9,1,1"], "no pixel is missing: give a --mask or a --block that holds some"),
         (["impute", "RUN", "--mask", "nowhere.npy"], "--mask nowhere.npy: cannot be read"),
+        (["impute", "RUN", "--mask", "OTHER"], "--mask OTHER: cannot be read: must be a .npy, which holds one array"),
         (["denoise", "RUN", "--level", "0"], "--level 0: must be above 0, and of salt at most 1"),
         (["interpolate", "RUN", "--pairs", "40"], "--pairs 40: needs 80 images, and there are 70"),
         (["encode", "RUN", "--split", "val"], "--split val: RUN has held out nothing (data.val_size = 0)"),

@@ -193,6 +193,29 @@ def test_options_may_stand_between_keys() -> None:
     assert (args.config, args.overrides) == ("x.yaml", ["train.epochs=1", "run.seed=2"])
 
 
+def test_each_command_has_a_file_and_each_file_is_a_command() -> None:
+    files = {path.stem for path in (ROOT / "vae/commands").glob("[!_]*.py")}
+    assert files - {"parsing", "printing", "train"} == set(cli.COMMANDS)
+
+
+def test_actions_on_a_model_are_imported_when_they_are_asked_for() -> None:
+    program = "from vae import uses; print(sorted(uses.__all__), hasattr(uses, 'nothing')); uses.encode"
+    done = without(TORCH, program)
+    assert done.out.startswith("['denoise', 'encode', 'impute', 'interpolate', 'sample', 'score'] False")
+    assert "import of torch halted" in done.err
+
+
+def test_a_keyboard_interrupt_is_one_line_and_exit_code_130(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt() -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vae.commands.components.describe_components", interrupt)
+    assert cli.main(["components"]) == 130
+    assert capsys.readouterr() == ("", "python -m vae: interrupted\n")
+
+
 def test_the_components_can_be_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["components"]) == 0
     assert capsys.readouterr().out == describe_components() + "\n"

@@ -140,10 +140,6 @@ class DataSet:
         """Return the data set with the 0/1 pixels that a static run trains on, and a dynamic run in its first epoch."""
         return replace(self, train=self.train.binarize(seed, "train"))
 
-    def binarize_training(self, seed: int) -> "DataSet":
-        """Return the data set with the 0/1 pixels that a static run trains on, and a dynamic run in its first epoch."""
-        return replace(self, train=self.train.binarized(seed, "train"))
-
 
 def one_line(error: BaseException) -> str:
     """Return the message of an error, for an `InputError` of one line."""

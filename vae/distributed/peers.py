@@ -12,7 +12,7 @@ from vae.data.batches import share
 
 @dataclass(frozen=True)
 class Peers:
-    """Who shares a global batch.
+    """The ranks that share a global batch.
 
     Attributes:
         count: N, its examples on all ranks together.

@@ -85,7 +85,7 @@ def _number(environment: Mapping[str, str], name: str) -> int:
 
 
 def _sees_its_own_gpu_only(environment: Mapping[str, str], tasks_here: int) -> bool:
-    """Whether SLURM shows this task one GPU and the others on this node other ones (`--gpus-per-task=1`)."""
+    """Return true if SLURM shows this task one GPU and the others on this node other ones (`--gpus-per-task=1`)."""
     visible = environment.get("CUDA_VISIBLE_DEVICES", "")
     if visible in ("", "-1", "NoDevFiles") or "," in visible:
         return False

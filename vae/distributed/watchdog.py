@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from vae.distributed.ending import abandon
@@ -24,7 +24,7 @@ BEATS_TO_MISS = 3  # in a row, before a rank is called missing
 class Peer:
     """Another rank: the place it runs at, the last step it began, and the time it was last heard of."""
 
-    where: str = "not heard of yet"
+    where: str
     step: int = 0
     beat: str = ""
     heard_at: float = 0.0
@@ -49,7 +49,7 @@ class Watchdog:
         self._patience = max(1.0, self.interval)  # with the store
         self.step, self._moved_at, self._over = 0, time.monotonic(), threading.Event()
         if self.world_size > 1:
-            self._begin(accelerator, environment["MASTER_ADDR"])
+            self._begin(environment["MASTER_ADDR"])
 
     def beat(self, step: int) -> None:
         """Say that the main thread has moved on to `step`."""
@@ -92,7 +92,7 @@ class Watchdog:
                 # a frozen rank 0 never answers: the store's client waits for it without a limit, this rank must not
                 thread.join(3 * self._patience)
 
-    def _begin(self, accelerator: Accelerator, host: str) -> None:
+    def _begin(self, host: str) -> None:
         patience = timedelta(seconds=self._patience)
         port = [0]
         if self.rank == 0:
@@ -102,14 +102,14 @@ class Watchdog:
         if self.rank != 0:
             self._store = TCPStore(host, port[0], is_master=False, timeout=timedelta(seconds=self.timeout))
             self._store.set_timeout(patience)
-        self._peers = [Peer(heard_at=time.monotonic()) for _ in range(self.world_size)]
-        self._where = f"{socket.gethostname()}, pid {os.getpid()}"
         self._exchanged_at, self._store_is_gone = time.monotonic(), False
         self._write(0)
-        accelerator.wait_for_everyone()  # from here on every rank's entry is there to be read
+        here = f"{socket.gethostname()}, pid {os.getpid()}"
+        places = gather_object([here])  # all ranks: from here on every rank's entry is there to be read
+        self._peers = [Peer(where, heard_at=time.monotonic()) for where in places]
 
     def _write(self, beat: int) -> None:
-        self._store.set(str(self.rank), f"{beat}|{self.step}|{self._where}")
+        self._store.set(str(self.rank), f"{beat}|{self.step}")
 
     def _exchange(self) -> None:
         beat, keys = 0, [str(rank) for rank in range(self.world_size)]
@@ -123,9 +123,9 @@ class Watchdog:
                 return
             now = time.monotonic()
             for peer, entry in zip(self._peers, entries, strict=True):
-                latest, step, where = entry.decode().split("|", 2)
+                latest, step = entry.decode().split("|")
                 if latest != peer.beat:
-                    peer.beat, peer.step, peer.where, peer.heard_at = latest, int(step), where, now
+                    peer.beat, peer.step, peer.heard_at = latest, int(step), now
             self._exchanged_at = now
             self._over.wait(self.interval)
 

@@ -15,7 +15,7 @@ FORMAT = 2  # of a run's and an engine's state in a checkpoint; 1 had the optimi
 
 @dataclass
 class RunState:
-    """How far a run is; saved with each checkpoint.
+    """Progress of a run, saved with each checkpoint.
 
     Attributes:
         step: updates made.

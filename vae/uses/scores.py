@@ -15,13 +15,13 @@ from vae.families.likelihoods import bits_per_dim
 
 @dataclass(frozen=True)
 class Scores:
-    """What a model makes of N images.
+    """Scores of N images by one model.
 
     Attributes:
-        protocol: how the numbers were made; its `measure` says what log p(x) is the logarithm of.
+        protocol: of the numbers; its `measure` says what log p(x) is the logarithm of.
         estimates: of each image.
         image_shape: (C, H, W).
-        has_bits: whether pixels have probabilities, so that there are bits per dimension.
+        has_bits: true where pixels have probabilities, so that there are bits per dimension.
     """
 
     protocol: Mapping[str, Any]
