@@ -14,7 +14,8 @@ from vae.run import checkpoint
 SIZE = 8  # height and width of the images
 PROTOCOL = {
     "data": "data", "pixels_crc32": "00000000", "split": "test", "pixels": "grey in [0, 1]",
-    "likelihood": "Bernoulli", "normalised": False, "bound": "-ELBO at beta = 1, one z", "seed": 0,
+    "likelihood": "Bernoulli", "normalised": False, "measure": "not normalised",
+    "bound": "-ELBO at beta = 1, one z", "seed": 0,
 }  # fmt: skip
 
 

@@ -173,6 +173,3 @@ def one_of_each(split: Split, *, count: int) -> Tensor:
     if split.labels is None or len(split.labels.unique()) < 2:
         return torch.arange(min(count, len(split)))
     return torch.stack([(split.labels == label).nonzero()[0, 0] for label in split.labels.unique()[:count]])
-
-
-# --- files ------------------------------------------------------------------------------------------------------------

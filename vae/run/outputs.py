@@ -36,6 +36,11 @@ def must_be_writable(folder: Path) -> None:
     save(folder / ".writable", Path.touch).unlink()
 
 
+def save_text(path: Path, text: str) -> Path:
+    """Write a text file and return its path; raises `InputError`."""
+    return save(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> Path:
     """Write an .npz and return its path; raises `InputError`."""
 

@@ -15,7 +15,7 @@ from vae.run.contents import CONFIG, HINT, METRICS, SUMMARY, failure_of, must_ho
 
 NOT_COMPARED = {"seed"}  # of a protocol: the seed of the evaluation noise varies with the run's
 MISSING = "–"
-NOT_NORMALISED = "not normalised"  # vae.families.likelihoods has it too, and imports torch
+COMPARED_BY = ("data", "split", "pixels", "likelihood", "measure", "bound")  # a protocol must name them
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,10 @@ class Run:
 
     @property
     def protocol(self) -> tuple[tuple[str, Any], ...] | None:
-        """What its test numbers must have in common with others' to be compared with them; None: not finished."""
+        """Protocol of the test numbers, which only numbers of the same protocol compare with; None: not finished."""
         if self.summary is None:
             return None
-        protocol = _with_measure(self.summary["test"]["protocol"])
+        protocol = self.summary["test"]["protocol"]
         return tuple((key, value) for key, value in sorted(protocol.items()) if key not in NOT_COMPARED)
 
     def of_split(self, split: str) -> list[Mapping[str, Any]]:
@@ -150,17 +150,13 @@ def _checked(summary: Any, path: Path) -> dict[str, Any] | None:
     if summary is None:
         return None
     test = summary.get("test") if isinstance(summary, dict) else None
-    if not isinstance(test, dict) or not isinstance(test.get("protocol"), dict):
-        raise InputError(f"{path}: not a run's summary: test.protocol is missing; delete it and repeat the run's end")
+    protocol = test.get("protocol") if isinstance(test, dict) else None
+    missing = "protocol"
+    if isinstance(protocol, dict):
+        missing = next((f"protocol.{key}" for key in COMPARED_BY if not isinstance(protocol.get(key), str)), "")
+    if missing:
+        raise InputError(f"{path}: not a run's summary: test.{missing} is missing; delete it and repeat the run's end")
     return summary
-
-
-def _with_measure(protocol: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a protocol that names its measure, as those did not that are from when there were two likelihoods."""
-    if "measure" in protocol or "likelihood" not in protocol:
-        return dict(protocol)
-    measure = "probability of 0/1 pixels" if protocol["likelihood"] == "Bernoulli" else "density"
-    return {**protocol, "measure": measure if protocol.get("normalised", True) else NOT_NORMALISED}
 
 
 def compare(runs: Iterable[Run]) -> list[Setting]:
