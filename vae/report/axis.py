@@ -35,8 +35,8 @@ class Axis:
 def find_axis(varied: Sequence[Mapping[str, Any]]) -> Axis | None:
     """Return the axis that settings are drawn against; None: they have no order.
 
-    Of the numbers that all settings have the axis is the one with the most values, if each line has two settings or
-    more on average.
+    The axis is the number with the most values among those that all settings have. On average each line must have two
+    settings or more.
 
     Args:
         varied: of each setting, dotted key -> value; no two alike.

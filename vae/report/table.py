@@ -73,8 +73,8 @@ def result_tables(
 def comparable(run: Run) -> tuple[tuple[str, Any], ...]:
     """Return the part of a finished run's protocol that all runs of one table share.
 
-    Left out are the fingerprint of pixels that were drawn 0 or 1, as each seed has its own draw, and the family of a
-    normalised likelihood, as the measure alone decides.
+    Left out is the fingerprint of pixels that were drawn 0 or 1, as each seed has its own draw. The family of a
+    normalised likelihood is left out too, as the measure alone decides.
     """
     assert run.protocol is not None
     protocol = dict(run.protocol)

@@ -13,7 +13,7 @@ from vae.run.contents import CONFIG, MODEL, must_exist, must_hold_a_run
 
 @dataclass(frozen=True)
 class Opened:
-    """A run's configuration, its unwrapped model on the CPU with its final weights, and what it was trained on."""
+    """A run's configuration, its unwrapped model on the CPU with its final weights, and its data set."""
 
     config: Config
     model: VAE
@@ -21,7 +21,7 @@ class Opened:
 
 
 class Loader:
-    """Opens runs one after another; runs of a sweep have their data in common, so the last data set is kept."""
+    """Opens runs one after another, with a cache of the last data set, which the runs of a sweep have in common."""
 
     def __init__(self) -> None:
         self._last: tuple[str, DataSet] | None = None
@@ -30,7 +30,7 @@ class Loader:
         """Return the model and the data of a run.
 
         Args:
-            folder: that a training run has written.
+            folder: of the run, as training wrote it.
 
         Raises:
             InputError: not a run folder, an unfinished or damaged run, or its data are not there.
@@ -44,8 +44,8 @@ class Loader:
         return Opened(config, model, data)
 
     def data(self, config: Config) -> DataSet:
-        """Return what a run is trained and evaluated on; raises `InputError` if it is not there."""
-        # of 0/1 pixels, and which labels are hidden: the run's own
+        """Return the data set of a run; raises `InputError` if its files are not there."""
+        # 0/1 pixels are drawn, and labels hidden, by the seed of the run
         draw = config.run.seed if config.data.binarize != "none" or config.data.labelled else None
         key = repr((config.data.model_dump(), draw))
         if self._last is None or self._last[0] != key:
@@ -54,7 +54,7 @@ class Loader:
 
 
 def has_weights(folder: Path) -> bool:
-    """Whether a run folder holds final weights."""
+    """Return True if a run folder holds final weights."""
     return (folder / MODEL / WEIGHTS).is_file()
 
 
