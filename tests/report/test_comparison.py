@@ -17,6 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from torch.distributions import MultivariateNormal
 
+from tests.helpers.folders import PROTOCOL
 from vae import figures
 from vae.config import load, to_yaml
 from vae.data import randomness
@@ -26,7 +27,8 @@ from vae.errors import InputError
 from vae.evaluation import LatentMeasures, measure_latents
 from vae.evaluation.latents_file import measure
 from vae.model import VAE
-from vae.report.comparison import draw, find_axis
+from vae.report.axis import find_axis
+from vae.report.comparison import draw
 from vae.run import checkpoint
 from vae.run.finished import Loader
 from vae.run.settings import Setting, compare, find, read
@@ -58,7 +60,7 @@ def make_run(folder: Path, losses: list[float], *, kl: float = 6.0, finished: bo
         data = load_data(str(archive), "")
         torch.manual_seed(config.run.seed)
         checkpoint.save_model(folder / "model", VAE(image_shape=(1, 8, 8), **config.model.model_dump()))
-        protocol = {"pixels_crc32": data.test.fingerprint, "seed": config.run.seed}
+        protocol = PROTOCOL | {"pixels_crc32": data.test.fingerprint, "seed": config.run.seed}
         test = {"loss": losses[-1], "reconstruction": losses[-1] - kl, "kl": kl, "protocol": protocol}
         (folder / "summary.json").write_text(json.dumps({"test": test}))
     return folder

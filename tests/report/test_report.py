@@ -25,7 +25,8 @@ from vae.evaluation.latents_file import measure
 from vae.families.likelihoods import Bernoulli
 from vae.model import VAE
 from vae.report import comparison, explorer, writing
-from vae.report.table import escape_markdown, progress, result_tables
+from vae.report.rendering import escape_markdown, sentence
+from vae.report.table import result_tables
 from vae.run.finished import Loader
 from vae.run.settings import Run, Setting, Spread, compare, find, number, read, seconds, short, word
 
@@ -158,8 +159,10 @@ def test_table_holds_means_deviations_and_marks_the_lowest_loss(sweep: Path) -> 
     assert small["wall time"] == "3.2 ± 0.0 min"
     assert (large["test loss"], large["seeds"], large["active dimensions"]) == ("90.00", "0 (1 of 2)", "–")
     assert table.best == 1
-    assert "**90.00**" in table.to_markdown()
-    assert "**102" not in table.to_markdown()
+    writing.write_report([sweep])
+    text = (sweep / "report.md").read_text()
+    assert "**90.00**" in text
+    assert "**102" not in text
 
 
 def test_protocols_are_never_in_one_table(tmp_path: Path, archive: Path) -> None:
@@ -209,8 +212,7 @@ def test_a_setting_of_which_no_run_survived_has_a_row_that_says_of_how_many(tmp_
 def test_a_setting_that_failed_stands_where_its_own_protocol_does(tmp_path: Path, archive: Path) -> None:
     other = "model.likelihood=Normal"
     write_run(tmp_path / "grey", archive)
-    density = {"likelihood": "Normal", "normalised": True, "measure": "density"}
-    write_run(tmp_path / "density", archive, other, protocol=density)
+    write_run(tmp_path / "density", archive, other, protocol={"likelihood": "Normal", "measure": "density"})
     for name, settings in {"a": [], "b": [other], "c": ["data.binarize=static"]}.items():
         write_run(tmp_path / name, archive, *settings, "optim.lr=1", finished=False)
         write_failure(tmp_path / name)
@@ -227,19 +229,20 @@ BINS = {"likelihood": "DiscretizedLogistic", "normalised": True, "measure": "pro
 
 def test_likelihoods_share_a_table_if_their_numbers_have_one_measure(tmp_path: Path, archive: Path) -> None:
     """Densities and probabilities do not."""
-    density = {"normalised": True, "measure": "density"}
+    density = {"likelihood": "Normal", "normalised": True, "measure": "density"}
+    own = {"likelihood": "OptimalNormal", "normalised": False, "measure": "not normalised"}
     cases: dict[str, dict[str, Any]] = {
         "Bernoulli": {},
         "Categorical": BINS | {"likelihood": "Categorical"},
         "DiscretizedLogistic": BINS,
-        "Normal": density | {"likelihood": "Normal"},
+        "Normal": density,
         "NormalLearnedStd": density | {"likelihood": "NormalLearnedStd"},
-        "OptimalNormal": {"likelihood": "OptimalNormal"},
+        "OptimalNormal": own,
     }
     for name, made in cases.items():
         bits = {"bits_per_dim": 1.5 if made.get("measure") == BINS["measure"] else None}
         write_run(tmp_path / name, archive, f"model.likelihood={name}", protocol=made, test=bits)
-    write_run(tmp_path / "seed 1", archive, "run.seed=1")
+    write_run(tmp_path / "new", archive, "run.seed=1")
     tables = result_tables(settings_of(tmp_path), {})
     found = {table.title.removeprefix("data, test set, grey in [0, 1], "): table for table in tables}
     assert len(tables) == 4
@@ -388,7 +391,7 @@ def test_an_unfinished_run_shows_what_there_is(tmp_path: Path, archive: Path) ->
     assert "nothing to explore yet" in text
     assert "epoch 2.0 of 4" in (run / "report.md").read_text()
     (run / "metrics.jsonl").unlink()
-    assert progress(read(run)) == "has logged nothing yet"
+    assert sentence("progress", run=read(run)) == "has logged nothing yet"
     assert cli.main(["report", str(run)]) == 0
     check((run / "report.html").read_text())
 
@@ -408,6 +411,7 @@ DAMAGE = {
     "summary.json": "{",
     "summary.json ": "[]",
     "summary.json  ": '{"test": {"loss": 1.0}}',
+    "summary.json   ": '{"test": {"protocol": {"data": "MNIST", "split": "test"}}}',
     "model/model.safetensors": "x",
 }
 

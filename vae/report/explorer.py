@@ -1,8 +1,8 @@
-"""What a page needs to decode latents by itself: the decoder's weights, the encoded test set, starting points.
+"""Data for the explorer of a page: the decoder's weights, the encoded test set, starting points.
 
-Weights are 16-bit integers with one scale for each output of a layer: as small as float16, and closer to float32: the
+Weights are 16-bit integers with one scale for each output of a layer, as small as float16 and closer to float32. The
 worst pixel of the default net on MNIST is off by 0.1 of 1/255 instead of 0.5. Test images come with their posterior
-means, so that the page needs no encoder, which would double its size for numbers that are known.
+means: an encoder would double the size of the page for numbers that are known.
 """
 
 import base64
@@ -65,22 +65,23 @@ def obstacle(model: VAE) -> str | None:
 
 
 def packed_bytes(model: VAE) -> int:
-    """Return about how many bytes of a page the decoder takes: two for each weight, in base64."""
+    """Return the bytes of a page that the decoder takes, about: two for each weight, in base64."""
     return sum(weight.numel() for weight in model.decoder.parameters()) * 2 * 4 // 3
 
 
 def pack(opened: Opened, measures: LatentMeasures) -> dict[str, Any]:
-    """Return what explorer.js reads, as plain data for JSON; arrays are little-endian and in base64.
+    """Return the data that explorer.js reads, plain for JSON; arrays are little-endian and in base64.
 
     Args:
         opened: a finished run whose model has no `obstacle`.
-        measures: of it.
+        measures: of the latent dimensions of this model.
 
     Returns:
-        `shape` (C, H, W) of a decoded image, `shown` channels of it; `layers`, `activation` and `mean`, the decoder;
-        `latent_dim`, `variances` (D,) of E[z|x] over the test set, `sliders`, the dimensions to move along, from the
-        most active on; `limit`, how far; `starts` (64, D), draws of the prior; `examples`, test images with E[z|x]; and
-        with two dimensions `plane`, the encoded test set, and radii that hold half and 95 % of the prior N(0, I).
+        The decoder: `shape` (C, H, W) of a decoded image, `shown` channels of it, `layers`, `activation`, `mean`.
+        The latent space: `latent_dim`, `active` dimensions, `variances` (D,) of E[z|x] over the test set.
+        The controls: `sliders`, dimensions from the most active on; `limit` of the sliders and the plane.
+        The starting points: `starts` (64, D), draws of the prior; `examples`, test images with E[z|x].
+        With two dimensions also `plane`: the encoded test set, radii that hold half and 95 % of the prior N(0, I).
     """
     model, test = opened.model, opened.data.test
     assert obstacle(model) is None
@@ -176,7 +177,7 @@ def _some_of_each(split: Split, count: int) -> Tensor:
 
 
 def _limit(means: Tensor, examples: Tensor) -> float:
-    """Return how far plane and sliders go: all examples lie inside, and all but stragglers of the test set."""
+    """Return the limit of plane and sliders: all examples lie inside, and all but stragglers of the test set."""
     far = np.quantile(means.abs().numpy(), 0.9995)
     return round(max(LIMIT, 1.05 * float(far), 1.05 * float(examples.abs().max())), 1)
 

@@ -1,6 +1,6 @@
-"""Figures as a page shows them: a picture, a title, a sentence on what one sees.
+"""Figures in a page: each is a picture, a title and a caption.
 
-Inside a page they are lossless WebP, which takes less than half of matplotlib's PNGs.
+Inside a page pictures are lossless WebP, which takes less than half of matplotlib's PNGs.
 """
 
 import base64
@@ -21,7 +21,7 @@ from vae.run.settings import Run
 
 WEBP_EFFORT = 2  # of 6: more saves nothing and takes longer
 
-CAPTIONS = {  # file name of a run's picture -> its title, and what one sees; in the page's order
+CAPTIONS = {  # file name of a run's picture -> its title and its caption; in the page's order
     "loss_curves": (
         "Loss during training",
         "Where the test curve leaves the training curve, the model overfits; in training the KL weighs as much as beta "
@@ -77,7 +77,7 @@ class Picture:
 
     Attributes:
         title: of the figure, a few words.
-        caption: what one sees, a sentence.
+        caption: a sentence on the content of the figure.
         png: the picture.
     """
 
@@ -101,12 +101,12 @@ class Picture:
 
     @property
     def wide(self) -> bool:
-        """Whether it needs a page's whole width."""
+        """True if the picture needs the whole width of a page."""
         return self.size[0] > 1.9 * self.size[1]
 
 
 def of_figures(figures: Mapping[str, tuple[Figure, str]]) -> list[Picture]:
-    """Return pictures of name -> (figure, what one sees); a figure's own title is the picture's, else its name."""
+    """Return pictures of name -> (figure, caption); a picture's title is the figure's own, or else the name."""
     return [
         Picture(figure.get_suptitle() or name.replace("_", " ").capitalize(), caption, _png(figure))
         for name, (figure, caption) in figures.items()
@@ -114,11 +114,11 @@ def of_figures(figures: Mapping[str, tuple[Figure, str]]) -> list[Picture]:
 
 
 def of_run(run: Run, *, latent_only: bool = False) -> list[Picture]:
-    """Return the pictures that lie in a run's folder, and where there are none, its curves so far.
+    """Return the pictures in a run's folder; if there are none, the curves of the run so far.
 
     Args:
         run: finished or not.
-        latent_only: leave out all but those of its latent space.
+        latent_only: return pictures of the latent space alone.
 
     Raises:
         InputError: a picture cannot be read.

@@ -60,14 +60,14 @@ def draw_figures(
     Args:
         run_dir: holds metrics.jsonl and config.yaml; `figures/` is written there, whole files only.
         model: the unwrapped model, on any device.
-        data: what it was trained on; the test set is shown, of images with other than 1 or 3 channels the first one.
+        data: of the run; the test set is shown, of images with other than 1 or 3 channels the first channel.
         measures: of the model on the test set.
         seed: of the samples and of z ~ q(z|x).
-        before_each: called now and then, at least each few seconds; what it raises ends the drawing.
+        before_each: called at least each few seconds; an exception that `before_each` raises ends the drawing.
 
     Returns:
-        The files written: curves, reconstructions, samples, interpolation, marginals and the use of each dimension,
-        with two latent dimensions also the latent plane, and of a model that sees labels samples by class.
+        The files written: curves, reconstructions, samples, interpolation, marginals and the use of each dimension.
+        With two latent dimensions also the latent plane; of a model that sees labels also samples by class.
 
     Raises:
         InputError: a file of the run is missing, malformed or cannot be written.
@@ -165,6 +165,3 @@ def one_of_each(split: Split, *, count: int) -> Tensor:
     if split.labels is None or len(split.labels.unique()) < 2:
         return torch.arange(min(count, len(split)))
     return torch.stack([(split.labels == label).nonzero()[0, 0] for label in split.labels.unique()[:count]])
-
-
-# --- files ------------------------------------------------------------------------------------------------------------

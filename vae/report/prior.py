@@ -1,4 +1,4 @@
-"""The prior that a model has, as its pictures show it."""
+"""Prior of a model, for its pictures: marginals, draws and a density."""
 
 import math
 from collections.abc import Callable
@@ -22,14 +22,14 @@ BINS = 100  # of a marginal that is known by draws alone
 
 
 def shown_prior(model: VAE, part: Split, seed: int) -> ShownPrior | None:
-    """Return the prior of the layer that is decoded, None for N(0, I); its functions are for the CPU and for now.
+    """Return the prior of the layer that is decoded, None for N(0, I); its functions hold references to the model.
 
     A p(z|y) is shown as the mean over the labels of the data. Marginals of normals and of their mixtures are in closed
-    form; any other are histograms of draws.
+    form; any others are histograms of draws.
 
     Args:
         model: the unwrapped model, in evaluation mode.
-        part: whose labels are those of a p(z|y).
+        part: data whose labels a p(z|y) is averaged over.
         seed: of the draws.
     """
     flat = isinstance(model.hierarchy, Flat)

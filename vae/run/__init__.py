@@ -1,1 +1,1 @@
-"""A run's folder on the disk: what stands in it, who has it, and how it is opened again."""
+"""A run's folder on the disk: its contents, its lock, its checkpoints, and opening a finished run."""

@@ -1,7 +1,7 @@
 """Checkpoints that are whole or not there: written aside, synced, sealed by a manifest, renamed; verified when read.
 
-A checkpoint is a folder `step-00000469/` with the model as `from_pretrained` reads it (`model.safetensors`,
-`config.json`), everything else in `state.pt`, and `manifest.json` with the size and sha256 of each file.
+A checkpoint is a folder, e.g. `step-00000469/`. `model.safetensors` and `config.json` hold the model, in the layout of
+`from_pretrained`; `state.pt` holds everything else; `manifest.json` has the size and sha256 of each file.
 """
 
 import hashlib
@@ -37,14 +37,14 @@ def save(folder: Path, step: int, model: VAE, state: dict[str, Any], keep: Itera
         folder: holds all checkpoints of a run.
         step: updates made.
         model: the unwrapped model.
-        state: what `torch.load(weights_only=True)` can read: tensors and plain data.
+        state: tensors and plain data, which `torch.load(weights_only=True)` can read.
         keep: folder names never pruned, e.g. the best.
 
     Returns:
         The checkpoint's folder.
 
     Raises:
-        OSError: it could not be written; the older ones stay, and nothing of this one.
+        OSError: the checkpoint cannot be written; older ones stay, and nothing of this one.
     """
     final, partial = folder / name_of(step), folder / (PARTIAL + name_of(step))
     try:
@@ -65,7 +65,7 @@ def save(folder: Path, step: int, model: VAE, state: dict[str, Any], keep: Itera
 
 
 def save_model(folder: Path, model: VAE) -> None:
-    """Write `model` so that `VAE.from_pretrained(folder)` reads it, replacing what was there (main process only)."""
+    """Write `model` for `VAE.from_pretrained(folder)`, in place of the folder's old contents (main process only)."""
     partial = folder.with_name(PARTIAL + folder.name)
     _write_model(partial, model)
     _move_into_place(partial, folder)
@@ -83,7 +83,7 @@ def newest_valid(folder: Path) -> tuple[Path | None, list[str]]:
 
 
 def find_problem(path: Path) -> str | None:
-    """Return what is wrong with a checkpoint, or None if every file has the size and sha256 of its manifest."""
+    """Return the problem of a checkpoint, or None if every file has the size and sha256 of its manifest."""
     try:
         manifest = json.loads((path / MANIFEST).read_text())
         step, files = manifest["step"], {name: (e["bytes"], e["sha256"]) for name, e in manifest["files"].items()}
@@ -105,7 +105,7 @@ def find_problem(path: Path) -> str | None:
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Return what `save` was given as `state`, on the CPU; plain data and tensors, nothing else is unpickled.
+    """Return the `state` that `save` was given, on the CPU; only plain data and tensors are unpickled.
 
     Raises:
         InputError: the file holds something else, such as code.
@@ -120,7 +120,7 @@ def load_weights(path: Path, model: VAE) -> None:
     """Load the weights of a checkpoint into the unwrapped model.
 
     Raises:
-        InputError: they belong to a different model; the line lists what differs.
+        InputError: the weights belong to a different model; the line lists the tensors that differ.
     """
     try:
         weights = load_file(path / WEIGHTS)
@@ -151,7 +151,7 @@ def _write_model(folder: Path, model: VAE) -> None:
 
 
 def _move_into_place(partial: Path, final: Path) -> None:
-    """Sync a finished folder and rename it; what stands in its place is older or damaged."""
+    """Sync a finished folder and rename it; a folder that stands in its place is older or damaged."""
     for path in [*partial.iterdir(), partial]:
         sync(path)
     aside = final.with_name(f"{PARTIAL}old-{final.name}")
@@ -173,7 +173,7 @@ def _shape(tensor: torch.Tensor | None) -> str:
 
 
 def _all(folder: Path) -> dict[int, Path]:
-    """Return the checkpoints by step, oldest first, whole or not; what others have put into the folder is not one."""
+    """Return the checkpoints by step, oldest first, whole or not; any other file in the folder is left out."""
     found = [path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{8,}", path.name) and path.is_dir()]
     return dict(sorted((int(path.name.removeprefix("step-")), path) for path in found))
 
@@ -181,7 +181,7 @@ def _all(folder: Path) -> dict[int, Path]:
 def _prune(folder: Path, newest: int, keep: set[str]) -> None:
     """Remove all but the newest, the one before it and those in `keep`.
 
-    Later ones are damaged, or the run would have continued from them; partial ones are what crashes left.
+    Later ones are damaged, or the run would have continued from them; crashes leave partial ones.
     """
     paths = _all(folder)
     kept = {newest, *[step for step in paths if step < newest][-1:]}

@@ -37,7 +37,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def last_row(path: Path, split: str | None = None) -> dict[str, Any] | None:
-    """Return the newest whole row of a metrics.jsonl (of a split: `train`, `test`, `val`), or None if there is none."""
+    """Return the newest whole row of a metrics.jsonl (of one `split`: train, test, val); None: there is none."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
@@ -61,12 +61,12 @@ def read_summary(path: Path) -> dict[str, Any] | None:
 
 
 def logs_of(folder: Path) -> Path:
-    """Return where a sweep keeps what belongs to the run in `folder`, beside the folders of its members."""
+    """Return the folder for a sweep's own files on the run in `folder`, beside the folders of the sweep's members."""
     return folder.parent / LOGS
 
 
 def failure_of(folder: Path) -> dict[str, Any] | None:
-    """Return what a sweep has noted of a run's failure (`exit_code`, `problem`), or None; a damaged note is none."""
+    """Return a sweep's note of a run's failure (`exit_code`, `problem`); None: there is no note, or a damaged one."""
     try:
         noted = json.loads(failure_file(folder).read_text())
     except (OSError, ValueError):
@@ -99,7 +99,7 @@ def _is_json(line: str) -> bool:
 
 
 def _parse_row(line: str, where: str) -> dict[str, Any]:
-    """Return one row of metrics; `where` names the file and line in what is raised."""
+    """Return one row of metrics; an `InputError` begins with `where`, the file and line."""
     row = json.loads(line) if _is_json(line) else None
     if not isinstance(row, dict) or row.get("split") not in NUMBERS:
         raise InputError(f"{where}: must be a JSON object with split train, test or val; restore or remove the line")

@@ -13,7 +13,7 @@ from vae.run.contents import CONFIG, MODEL, must_exist, must_hold_a_run
 
 @dataclass(frozen=True)
 class Opened:
-    """A run's configuration, its unwrapped model on the CPU with its final weights, and what it was trained on."""
+    """A run's configuration, its unwrapped model on the CPU with its final weights, and its data set."""
 
     config: Config
     model: VAE
@@ -21,7 +21,7 @@ class Opened:
 
 
 class Loader:
-    """Opens runs one after another; runs of a sweep have their data in common, so the last data set is kept."""
+    """Opens runs one after another, with a cache of the last data set, which the runs of a sweep have in common."""
 
     def __init__(self) -> None:
         self._last: tuple[str, DataSet] | None = None
@@ -30,7 +30,7 @@ class Loader:
         """Return the model and the data of a run.
 
         Args:
-            folder: that a training run has written.
+            folder: of the run, as training wrote it.
 
         Raises:
             InputError: not a run folder, an unfinished or damaged run, or its data are not there.
@@ -59,7 +59,7 @@ class Loader:
 
 
 def has_weights(folder: Path) -> bool:
-    """Whether a run folder holds final weights."""
+    """Return True if a run folder holds final weights."""
     return (folder / MODEL / WEIGHTS).is_file()
 
 

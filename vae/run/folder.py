@@ -1,4 +1,4 @@
-"""The run folder: its name, its lock, whether it is finished, and where a run continues."""
+"""The run folder: its name, its lock, and the checkpoint at which a run continues."""
 
 import contextlib
 import json
@@ -19,17 +19,17 @@ from vae.run import checkpoint
 from vae.run.contents import CHECKPOINTS, CONFIG, LOCK, RUNS, STARTS, SUMMARY, read_summary
 from vae.run.versions import versions
 
-SECONDS_OF_A_LOOK = 1.0  # who looks whether the folder is locked holds it for a moment
+SECONDS_OF_A_LOOK = 1.0  # a process that looks for a lock holds the lock for a moment
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run begins.
+    """Start of a run: at step 0 or at a checkpoint.
 
     Attributes:
         checkpoint: continue from this one; None: begin at step 0.
         summary: the summary of a run that is finished already, else None.
-        notes: what the user should know, a line each.
+        notes: for the user, a line each.
         changed: settings that differ from those of the last start, `key: old -> new`; none of them changes the run.
     """
 
@@ -56,7 +56,7 @@ class RunFolder:
         self._lock = FileLock(folder / LOCK)
 
     def claim(self, config: Config, resume: str, total_steps: int) -> Start:
-        """Lock the folder and say where the run begins (main process only). Nothing is written if it is refused.
+        """Lock the folder and return the start of the run (main process only). A refusal writes nothing.
 
         Args:
             config: the run's configuration.
@@ -64,8 +64,8 @@ class RunFolder:
             total_steps: updates in the whole run.
 
         Raises:
-            InputError: another job holds the folder, it cannot be written, it holds a run with other settings, or it
-                does not fit `resume`.
+            InputError: another job holds the folder, the folder cannot be written, or it holds a run with other
+                settings or one that does not fit `resume`.
         """
         if resume == "must" and not self._holds_a_run():
             raise InputError(f"--resume must: {self.folder} holds no run; check run.name or run.dir")
@@ -92,7 +92,7 @@ class RunFolder:
             raise InputError(f"{self.folder}: cannot be written: {error.strerror}; make room or set run.dir") from None
 
     def release(self) -> None:
-        """Give the folder free."""
+        """Unlock the folder."""
         self._lock.release()
 
     def _holds_a_run(self) -> bool:
@@ -126,7 +126,7 @@ class RunFolder:
 
 @contextlib.contextmanager
 def saying_how_to_go_on(folder: Path, config: Config) -> Iterator[None]:
-    """Add to a `NonFiniteError` which checkpoint is the last good one, and to a stop how to continue."""
+    """Add the last good checkpoint to a `NonFiniteError`, and to a stop the way to continue."""
     has_name = config.run.name or config.run.dir  # else each start makes a folder of its own
     hint = "the same command" + ("" if has_name else f" with run.dir={folder}") + " continues"
     try:

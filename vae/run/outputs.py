@@ -12,15 +12,15 @@ from vae.errors import InputError
 from vae.files import replacing
 
 
-def save(path: Path, write: Callable[[Path], Any]) -> Path:
-    """Write a file, in a folder that is made if need be, and return its path.
+def save_file(path: Path, write: Callable[[Path], Any]) -> Path:
+    """Write a file whole and return its path; folders on the way are made.
 
     Args:
         path: of the file.
-        write: is given the path of a partial file.
+        write: is called with the path of a partial file, which then takes the place of `path`.
 
     Raises:
-        InputError: it cannot be written.
+        InputError: the file or its folder cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,7 +33,12 @@ def save(path: Path, write: Callable[[Path], Any]) -> Path:
 
 def must_be_writable(folder: Path) -> None:
     """Raise `InputError` now rather than after minutes of work, if a folder cannot be made or written."""
-    save(folder / ".writable", Path.touch).unlink()
+    save_file(folder / ".writable", Path.touch).unlink()
+
+
+def save_text(path: Path, text: str) -> Path:
+    """Write a text file and return its path; raises `InputError`."""
+    return save_file(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> Path:
@@ -43,9 +48,9 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> Path:
         with partial.open("wb") as file:  # given a name, NumPy would add a suffix
             np.savez(file, allow_pickle=False, **arrays)
 
-    return save(path, write)
+    return save_file(path, write)
 
 
 def save_figure(path: Path, figure: Figure) -> Path:
     """Write a picture as .png and return its path; raises `InputError`."""
-    return save(path, FigureCanvasAgg(figure).print_png)  # `savefig` would lay everything out twice
+    return save_file(path, FigureCanvasAgg(figure).print_png)  # `savefig` would lay everything out twice

@@ -15,6 +15,7 @@ from vae.run.contents import CONFIG, HINT, METRICS, SUMMARY, failure_of, must_ho
 
 NOT_COMPARED = {"seed"}  # of a protocol: the seed of the evaluation noise varies with the run's
 MISSING = "–"
+COMPARED_BY = ("data", "split", "pixels", "likelihood", "measure", "bound")  # a protocol must name them
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Run:
         config: as saved with it.
         rows: of its metrics.jsonl, none if it has not logged yet.
         summary: of its summary.json; None: not finished.
-        failure: the last line it wrote, if it was a sweep's and failed; else empty.
+        failure: the last line of a sweep's run that failed; else empty.
     """
 
     folder: Path
@@ -37,7 +38,7 @@ class Run:
 
     @cached_property
     def setting(self) -> dict[str, Any]:
-        """Dotted key -> value, of everything that belongs to its setting."""
+        """Dotted key -> value, without the seed and the keys that change no result."""
         return {key: value for key, value in flatten(self.config).items() if key not in NOT_A_SETTING | {"run.seed"}}
 
     @property
@@ -47,12 +48,12 @@ class Run:
 
     @property
     def epoch(self) -> float:
-        """How far its records go, in epochs."""
+        """Newest epoch of its records; 0 without records."""
         return self.rows[-1]["epoch"] if self.rows else 0.0
 
     @property
     def protocol(self) -> tuple[tuple[str, Any], ...] | None:
-        """What its test numbers must have in common with others' to be compared with them; None: not finished."""
+        """Protocol of the test numbers, which only numbers of the same protocol compare with; None: not finished."""
         if self.summary is None:
             return None
         protocol = self.summary["test"]["protocol"]
@@ -103,7 +104,7 @@ class Setting:
 
     @property
     def protocol(self) -> tuple[tuple[str, Any], ...] | None:
-        """That of its finished runs (settings hold what a protocol depends on); None: none is finished."""
+        """Protocol of its finished runs, which follows from the setting; None: none is finished."""
         return self.finished[0].protocol if self.finished else None
 
     def spread(self, *path: str) -> Spread | None:
@@ -135,7 +136,7 @@ def find(paths: Iterable[Path]) -> list[Path]:
 
 
 def read(folder: Path) -> Run:
-    """Return a run, as far as it is; raises `InputError` for a folder that is no run's or holds damaged records."""
+    """Return a run, finished or not; raises `InputError` for a folder that is no run's or holds damaged records."""
     must_hold_a_run(folder)
     metrics = folder / METRICS
     rows = read_metrics(metrics) if metrics.exists() else []
@@ -145,12 +146,16 @@ def read(folder: Path) -> Run:
 
 
 def _checked(summary: Any, path: Path) -> dict[str, Any] | None:
-    """Return a summary that holds what a report reads; raises `InputError`."""
+    """Return a summary that holds all a report reads, or None for None; raises `InputError`."""
     if summary is None:
         return None
     test = summary.get("test") if isinstance(summary, dict) else None
-    if not isinstance(test, dict) or not isinstance(test.get("protocol"), dict):
-        raise InputError(f"{path}: not a run's summary: test.protocol is missing; delete it and repeat the run's end")
+    protocol = test.get("protocol") if isinstance(test, dict) else None
+    missing = "protocol"
+    if isinstance(protocol, dict):
+        missing = next((f"protocol.{key}" for key in COMPARED_BY if not isinstance(protocol.get(key), str)), "")
+    if missing:
+        raise InputError(f"{path}: not a run's summary: test.{missing} is missing; delete it and repeat the run's end")
     return summary
 
 
@@ -173,7 +178,7 @@ def compare(runs: Iterable[Run]) -> list[Setting]:
 
 
 def short(key: str) -> str:
-    """Return a dotted key as people say it: `latent_dim`, `posterior scale`, `beta` for `objective.beta.value`."""
+    """Return a dotted key in short for people: `latent_dim`, `posterior scale`, `beta` for `objective.beta.value`."""
     section, *parts = key.split(".")
     if parts and parts[-1] in ("name", "value"):
         parts.pop()
@@ -189,7 +194,7 @@ def word(value: Any) -> str:
 
 
 def number(spread: Spread | None, write: Callable[[float], str] = "{:.2f}".format, *, of: int | None = None) -> str:
-    """Return mean ± standard deviation as text, and how many runs it is of where that is not all: `of`."""
+    """Return mean ± standard deviation as text, with the number of runs if it is not `of`, the number of all."""
     if spread is None:
         return MISSING
     known = not math.isnan(spread.deviation)
@@ -221,6 +226,6 @@ def whole(value: float) -> str:
 
 
 def _order(value: Any) -> tuple[int, float, str]:
-    """Return what values are sorted by: numbers by size, before words."""
+    """Return the sort key of a value: numbers by size, before words."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return (0, float(value), "") if is_number else (1, 0.0, word(value))

@@ -1,4 +1,4 @@
-"""The state of a run: how far it is, saved with each checkpoint and read when it is continued."""
+"""Progress of a run: saved with each checkpoint, read when the run is continued."""
 
 import math
 from dataclasses import dataclass, field
@@ -10,22 +10,22 @@ from vae.errors import InputError
 from vae.model import VAE
 from vae.run import checkpoint
 
-FORMAT = 2  # of a run's and an engine's state in a checkpoint; 1 had the optimizer's settings in it
+FORMAT = 2  # of a run's and an engine's state in a checkpoint; any other is refused
 
 
 @dataclass
 class RunState:
-    """Progress of a run, saved with each checkpoint.
+    """Progress of a run; saved with each checkpoint.
 
     Attributes:
         step: updates made.
-        train_seconds: time spent on training steps, evaluations and checkpoints not counted.
+        train_seconds: time spent on training steps, without evaluations and checkpoints.
         logged_seconds: the same, at the last line of training metrics.
-        spent: seconds by purpose: of training, logging; beside it, evaluation and checkpoints.
+        spent: seconds by purpose: logging, which is part of training; evaluation and checkpoints, which are not.
         skipped: updates left out because they were not finite.
         test: the latest evaluation on the test set, and the step it was made at.
         best: the best checkpoint so far, chosen on the validation set: its name, step, epoch and both losses there.
-        collapsed_since: the epoch at which the posterior was first found collapsed; None: it is not.
+        collapsed_since: epoch at which the posterior was first found collapsed; None: the posterior is not collapsed.
     """
 
     step: int = 0
@@ -43,7 +43,7 @@ class RunState:
         self.test, self.test_step = numbers, self.step
 
     def note_best(self, val_loss: float, test_loss: float, epoch: float) -> bool:
-        """Remember this step if its validation loss is the lowest so far; returns whether it is."""
+        """Remember this step and return True if its validation loss is the lowest so far."""
         if not val_loss < (self.best["val_loss"] if self.best else math.inf):  # NaN is never the best
             return False
         name = checkpoint.name_of(self.step)
@@ -78,7 +78,7 @@ def resume(start: Path | None, vae: VAE, engine: Engine, *, total_steps: int, fi
 
 
 def restore(start: Path, total_steps: int, fingerprint: str) -> tuple[RunState, dict[str, Any]]:
-    """Return the state of a run and of its engine from a checkpoint.
+    """Return the progress of a run and the state of its engine from a checkpoint.
 
     Args:
         start: the checkpoint's folder.
@@ -86,7 +86,7 @@ def restore(start: Path, total_steps: int, fingerprint: str) -> tuple[RunState, 
         fingerprint: of the data the run is continued on.
 
     Raises:
-        InputError: the data are others, or the run is further than it is asked to go.
+        InputError: the data differ, or the run has passed `total_steps` already.
     """
     saved = checkpoint.load_state(start)
     if saved.get("format") != FORMAT:
