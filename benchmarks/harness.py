@@ -37,15 +37,21 @@ class JobError(RuntimeError):
 # --- programs ---------------------------------------------------------------------------------------------------------
 
 
-def parser_of(name: str, description: str | None) -> Parser:
-    """Return a parser that has the options of every benchmark: `--quick` and `--output`."""
+def untimed_parser_of(name: str, description: str | None) -> Parser:
+    """Return a parser that has the options of every benchmark: `--quick`, `--commit` and `--output`."""
     parser = Parser(name, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the least that runs every part; its numbers mean nothing")
+    parser.add_argument("--commit", metavar="NAME", help="to record, in a copy without git (default: git's)")
     where = f"the JSON to write (default: benchmarks/results/{Path(name).stem}-MACHINE-DATE.json)"
+    parser.add_argument("--output", type=Path, metavar="FILE", help=where)
+    return parser
+
+
+def parser_of(name: str, description: str | None) -> Parser:
+    """Return a parser that has the options of every benchmark of seconds: `--patience` beside those of all."""
+    parser = untimed_parser_of(name, description)
     text = "seconds to spend, in all, on waiting for other programs and on repeating what they disturbed"
     parser.add_argument("--patience", type=seconds, metavar="S", help=f"{text} (default: 300; on cuda 0)")
-    parser.add_argument("--commit", metavar="NAME", help="to record, in a copy without git (default: git's)")
-    parser.add_argument("--output", type=Path, metavar="FILE", help=where)
     return parser
 
 

@@ -45,13 +45,17 @@ def program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     return run
 
 
-@pytest.mark.parametrize("name", ["throughput", "scaling", "reliability", "startup"])
+@pytest.mark.parametrize(
+    "words",
+    [*((name, "--patience", 0) for name in ("throughput", "scaling", "reliability", "startup")), ("mistakes",)],
+    ids=lambda words: words[0],
+)
 def test_every_program_measures_prints_and_writes(
-    name: str, program: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    words: tuple[Any, ...], program: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     output = tmp_path / "result.json"
-    done = program(name, "--quick", "--patience", 0, "--output", output)
+    done = program(*words, "--quick", "--output", output)
     assert done.code == 0, done.err
     result = json.loads(output.read_text())
     assert {"program", "args", "machine", "versions", "commit"} <= result.keys()
