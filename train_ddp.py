@@ -156,7 +156,7 @@ def train(config: Config, args: argparse.Namespace) -> None:
     # Train.
     first_step, startup_seconds = state.step, 0.0
     stop_signal = StopVote(accelerator, STOP)
-    tracker = Tracker(accelerator, folder, step=state.step, total_steps=total_steps)
+    tracker = Tracker(accelerator, folder, config, step=state.step, total_steps=total_steps)
     saver = Saver(accelerator, folder / CHECKPOINTS, vae, engine, tracker, data.fingerprint, step=state.step)
     profiler = Profiler(folder, config.train.profile, device.type, tracker.say) if config.train.profile else None
     watch = Stopwatch(device, state.train_seconds, state.logged_seconds, state.spent)

@@ -17,9 +17,11 @@ from vae.families.priors import PRIORS
 from vae.networks import DECODERS, ENCODERS
 from vae.objectives import OBJECTIVES
 from vae.schedules import SCHEDULES
+from vae.training.sinks import SINKS
 
 CONFIGS = sorted([*(ROOT / "configs").glob("*.yaml"), *(ROOT / "configs/papers").glob("*.yaml")])
 TABLES = {
+    "run.trackers": SINKS,
     "model.encoder": ENCODERS,
     "model.decoder": DECODERS,
     "model.posterior": POSTERIORS,

@@ -34,6 +34,9 @@ class RunConfig(Section):
     figures: bool = Field(
         default=True, description="draw its pictures at the end, a few seconds; python -m vae report draws them too"
     )
+    trackers: list[Annotated[Spec, PieceOf("vae.training.sinks:SINKS")]] = Field(
+        default=[{"name": "tensorboard"}], description="where curves and pictures go, beside metrics.jsonl; []: nowhere"
+    )
 
 
 class DataConfig(Section):
@@ -189,8 +192,8 @@ class Config(Section):
 
 # Keys that may differ when a run is continued: they do not change what it computes, or only extend it.
 HARMLESS = {
-    "run.name", "run.dir", "run.figures", "data.root", "train.epochs", "train.max_steps", "train.engine",
-    "train.device", "train.threads", "train.log_every", "train.eval_every", "train.checkpoint_every",
+    "run.name", "run.dir", "run.figures", "run.trackers", "data.root", "train.epochs", "train.max_steps",
+    "train.engine", "train.device", "train.threads", "train.log_every", "train.eval_every", "train.checkpoint_every",
     "train.min_active", "train.on_nonfinite", "train.timeout", "train.profile",
 }  # fmt: skip
 # Of these, keys in which runs may differ and be of one setting still; how long a run trains belongs to its setting.

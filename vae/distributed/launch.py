@@ -14,7 +14,6 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import (
     DistributedDataParallelKwargs,
     InitProcessGroupKwargs,
-    ProjectConfiguration,
     broadcast_object_list,
 )
 
@@ -63,8 +62,6 @@ def make_accelerator(
         environment,
         cpu=use_cpu,
         mixed_precision=mixed_precision,
-        log_with="tensorboard",
-        project_config=ProjectConfiguration(logging_dir="."),  # the tracker sets the run folder once it is known
         kwargs_handlers=[
             DistributedDataParallelKwargs(gradient_as_bucket_view=True),
             InitProcessGroupKwargs(

@@ -89,7 +89,7 @@ class Recorder:
         elif self.state.collapsed_since is None:
             self.state.collapsed_since = epoch
         if remark := self.collapse.remark(test.latents, epoch, self.state.collapsed_since or epoch):
-            self.tracker.remark(remark, self.state.step)
+            self.tracker.remark("Latents/Collapse", remark, self.state.step)
 
     def _now(self) -> dict[str, Any]:
         """Return what stands beside every number: step, epochs, and the beta and learning rate of the last update."""

@@ -23,8 +23,6 @@ from vae.run.versions import versions
 from vae.training.saving import SaveError
 from vae.training.tracking import Tracker
 
-FINAL_RESULTS = {"Loss": "loss", "Loss/BCE": "reconstruction", "Loss/KLD": "kl"}  # TensorBoard's name, summary.json's
-
 
 def peak_memory() -> float:
     """Return the most memory that this process has held so far, in MB (2^20 bytes)."""
@@ -101,12 +99,8 @@ def write_results(
     """
     try:
         checkpoint.save_model(folder / MODEL, vae)
-        results = {name: summary["test"][key] for name, key in FINAL_RESULTS.items()}
-        if "accuracy" in summary["test"]:
-            results["Accuracy"] = summary["test"]["accuracy"]
         measures = kept(folder, lambda: measure_latents(vae, data.test, seed=config.run.seed))
-        results["active dimensions"] = measures.active
-        tracker.log_hyperparameters(config, results, step=summary["steps"])
+        tracker.log_results(summary["test"], measures.active, step=summary["steps"])
         tracker.log_embedding(*embedding(vae, data), step=summary["steps"])
         if config.run.figures:
             _draw(folder, measures, tracker, draw)
