@@ -107,6 +107,9 @@ REFUSED = {
     "model.prior=[1]": ["model.prior", "[1]", "name"],
     "run.name=a/b": ["run.name", "a/b"],
     "run.name=..": ["run.name", ".."],
+    "run.trackers=[tensorbord]": ["run.trackers.0.name", "did you mean 'tensorboard'"],
+    "run.trackers=[tensorboard, tensorboard]": ["run.trackers", "name tensorboard once"],
+    "run.trackers=tensorboard": ["run.trackers", "list"],
     "run.name=[": ["run.name", "YAML"],
     "train.epochs": ["train.epochs", "key=value"],
 }

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 import sys
 import threading
 import time
@@ -16,6 +17,7 @@ from PIL import Image
 from tensorboard.plugins.hparams import metadata
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from tests.helpers import ROOT
 from tests.helpers.runs import events, scalars
 from tests.helpers.starts import Outcome
 from vae.data import sources
@@ -23,6 +25,7 @@ from vae.evaluation.latents_file import measure
 from vae.model import VAE
 from vae.report.writing import write_report
 from vae.training.records import Lines, cut
+from vae.training.sinks import SINKS
 from vae.training.sinks.tensorboard import TensorBoard, outwait_event_files
 from vae.training.tracking import Stopwatch
 
@@ -219,3 +222,28 @@ def test_a_new_event_file_is_read_after_the_others(tmp_path: Path, monkeypatch: 
     (tmp_path / "events.out.tfevents.1800000000.host.99999.0").touch()
     outwait_event_files(tmp_path)
     assert clock == [1_800_000_001]
+
+
+def test_the_documents_own_tracker_is_chosen_filled_and_cut_back(
+    job: Job, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    example, line = re.findall(r"```python\n(.*?)```", (ROOT / "docs/extending-tracker.md").read_text(), re.S)
+    space: dict[str, Any] = {"SINKS": SINKS, "__name__": "example"}
+    exec(example, space)
+    try:
+        exec(line, space)
+        settings = [f"data.name={small}", *SHORT, "train.log_every=4", "model.likelihood=Normal"]
+        assert job(*settings, "run.trackers=[tensorboard, {name: csv, digits: 4}]").code == 0
+        table = (Path("r") / "scalars.csv").read_text().splitlines()
+        curves = scalars(Path("r"))
+        assert "Loss/Test/Reconstruction" in curves
+        assert not [tag for tag in curves if "BCE" in tag]
+        points = [row.split(",") for row in table[1:] if ",ImagesPerSecond," not in row]
+        assert len(points) == sum(map(len, curves.values()))
+        for step, tag, value in points:
+            assert dict(curves[tag])[int(step)] == pytest.approx(float(value), rel=1e-3)
+        space["CSV"](Path("r"), 8, print).close()
+        left = (Path("r") / "scalars.csv").read_text().splitlines()
+        assert left == [table[0], *(row for row in table[1:] if int(row.split(",")[0]) <= 8)]
+    finally:
+        SINKS.pop("csv", None)

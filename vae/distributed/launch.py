@@ -9,14 +9,14 @@ from datetime import timedelta
 from typing import Any, NoReturn, TypeVar
 
 import torch
-from accelerate import Accelerator, PartialState
-from accelerate.state import AcceleratorState
+from accelerate import Accelerator
 from accelerate.utils import (
     DistributedDataParallelKwargs,
     InitProcessGroupKwargs,
     broadcast_object_list,
 )
 
+from vae.compat import forget_accelerator
 from vae.errors import InputError
 
 Result = TypeVar("Result")
@@ -175,9 +175,7 @@ def leave() -> None:
     """
     if torch.distributed.is_initialized():
         gc.collect()
-    if PartialState._shared_state:
-        PartialState().destroy_process_group()
-        AcceleratorState._reset_state(reset_partial_state=True)
+    forget_accelerator()
 
 
 def abandon(message: str | None) -> NoReturn:
