@@ -20,6 +20,7 @@ from torch.utils.tensorboard.writer import SummaryWriter
 from tests.helpers import ROOT
 from tests.helpers.runs import events, scalars
 from tests.helpers.starts import Outcome
+from vae.config import load
 from vae.data import sources
 from vae.evaluation.latents_file import measure
 from vae.model import VAE
@@ -27,6 +28,7 @@ from vae.report.writing import write_report
 from vae.training.records import Lines, cut
 from vae.training.sinks import SINKS
 from vae.training.sinks.tensorboard import TensorBoard, outwait_event_files
+from vae.training.tags import Tags
 from vae.training.tracking import Stopwatch
 
 
@@ -247,3 +249,11 @@ def test_the_documents_own_tracker_is_chosen_filled_and_cut_back(
         assert left == [table[0], *(row for row in table[1:] if int(row.split(",")[0]) <= 8)]
     finally:
         SINKS.pop("csv", None)
+
+
+def test_a_capacity_is_no_beta_and_each_number_has_one_curve() -> None:
+    tags = Tags.of(load(None, ["objective=CapacityVAE"])).of_training(["capacity", "capacity_gap"])
+    assert tags["capacity"] == "KL/capacity"
+    assert "KL/beta" not in tags.values()
+    assert Tags.of(load()).of_training([])["beta"] == "KL/beta"
+    assert len(set(tags.values())) == len(tags)

@@ -1,4 +1,4 @@
-"""The agenda of a run: what there is to do after which step."""
+"""The agenda of a run: steps after which it is logged, evaluated and saved."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from vae.data.batches import count_steps
 
 @dataclass(frozen=True)
 class Agenda:
-    """What there is to do after which step.
+    """Steps after which a run is logged, evaluated and saved.
 
     Attributes:
         total_steps: updates in the whole run.
@@ -36,14 +36,14 @@ class Agenda:
         return min(self.total_steps, *(step - step % interval + interval for interval in intervals))
 
     def logs(self, step: int) -> bool:
-        """Whether training metrics are recorded after `step`."""
+        """Return true if training metrics are recorded after `step`."""
         return step == self.total_steps or step % self.log_every == 0
 
     def evaluates(self, step: int) -> bool:
-        """Whether the run is evaluated after `step`."""
+        """Return true if the run is evaluated after `step`."""
         epoch, position = divmod(step, self.steps_per_epoch)
         return step == self.total_steps or (position == 0 and self.eval_every > 0 and epoch % self.eval_every == 0)
 
     def saves(self, step: int) -> bool:
-        """Whether a checkpoint is saved after `step`, however its evaluation went."""
+        """Return true if a checkpoint is saved after `step`, whatever its evaluation found."""
         return step == self.total_steps or step % self.save_every == 0

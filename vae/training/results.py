@@ -25,7 +25,7 @@ from vae.training.tracking import Tracker
 
 
 def peak_memory() -> float:
-    """Return the most memory that this process has held so far, in MB (2^20 bytes)."""
+    """Return the peak memory of this process so far, in MB (2^20 bytes)."""
     status = Path("/proc/self/status")
     if status.exists():  # getrusage on Linux begins with what the process that started this one held
         fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
@@ -88,9 +88,9 @@ def write_results(
     Args:
         folder: of the run.
         config: of the run.
-        summary: what summary.json is to hold.
+        summary: the contents of summary.json.
         vae: the unwrapped model.
-        data: what it was trained and evaluated on.
+        data: the data it was trained and evaluated on.
         tracker: where settings and results are recorded.
         draw: draws the run's pictures from the measures of its model; raises `Stopped` if a signal has come.
 
