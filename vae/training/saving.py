@@ -70,7 +70,7 @@ class Saver:
         self._waited_seconds += time.perf_counter() - started
 
     def costs(self) -> dict[str, float]:
-        """Return the number of checkpoints, the seconds that training waited for them, and the CPU seconds of writing."""
+        """Return the number of checkpoints, seconds that training waited for them, and CPU seconds of writing."""
         return {"saves": self._saves, "waited_seconds": self._waited_seconds, "cpu_seconds": self._cpu_seconds}
 
     def finish(self) -> None:
