@@ -91,7 +91,7 @@ def train(job: Job) -> None:
     say(plan.training(engine, state.step, start.changed))
     first_step, startup_seconds = state.step, 0.0
     stop_signal = StopVote(accelerator, STOP)
-    tracker = Tracker(accelerator, folder, step=state.step, total_steps=total_steps)  # all ranks: broadcast
+    tracker = Tracker(accelerator, folder, config, step=state.step, total_steps=total_steps)  # all ranks: broadcast
     saver = Saver(accelerator, folder / CHECKPOINTS, vae, engine, tracker, data.fingerprint, step=state.step)
     profiler = Profiler(folder, config.train.profile, device.type, tracker.say)
     watch = Stopwatch(device, state.train_seconds, state.logged_seconds, state.spent)

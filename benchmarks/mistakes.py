@@ -23,7 +23,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from tqdm import tqdm
 
 from vae.data import randomness
-from vae.data.sources import Split
+from vae.data.dataset import Split
 from vae.evaluation import chunks, evaluating, images_of
 from vae.evaluation.log_likelihood.weights import log_weights
 from vae.model import VAEOutput

@@ -13,7 +13,8 @@ from typing import cast
 from vae.commands.parsing import Command, Parser
 from vae.distributed import ending
 
-COMMANDS = (  # modules of vae/commands/, in the order of --help
+# modules of vae/commands/, in the order of --help
+COMMANDS = (
     "components",
     "doctor",
     "evaluate",

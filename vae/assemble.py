@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import torch
 from accelerate import Accelerator
-from torch.nn.parallel import DistributedDataParallel
 
+from vae.compat import keep_from_ddp
 from vae.components import build
 from vae.config import Config
 from vae.data import randomness
@@ -225,7 +225,7 @@ def _build_gradients(
     observer: Observer | None,
 ) -> Gradients:
     # all ranks change them alike; DDP would send them in each forward pass, which not every rank makes equally often
-    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(vae, [name for name, _ in vae.named_buffers()])
+    keep_from_ddp(vae, [name for name, _ in vae.named_buffers()])
     # told to place it, Accelerate does not import torch.distributed.tensor to find out whether it may
     model = accelerator.prepare(vae, device_placement=[True])
     if not config.train.exact:

@@ -12,7 +12,7 @@ import inspect
 import pkgutil
 from collections.abc import Iterator, Mapping
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic_core import core_schema
@@ -133,6 +133,12 @@ def settings_of(piece: type) -> type[BaseModel]:
 def piece_of(metadata: list[Any]) -> PieceOf | None:
     """Return the `PieceOf` among a field's annotations, if there is one."""
     return next((item for item in metadata if isinstance(item, PieceOf)), None)
+
+
+def pieces_of(annotation: Any) -> PieceOf | None:
+    """Return the `PieceOf` of the items of a list of specs, `list[Annotated[Spec, PieceOf(...)]]`, else None."""
+    items = get_args(annotation) if get_origin(annotation) is list else ()
+    return piece_of(list(getattr(items[0], "__metadata__", ()))) if items else None
 
 
 def nearest(word: str, known: Mapping[str, Any] | list[str]) -> str:

@@ -18,9 +18,11 @@ from vae.families.priors import PRIORS
 from vae.networks import DECODERS, ENCODERS
 from vae.objectives import OBJECTIVES
 from vae.schedules import SCHEDULES, LinearWarmup
+from vae.training.sinks import SINKS
 
 CONFIGS = sorted([*(ROOT / "configs").glob("*.yaml"), *(ROOT / "configs/papers").glob("*.yaml")])
 TABLES = {
+    "run.trackers": SINKS,
     "model.encoder": ENCODERS,
     "model.decoder": DECODERS,
     "model.posterior": POSTERIORS,
@@ -106,6 +108,9 @@ REFUSED = {
     "model.prior=[1]": ["model.prior", "[1]", "name"],
     "run.name=a/b": ["run.name", "a/b"],
     "run.name=..": ["run.name", ".."],
+    "run.trackers=[tensorbord]": ["run.trackers.0.name", "did you mean 'tensorboard'"],
+    "run.trackers=[tensorboard, tensorboard]": ["run.trackers", "name tensorboard once"],
+    "run.trackers=tensorboard": ["run.trackers", "list"],
     "run.name=[": ["run.name", "YAML"],
     "train.epochs": ["train.epochs", "key=value"],
 }

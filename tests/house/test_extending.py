@@ -42,7 +42,7 @@ def add_lines(path: Path, code: str) -> None:
     for opening in (line for line in block if line.endswith(("{", "(", "[")) and not line.startswith(" ")):
         inside = itertools.takewhile(lambda line: line not in ("}", ")", "]"), block[block.index(opening) + 1 :])
         (place,) = (place for place, line in enumerate(lines, start=1) if line.startswith(opening))
-        lines[place:place] = [line for line in inside if line.strip() != "..."]
+        lines[place:place] = [line for line in inside if line.strip(" ,") != "..."]
     imports = [node for node in ast.parse("\n".join(lines)).body if isinstance(node, ast.Import | ast.ImportFrom)]
     end = imports[-1].end_lineno
     lines[end:end] = [line for line in block if line.startswith(("import ", "from "))]

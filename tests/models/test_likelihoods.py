@@ -470,7 +470,7 @@ def test_bits_per_dimension_stand_beside_nats(
 ) -> None:
     latents = LatentMeasures(variance=(1.0, 0.0), kl=(9.0, 1.0), total_kl=10.0, examples=16)
     found = Evaluation(30.0, 20.0, 10.0, 19.0, examples=16, latents=latents, bits_per_dim=bits)
-    with Tracker(launch.make_accelerator("cpu", "no", {}), tmp_path, step=0, total_steps=3) as tracker:
+    with Tracker(launch.make_accelerator("cpu", "no", {}), tmp_path, load(), step=0, total_steps=3) as tracker:
         for split in ("test", "val"):
             tracker.log_evaluation(split, found, step=3, epoch=1.0, beta=1.0, lr=1e-3, collapsed=False)
     said = ", 1.2500 bits per dimension" if bits else ""

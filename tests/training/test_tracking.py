@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 import sys
 import threading
 import time
@@ -16,13 +17,18 @@ from PIL import Image
 from tensorboard.plugins.hparams import metadata
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from tests.helpers import ROOT
 from tests.helpers.runs import events, scalars
 from tests.helpers.starts import Outcome
+from vae.config import load
 from vae.data import sources
 from vae.evaluation.latents_file import measure
 from vae.model import VAE
 from vae.report.writing import write_report
-from vae.training.records import Board, Journal, cut, outwait_event_files
+from vae.training.records import Lines, cut
+from vae.training.sinks import SINKS
+from vae.training.sinks.tensorboard import TensorBoard, outwait_event_files
+from vae.training.tags import Tags
 from vae.training.tracking import Stopwatch
 
 
@@ -64,19 +70,19 @@ def test_lines_that_find_no_room_are_written_later_in_order_and_none_is_torn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, warnings = tmp_path / "metrics.jsonl", list[str]()
-    journal = Journal(path, warnings.append)
-    journal.append({"step": 1})
+    journal = Lines(path, warnings.append)
+    journal.append('{"step": 1}')
     journal.close()
     disk = FullDisk(path, room=5)
     monkeypatch.setattr(journal, "_file", disk)
     for step in (2, 3):
-        journal.append({"step": step})
+        journal.append(json.dumps({"step": step}))
         assert [json.loads(line) for line in path.read_text().splitlines()] == [{"step": 1}]
     with pytest.raises(OSError, match="No space left"):
         journal.flush()
     assert len(warnings) == 1
     disk.room = 1000
-    journal.append({"step": 4})
+    journal.append('{"step": 4}')
     journal.flush()
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3, 4]
     disk.close()
@@ -91,7 +97,7 @@ def test_a_journal_is_cut_back_to_a_step_and_loses_a_torn_last_line(tmp_path: Pa
 
 def test_no_line_is_lost_while_another_thread_flushes(tmp_path: Path) -> None:
     """As the thread that writes checkpoints does; switching threads often makes a lost line likely without a lock."""
-    journal, over, interval = Journal(tmp_path / "metrics.jsonl", print), threading.Event(), sys.getswitchinterval()
+    journal, over, interval = Lines(tmp_path / "metrics.jsonl", print), threading.Event(), sys.getswitchinterval()
 
     def flush() -> None:
         while not over.is_set():
@@ -102,7 +108,7 @@ def test_no_line_is_lost_while_another_thread_flushes(tmp_path: Path) -> None:
     try:
         flushing.start()
         for step in range(3000):
-            journal.append({"step": step})
+            journal.append(json.dumps({"step": step}))
     finally:
         over.set()
         flushing.join()
@@ -196,13 +202,14 @@ def test_codes_that_find_no_room_are_warned_of_and_the_run_ends_well(
 
 @pytest.mark.parametrize("dims", [1, 2, 3])
 def test_codes_half_written_are_replaced(tmp_path: Path, dims: int) -> None:
-    (tmp_path / "00007" / "latents").mkdir(parents=True)
-    (tmp_path / "00007" / "latents" / "tensors.tsv").write_text("1\t2\n3")
-    board = Board(SummaryWriter(str(tmp_path)), print)
-    board.embed(np.ones((5, dims)), None, torch.zeros(5, 1, 4, 4), 7)
-    board.close()
-    assert np.loadtxt(tmp_path / "00007" / "latents" / "tensors.tsv", ndmin=2).shape == (5, dims)
-    assert "00007/latents/tensors.tsv" in (tmp_path / "projector_config.pbtxt").read_text()
+    place = tmp_path / "tensorboard" / "00007" / "latents"
+    place.mkdir(parents=True)
+    (place / "tensors.tsv").write_text("1\t2\n3")
+    sink = TensorBoard(tmp_path, 7, print)
+    sink.embedding(torch.ones(5, dims), torch.zeros(5, 1, 4, 4), None, 7)
+    sink.close()
+    assert np.loadtxt(place / "tensors.tsv", ndmin=2).shape == (5, 3)
+    assert "00007/latents/tensors.tsv" in (tmp_path / "tensorboard" / "projector_config.pbtxt").read_text()
 
 
 def test_a_new_event_file_is_read_after_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,3 +224,34 @@ def test_a_new_event_file_is_read_after_the_others(tmp_path: Path, monkeypatch: 
     (tmp_path / "events.out.tfevents.1800000000.host.99999.0").touch()
     outwait_event_files(tmp_path)
     assert clock == [1_800_000_001]
+
+
+def test_the_documents_own_tracker_is_chosen_filled_and_cut_back(
+    job: Job, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section = (ROOT / "docs/extending.md").read_text().partition("## A tracker")[2]
+    example, _ = re.findall(r"```python\n(.*?)```", section.partition("\n## ")[0], re.S)
+    space: dict[str, Any] = {"__name__": "example"}
+    exec(example, space)
+    monkeypatch.setitem(SINKS, "csv", space["CSV"])
+    settings = [f"data.name={small}", *SHORT, "train.log_every=4", "model.likelihood=Normal"]
+    assert job(*settings, "run.trackers=[tensorboard, {name: csv, digits: 4}]").code == 0
+    table = (Path("r") / "scalars.csv").read_text().splitlines()
+    curves = scalars(Path("r"))
+    assert "Loss/Test/Reconstruction" in curves
+    assert not [tag for tag in curves if "BCE" in tag]
+    points = [row.split(",") for row in table[1:] if ",ImagesPerSecond," not in row]
+    assert len(points) == sum(map(len, curves.values()))
+    for step, tag, value in points:
+        assert dict(curves[tag])[int(step)] == pytest.approx(float(value), rel=1e-3)
+    space["CSV"](Path("r"), 8, print).close()
+    left = (Path("r") / "scalars.csv").read_text().splitlines()
+    assert left == [table[0], *(row for row in table[1:] if int(row.split(",")[0]) <= 8)]
+
+
+def test_a_capacity_is_no_beta_and_each_number_has_one_curve() -> None:
+    tags = Tags.of(load(None, ["objective=CapacityVAE"])).of_training(["capacity", "capacity_gap"])
+    assert tags["capacity"] == "KL/capacity"
+    assert "KL/beta" not in tags.values()
+    assert Tags.of(load()).of_training([])["beta"] == "KL/beta"
+    assert len(set(tags.values())) == len(tags)

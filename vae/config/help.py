@@ -7,7 +7,7 @@ from typing import Any, get_args
 import yaml
 from pydantic.fields import FieldInfo
 
-from vae.components import SPECS_AS_GIVEN, Table, piece_of, settings_of
+from vae.components import SPECS_AS_GIVEN, Table, piece_of, pieces_of, settings_of
 from vae.config.schema import Config, Section
 
 
@@ -42,6 +42,7 @@ def describe() -> str:
     for key, field in keys():
         section, _, name = key.partition(".")
         kind = "component" if piece_of(field.metadata) else _type_name(field)
+        kind = "components" if pieces_of(field.annotation) else kind
         lines += _entry(key, kind, values[section][name] if name else values[section], field)
     return "\n".join([*lines, "", "components, with their settings: python -m vae components"])
 
@@ -71,7 +72,7 @@ def _tables() -> list[tuple[list[str], Table]]:
     found: list[tuple[list[str], Table]] = []
     fields = list(keys())
     for key, field in fields:  # which grows
-        if marker := piece_of(field.metadata):
+        if marker := piece_of(field.metadata) or pieces_of(field.annotation):
             known = next((places for places, table in found if table is marker.table), None)
             if known is None:
                 found.append(([key], marker.table))

@@ -5,9 +5,9 @@ Torch is not imported for it: the tables of components are named here, and looke
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from vae.components import PieceOf, Spec
+from vae.components import PieceOf, Spec, SpecError
 from vae.schedules import ScheduleSpec
 
 ObjectiveSpec = PieceOf("vae.objectives:OBJECTIVES")
@@ -17,6 +17,13 @@ class Section(BaseModel):
     """A part of the configuration: frozen, no unknown keys, no silent conversion of types."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=True)
+
+
+def _each_once(specs: list[Spec]) -> list[Spec]:
+    names = [spec["name"] if isinstance(spec, dict) and "name" in spec else spec for spec in specs]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise SpecError([("", f" = {names!r}: name {twice} once")])
+    return specs
 
 
 class RunConfig(Section):
@@ -33,6 +40,9 @@ class RunConfig(Section):
     )
     figures: bool = Field(
         default=True, description="draw its pictures at the end, a few seconds; python -m vae report draws them too"
+    )
+    trackers: Annotated[list[Annotated[Spec, PieceOf("vae.training.sinks:SINKS")]], AfterValidator(_each_once)] = Field(
+        default=[{"name": "tensorboard"}], description="where curves and pictures go, beside metrics.jsonl; []: nowhere"
     )
 
 
@@ -189,8 +199,8 @@ class Config(Section):
 
 # Keys that may differ when a run is continued: they do not change what it computes, or only extend it.
 HARMLESS = {
-    "run.name", "run.dir", "run.figures", "data.root", "train.epochs", "train.max_steps", "train.engine",
-    "train.device", "train.threads", "train.log_every", "train.eval_every", "train.checkpoint_every",
+    "run.name", "run.dir", "run.figures", "run.trackers", "data.root", "train.epochs", "train.max_steps",
+    "train.engine", "train.device", "train.threads", "train.log_every", "train.eval_every", "train.checkpoint_every",
     "train.min_active", "train.on_nonfinite", "train.timeout", "train.profile",
 }  # fmt: skip
 # Of these, keys in which runs may differ and be of one setting still; how long a run trains belongs to its setting.

@@ -8,15 +8,14 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
-from accelerate import Accelerator, PartialState
-from accelerate.state import AcceleratorState
+from accelerate import Accelerator
 from accelerate.utils import (
     DistributedDataParallelKwargs,
     InitProcessGroupKwargs,
-    ProjectConfiguration,
     broadcast_object_list,
 )
 
+from vae.compat import forget_accelerator
 from vae.distributed.ending import SHARED
 from vae.errors import InputError, RankLostError
 
@@ -63,8 +62,6 @@ def make_accelerator(
         environment,
         cpu=use_cpu,
         mixed_precision=mixed_precision,
-        log_with="tensorboard",
-        project_config=ProjectConfiguration(logging_dir="."),  # the tracker sets the run folder once it is known
         kwargs_handlers=[
             DistributedDataParallelKwargs(gradient_as_bucket_view=True),
             InitProcessGroupKwargs(
@@ -173,6 +170,4 @@ def leave() -> None:
     """
     if torch.distributed.is_initialized():
         gc.collect()
-    if PartialState._shared_state:
-        PartialState().destroy_process_group()
-        AcceleratorState._reset_state(reset_partial_state=True)
+    forget_accelerator()

@@ -33,7 +33,7 @@ class Profiler:
         self._profile.start()
 
     def advance(self, steps: int) -> None:
-        """Note that a call has made so many steps; after the last one to be traced, write and report."""
+        """Note that a call has made `steps` steps; after the last traced call, write and report."""
         self._seen += 1
         if self._seen > self._last:
             return
@@ -44,7 +44,7 @@ class Profiler:
             self._report()
 
     def close(self) -> None:
-        """Write and report what there is of a trace that the run's end has cut short."""
+        """Write and report the part of a trace that the end of the run has cut short."""
         if self._seen < self._last:
             self._profile.stop()
             self._report()

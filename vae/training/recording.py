@@ -1,4 +1,4 @@
-"""Reports of a run while it goes on: how it learns, and what it is worth on held-out data."""
+"""Reports of a run in progress: training metrics, and evaluations on held-out data."""
 
 import math
 from dataclasses import dataclass, field
@@ -17,18 +17,18 @@ from vae.training.tracking import Stopwatch, Tracker
 
 @dataclass
 class Recorder:
-    """Reports how a run goes: how it learns, and what it is worth on held-out data.
+    """Records training metrics and evaluations of a run.
 
     Attributes:
         accelerator: precision and reduction.
         config: the run's.
-        data: what it is trained and evaluated on.
+        data: the training and held-out data.
         vae: the unwrapped model.
-        engine: whose steps are reported.
-        state: how far the run is; what is found out is noted there.
-        tracker: where it is written.
+        engine: its steps are reported.
+        state: progress of the run, and the best evaluations so far.
+        tracker: writes the records.
         watch: of the run.
-        collapse: looks whether the latent dimensions are used.
+        collapse: notices a posterior collapse.
     """
 
     accelerator: Accelerator
@@ -89,10 +89,10 @@ class Recorder:
         elif self.state.collapsed_since is None:
             self.state.collapsed_since = epoch
         if remark := self.collapse.remark(test.latents, epoch, self.state.collapsed_since or epoch):
-            self.tracker.remark(remark, self.state.step)
+            self.tracker.remark("Latents/Collapse", remark, self.state.step)
 
     def _now(self) -> dict[str, Any]:
-        """Return what stands beside every number: step, epochs, and the beta and learning rate of the last update."""
+        """Return step, epochs, and the beta and learning rate of the last update, which stand beside every number."""
         progress = self.engine.batches.progress(self.state.step - 1)
         now = {"step": self.state.step, "epoch": self.engine.batches.progress(self.state.step)}
         return now | {"beta": self.engine.objective.beta(progress), "lr": self.engine.learning_rate(progress)}

@@ -23,11 +23,9 @@ from vae.run.versions import versions
 from vae.training.saving import SaveError
 from vae.training.tracking import Tracker
 
-FINAL_RESULTS = {"Loss": "loss", "Loss/BCE": "reconstruction", "Loss/KLD": "kl"}  # TensorBoard's name, summary.json's
-
 
 def peak_memory() -> float:
-    """Return the most memory that this process has held so far, in MB (2^20 bytes)."""
+    """Return the peak memory of this process so far, in MB (2^20 bytes)."""
     status = Path("/proc/self/status")
     if status.exists():  # getrusage on Linux begins with what the process that started this one held
         fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
@@ -90,9 +88,9 @@ def write_results(
     Args:
         folder: of the run.
         config: of the run.
-        summary: what summary.json is to hold.
+        summary: the contents of summary.json.
         vae: the unwrapped model.
-        data: what it was trained and evaluated on.
+        data: the data it was trained and evaluated on.
         tracker: where settings and results are recorded.
         draw: draws the run's pictures from the measures of its model; raises `Stopped` if a signal has come.
 
@@ -101,12 +99,8 @@ def write_results(
     """
     try:
         checkpoint.save_model(folder / MODEL, vae)
-        results = {name: summary["test"][key] for name, key in FINAL_RESULTS.items()}
-        if "accuracy" in summary["test"]:
-            results["Accuracy"] = summary["test"]["accuracy"]
         measures = kept(folder, lambda: measure_latents(vae, data.test, seed=config.run.seed))
-        results["active dimensions"] = measures.active
-        tracker.log_hyperparameters(config, results, step=summary["steps"])
+        tracker.log_results(summary["test"], measures.active, step=summary["steps"])
         tracker.log_embedding(*embedding(vae, data), step=summary["steps"])
         if config.run.figures:
             _draw(folder, measures, tracker, draw)

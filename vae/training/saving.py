@@ -26,7 +26,7 @@ class Saver:
     """Saves checkpoints (the main process writes them).
 
     Args:
-        accelerator: whose main process writes.
+        accelerator: its main process writes.
         folder: holds all checkpoints of the run.
         model: the unwrapped model.
         engine: its state is saved.
@@ -73,7 +73,7 @@ class Saver:
         self._waited_seconds += time.perf_counter() - started
 
     def costs(self) -> dict[str, float]:
-        """Return how many checkpoints there were, seconds that training waited for them, and CPU seconds of writing."""
+        """Return the number of checkpoints, seconds that training waited for them, and CPU seconds of writing."""
         return {"saves": self._saves, "waited_seconds": self._waited_seconds, "cpu_seconds": self._cpu_seconds}
 
     def finish(self) -> None:

@@ -1,42 +1,44 @@
-"""Records of a run: TensorBoard, metrics.jsonl, the progress bar. On all ranks but the main one, calls do nothing."""
+"""Records of a run: metrics.jsonl, trackers, the console. On all ranks but the main one, calls do nothing."""
 
 import contextlib
+import json
 import math
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
-from torch.utils.tensorboard.summary import histogram, hparams, text
-from torch.utils.tensorboard.writer import SummaryWriter
 from tqdm import tqdm
 
 from vae.canvas import tile
+from vae.components import build
 from vae.config import Config, flatten
 from vae.config.schema import NOT_A_SETTING
 from vae.distributed.launch import on_main
 from vae.engine import Interval
 from vae.errors import InputError
-from vae.evaluation import Evaluation, LatentMeasures
-from vae.run.contents import METRICS, TENSORBOARD
-from vae.training.records import Board, Journal, cut, outwait_event_files
+from vae.evaluation import Evaluation
+from vae.run.contents import METRICS
+from vae.training.records import Lines, cut
+from vae.training.sinks import SINKS, Sink
+from vae.training.tags import Tags
 
-SPRITE_SIZE = 32  # pixels a side, at most: browsers take no larger canvas than some 8,000, and there are 45 on a side
+# of an evaluation, beside its losses, in the order of a row
+EVALUATED = ("reconstruction_mean_z", "examples", "bits_per_dim", "accuracy", "active_units", "perplexity")
 
 
 class Stopwatch:
-    """Seconds spent on training, and on what.
+    """Seconds spent on training, and on each purpose beside it.
 
     Args:
-        device: whose queued work is waited for before a pause.
+        device: its queued work is waited for before a pause.
         seconds: to start from, when a run is continued.
-        lap_started: what the watch showed when the lap began that is continued.
+        lap_started: seconds on the watch when the continued lap began.
         spent: seconds by purpose, to add to.
     """
 
@@ -81,47 +83,48 @@ class Stopwatch:
 
 
 class Tracker:
-    """Writes what the run measures; `with Tracker(...) as tracker:` closes everything however the run ends.
+    """Records a run; `with Tracker(...) as tracker:` closes everything however the run ends.
+
+    Numbers go to metrics.jsonl, to the trackers of `run.trackers` and to the console, all from one row.
 
     Args:
-        accelerator: starts the TensorBoard tracker on the main process.
+        accelerator: says which process is the main one; on the others all calls do nothing.
         folder: the run folder.
+        config: of the run: its trackers, and what their tags are called.
         step: updates made already; records of later steps, left by a run that was cut off, are removed.
         total_steps: of the whole run, for the progress bar.
     """
 
-    def __init__(self, accelerator: Accelerator, folder: Path, *, step: int, total_steps: int):
+    def __init__(self, accelerator: Accelerator, folder: Path, config: Config, *, step: int, total_steps: int):
         self.enabled = accelerator.is_main_process
-        on_main(accelerator, lambda: self._open(accelerator, folder, step))
+        self.config, self.tags = config, Tags.of(config)
+        self.sinks: list[Sink] = []
+        self._closing = contextlib.ExitStack()
+        on_main(accelerator, lambda: self._open(folder, step))
         if self.enabled:
             self.bar = tqdm(
                 total=total_steps, initial=step, unit="step", disable=None, dynamic_ncols=True, smoothing=0.05
             )
+            self._closing.callback(self.bar.close)
 
     def __enter__(self) -> "Tracker":
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.enabled:
-            self.bar.close()
-            self.journal.close()
-            self.board.close()
+        self._closing.close()
 
-    def _open(self, accelerator: Accelerator, folder: Path, step: int) -> None:
-        resumed = (folder / METRICS).exists()
-        writer_settings: dict[str, Any] = {"flush_secs": 30}
-        if resumed:
-            writer_settings["purge_step"] = step + 1  # TensorBoard drops later steps of the run that was cut off
-        accelerator.project_configuration.logging_dir = str(folder)
+    def _open(self, folder: Path, step: int) -> None:
         try:
-            if resumed:
+            if (folder / METRICS).exists():
                 cut(folder / METRICS, step)
-            outwait_event_files(folder / TENSORBOARD)
-            self.journal = Journal(folder / METRICS, self.warn)
-            accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": writer_settings})
+            self.metrics = Lines(folder / METRICS, self.warn)
+            self._closing.callback(self.metrics.close)
+            for spec in self.config.run.trackers:
+                sink: Sink = build(SINKS, spec, folder, step, self.warn)
+                self.sinks.append(sink)
+                self._closing.callback(sink.close)
         except OSError as error:
             raise InputError(f"{folder}: cannot be written: {error.strerror}; make room or set run.dir") from None
-        self.board = Board(cast(SummaryWriter, accelerator.get_tracker("tensorboard", unwrap=True)), self.warn)
 
     def advance(self, steps: int) -> None:
         """Move the progress bar."""
@@ -145,59 +148,46 @@ class Tracker:
         if not self.enabled:
             return
         if interval.skipped:
-            self.board.add("scalar", "SkippedSteps/Train", interval.skipped, step)
+            self._scalar("SkippedSteps/Train", interval.skipped, step)
         if not interval.examples:
             self.say(f"step {step}: all {interval.skipped} steps since the last line were skipped: not finite")
             return
-        row = {"loss": interval.loss, "reconstruction": interval.reconstruction, "kl": interval.kl}
-        self._write_row(
-            "train", step, epoch, row, beta=beta, lr=lr, grad_norm=interval.grad_norm,
-            images_per_second=images_per_second, skipped=interval.skipped, **interval.extra,
-        )  # fmt: skip
-        self._write_scalars("Train", row, step)
-        for name, value in interval.extra.items():
-            self.board.add("scalar", f"Loss/Train/{name}", value, step)
-        self.board.add("scalar", "KL/beta", beta, step)
-        self.board.add("scalar", "GradNorm/Train", interval.grad_norm, step)
-        self.board.add("scalar", "LearningRate", lr, step)
-        self.board.add("scalar", "ImagesPerSecond", images_per_second, step)
-        shown = {key: f"{value:.1f}" for key, value in row.items()}
+        losses = {"loss": interval.loss, "reconstruction": interval.reconstruction, "kl": interval.kl}
+        row = {
+            "split": "train", "step": step, "epoch": epoch, **losses, "beta": beta, "lr": lr,
+            "grad_norm": interval.grad_norm, "images_per_second": images_per_second, "skipped": interval.skipped,
+            **interval.extra,
+        }  # fmt: skip
+        self._record(row, self.tags.of_training(list(interval.extra)))
+        shown = {key: f"{value:.1f}" for key, value in losses.items()}
         self.bar.set_postfix(shown | {"img/s": f"{images_per_second:,.0f}"}, refresh=False)
 
     def log_evaluation(
         self, split: str, result: Evaluation, *, step: int, epoch: float, beta: float, lr: float, collapsed: bool
     ) -> None:
-        """Record an evaluation; `split` is `test` or `val`, `collapsed` whether too few dimensions are active."""
+        """Record an evaluation; `split` is `test` or `val`, `collapsed` says that too few dimensions are active."""
         if not self.enabled:
             return
-        row = {"loss": result.loss, "reconstruction": result.reconstruction, "kl": result.kl}
-        bits = {} if result.bits_per_dim is None else {"bits_per_dim": result.bits_per_dim}
-        accuracy = {} if result.accuracy is None else {"accuracy": result.accuracy}
-        self._write_row(
-            split, step, epoch, row, beta=beta, lr=lr,
-            reconstruction_mean_z=result.reconstruction_mean_z, examples=result.examples, **bits,
-            **accuracy, active_units=result.latents.active, **result.latents.of_codes,
-            kl_by_dimension=result.latents.kl, collapsed=collapsed,
-        )  # fmt: skip
-        self._write_scalars(split.capitalize(), row, step)
-        self.board.add("scalar", f"Loss/{split.capitalize()}/BCE_at_mean_z", result.reconstruction_mean_z, step)
-        self._add_latents("Latents" if split == "test" else f"Latents/{split.capitalize()}", result.latents, step)
-        loss = f"loss {result.loss:.2f} (reconstruction {result.reconstruction:.2f} + KL {result.kl:.2f} nats)"
-        for name, value in bits.items():
-            self.board.add("scalar", f"Loss/{split.capitalize()}/{name}", value, step)
-            loss += f", {value:.4f} bits per dimension"
-        for share in accuracy.values():
-            self.board.add("scalar", f"Accuracy/{split.capitalize()}", share, step)
-            loss += f", accuracy {share:.2%}"
-        active = f"{result.latents.active} of {len(result.latents.variance)} active"
-        active += "".join(f", perplexity of the codes {value:.1f}" for value in result.latents.of_codes.values())
-        self.say(f"epoch {epoch:6.2f}  {split} {loss}, {active}")
+        numbers = {key: value for key, value in result.numbers().items() if value is not None}
+        row = {
+            "split": split, "step": step, "epoch": epoch,
+            **{key: numbers[key] for key in ("loss", "reconstruction", "kl")}, "beta": beta, "lr": lr,
+            **{key: numbers[key] for key in EVALUATED if key in numbers},
+            "kl_by_dimension": result.latents.kl, "collapsed": collapsed,
+        }  # fmt: skip
+        self._record(row, self.tags.of_evaluation(split))
+        finite = np.array([nats for nats in result.latents.kl or () if math.isfinite(nats)])
+        if finite.size:  # one picture for any number of dimensions
+            for sink in self.sinks:
+                sink.histogram(f"{self.tags.latents(split)}/KL", finite, step)
+        self.say(f"epoch {epoch:6.2f}  {split} {describe(result)}")
 
-    def remark(self, sentence: str, step: int) -> None:
-        """Say something that deserves notice, above the progress bar and among TensorBoard's texts."""
+    def remark(self, subject: str, sentence: str, step: int) -> None:
+        """Warn of something that deserves notice, and record the sentence under its subject, a tag."""
         if self.enabled:
             self.warn(sentence)
-            self.board.add("summary", "", text("Latents/Collapse", sentence), step)
+            for sink in self.sinks:
+                sink.text(subject, sentence, step)
 
     def log_images(self, images: dict[str, Tensor], step: int) -> None:
         """Record images (N, C, H, W) in [0, 1] under `Test/<name>`."""
@@ -205,30 +195,34 @@ class Tracker:
             return
         for name, batch in images.items():
             columns = math.isqrt(len(batch) - 1) + 1
-            self.board.add("canvas", f"Test/{name}", tile(batch.float().cpu().numpy(), columns=columns, gap=2), step)
+            canvas = tile(batch.float().cpu().numpy(), columns=columns, gap=2)
+            for sink in self.sinks:
+                sink.image(f"Test/{name}", canvas, step)
 
-    def log_hyperparameters(self, config: Config, results: dict[str, float], step: int) -> None:
-        """Record settings and final results for TensorBoard's HPARAMS page, once, at the end.
+    def log_results(self, test: dict[str, Any], active: int, step: int) -> None:
+        """Record settings and final results, once, at the end, to compare runs by.
+
+        Settings that may differ between runs of one setting are left out, except for the seed.
 
         Args:
-            config: what may differ between runs of one setting is left out, except for the seed.
-            results: by name; with those of other runs they make the columns of the page.
+            test: the numbers of the last evaluation, as summary.json has them.
+            active: how many latent dimensions are active.
             step: updates made.
         """
         if not self.enabled:
             return
-        settings = {key: value for key, value in flatten(config).items() if key not in NOT_A_SETTING}
+        settings = {key: value for key, value in flatten(self.config).items() if key not in NOT_A_SETTING}
         plain = {key: value if isinstance(value, (int, float, str)) else str(value) for key, value in settings.items()}
-        # without the first, a list of columns, TensorBoard makes one from all runs, with what differs at the front
-        _, *summaries = hparams(plain, {})
-        # a step that a start which repeats the end of the run tells TensorBoard to forget
-        for summary in summaries:
-            self.board.add("summary", "", summary, step + 1)
-        for name, value in results.items():
-            self.board.add("scalar", f"Final/{name}", value, step + 1)
+        after = step + 1  # a start that repeats the end of the run removes what stands there
+        for sink in self.sinks:
+            sink.hyperparameters(plain, after)
+        for key, tag in self.tags.of_results().items():
+            if key in test:
+                self._scalar(tag, test[key], after)
+        self._scalar("Final/active dimensions", active, after)
 
     def log_embedding(self, means: Tensor, images: Tensor, names: list[str] | None, step: int) -> None:
-        """Record codes with their images for TensorBoard's projector, once for a step; never raises for want of room.
+        """Record codes with their images, once for a step.
 
         Args:
             means: E[z|x] (N, D).
@@ -236,35 +230,35 @@ class Tracker:
             names: of the images' classes.
             step: updates made.
         """
-        if not self.enabled:
-            return
-        sprites = images.float().cpu()
-        if max(sprites.shape[-2:]) > SPRITE_SIZE:
-            sprites = F.interpolate(sprites, size=(SPRITE_SIZE, SPRITE_SIZE), mode="area")
-        points = F.pad(means.double().cpu(), (0, max(0, 3 - means.shape[1])))  # the projector shows nothing of fewer
-        try:
-            self.board.embed(points.numpy().round(4), names, sprites, step)  # as text
-        except OSError as error:
-            self.warn(f"the embedding for TensorBoard's projector is not written ({error.strerror})")
+        if self.enabled:
+            for sink in self.sinks:
+                sink.embedding(means, images, names, step)
 
     def flush(self) -> None:
         """Write everything out, down to the disk, so that no checkpoint is ahead of it; raises OSError."""
         if self.enabled:
-            self.journal.flush()
-            self.board.flush()
+            self.metrics.flush()
+            for sink in self.sinks:
+                sink.flush()
 
-    def _add_latents(self, name: str, latents: LatentMeasures, step: int) -> None:
-        self.board.add("scalar", f"{name}/ActiveUnits", latents.active, step)
-        for value in latents.of_codes.values():
-            self.board.add("scalar", f"{name}/Perplexity", value, step)
-        finite = np.array([nats for nats in latents.kl or () if math.isfinite(nats)])
-        if finite.size:  # one picture for any number of dimensions
-            self.board.add("summary", "", histogram(f"{name}/KL", finite, "auto"), step)
+    def _record(self, row: dict[str, Any], tags: dict[str, str]) -> None:
+        """Add a row to metrics.jsonl, and of each key that has a tag a point to its curve."""
+        self.metrics.append(json.dumps(row))
+        for key, tag in tags.items():
+            if key in row:
+                self._scalar(tag, row[key], row["step"])
 
-    def _write_row(self, split: str, step: int, epoch: float, row: dict[str, float], **more: Any) -> None:
-        self.journal.append({"split": split, "step": step, "epoch": epoch, **row, **more})
+    def _scalar(self, tag: str, value: float, step: int) -> None:
+        for sink in self.sinks:
+            sink.scalar(tag, value, step)
 
-    def _write_scalars(self, name: str, row: dict[str, float], step: int) -> None:
-        self.board.add("scalar", f"Loss/{name}", row["loss"], step)
-        self.board.add("scalar", f"Loss/{name}/BCE", row["reconstruction"], step)
-        self.board.add("scalar", f"Loss/{name}/KLD", row["kl"], step)
+
+def describe(result: Evaluation) -> str:
+    """Return an evaluation as the console shows it."""
+    line = f"loss {result.loss:.2f} (reconstruction {result.reconstruction:.2f} + KL {result.kl:.2f} nats)"
+    if result.bits_per_dim is not None:
+        line += f", {result.bits_per_dim:.4f} bits per dimension"
+    if result.accuracy is not None:
+        line += f", accuracy {result.accuracy:.2%}"
+    line += f", {result.latents.active} of {len(result.latents.variance)} active"
+    return line + "".join(f", perplexity of the codes {value:.1f}" for value in result.latents.of_codes.values())

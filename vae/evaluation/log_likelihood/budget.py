@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+
+from vae.compat import TorchDispatchMode, tree_leaves
 
 MIB = 2**20
 CPU_BUDGET = 128 * MIB  # of one pass

@@ -1,0 +1,59 @@
+"""The base class of a tracker."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from vae.components import Piece
+
+Warn = Callable[[str], None]  # prints a sentence as a warning
+
+
+class Sink(Piece):
+    """A tracker: the place where the curves, pictures and results of one run are kept.
+
+    Sinks are opened on the main process only. A subclass implements `scalar`, `flush` and `close`, and of the others
+    those that its tracker has a place for. No method but the constructor and `flush` raises for want of room or of a
+    network: what cannot be written now is kept, written later, and warned of once.
+
+    Args:
+        folder: of the run.
+        step: updates made before this start; records of later steps, left by a start that was cut off, are removed.
+        warn: called with a sentence when records begin to wait.
+
+    Raises:
+        OSError: the constructor cannot write.
+        InputError: the constructor misses something that a user can give.
+    """
+
+    def __init__(self, folder: Path, step: int, warn: Warn):
+        raise NotImplementedError
+
+    def scalar(self, tag: str, value: float, step: int) -> None:
+        """Record one point of the curve `tag`."""
+        raise NotImplementedError
+
+    def image(self, tag: str, canvas: np.ndarray, step: int) -> None:
+        """Record a picture (H, W, 1 or 3) in [0, 1]."""
+
+    def histogram(self, tag: str, values: np.ndarray, step: int) -> None:
+        """Record the distribution of values (N,)."""
+
+    def text(self, tag: str, sentence: str, step: int) -> None:
+        """Record a sentence that deserves notice."""
+
+    def hyperparameters(self, settings: Mapping[str, bool | float | str], step: int) -> None:
+        """Record the settings of the run by dotted key, once, at the end."""
+
+    def embedding(self, points: Tensor, images: Tensor, names: list[str] | None, step: int) -> None:
+        """Record codes (N, D) with their images (N, 1 or 3, H, W) in [0, 1] and the names of their classes."""
+
+    def flush(self) -> None:
+        """Write everything out, so that no checkpoint is ahead of it; raises OSError."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Close the tracker; what still waits is lost with the process."""
+        raise NotImplementedError
