@@ -1,4 +1,4 @@
-"""What an all-reduce of the gradients costs, for `scaling.py`, which starts it as N processes.
+"""The cost of an all-reduce of the gradients, for `scaling.py`, which starts it as N processes.
 
     python -m torch.distributed.run --standalone --nproc-per-node 2 benchmarks/allreduce.py --batch-size 128
 

@@ -32,7 +32,7 @@ def products_of_step(model: nn.Module, batch_size: int, dtype: torch.dtype, devi
 
 @dataclass(frozen=True)
 class Model:
-    """What a step costs on paper: FLOP of its products, and bytes: whatever is passed over is read or written once.
+    """The cost of a step on paper: FLOP of its products, and bytes, each array read or written once.
 
     Attributes:
         flop: of the matrix products.

@@ -1,4 +1,4 @@
-"""What the benchmarks share: the real job as a subprocess, the machine they ran on, statistics, tables, JSON."""
+"""Shared by the benchmarks: the real job as a subprocess, the machine they ran on, statistics, tables, JSON."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""How much of the CPU others use while something is measured, and waiting until they use little."""
+"""The share of the CPU that other programs use during a measurement, and a wait until they use little."""
 
 import os
 import time

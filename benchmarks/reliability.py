@@ -1,4 +1,4 @@
-"""What reliability costs: exact gradients and checkpoints, measured on the real job, the variants in turn.
+"""The cost of reliability: exact gradients and checkpoints, measured on the real job, the variants in turn.
 
     python benchmarks/reliability.py [--repeats 3] [--steps 469] [--processes 1 2] [--variants default exact=4 ...]
 

@@ -1,4 +1,4 @@
-"""What was measured: samples, one a round, and what follows from them."""
+"""Measurements: samples, one a round, and the statistics of them."""
 
 import statistics
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""How the real job's speed grows with its processes, and what of a step is spent on exchanging gradients.
+"""The real job's speed by its number of processes, and the share of a step that exchanges gradients.
 
     python benchmarks/scaling.py                              # 1 and 2 processes on the CPU
     python benchmarks/scaling.py --device cuda --processes 1 2 4 8 --strong 128 8192 --weak 8192
@@ -65,7 +65,7 @@ class Case:
 
     @property
     def seen_percent(self) -> list[float]:
-        """What a plain step takes longer because of the exchange, in percent of it."""
+        """The time by which the exchange lengthens a plain step, in percent of that step."""
         return [100 * (ms["together"] - ms["apart"]) / ms["together"] for ms in self.exchanges]
 
 

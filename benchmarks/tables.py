@@ -1,4 +1,4 @@
-"""What `throughput.py` shows: the contestants side by side, what the job spends beside its steps, a step on paper."""
+"""Tables of `throughput.py`: the contestants side by side, what the job spends beside its steps, a step on paper."""
 
 from collections.abc import Sequence
 from statistics import median

@@ -23,7 +23,7 @@ class Target:
 
     @property
     def met(self) -> bool | None:
-        """Whether it is kept; None: not measured."""
+        """True if the target is met; None: not measured."""
         if not self.values:
             return None
         value = statistics.median(self.values)
@@ -31,7 +31,7 @@ class Target:
 
     @property
     def cells(self) -> list[str]:
-        """What, asked, measured, met: a line of the table."""
+        """A line of the table: the target, the number asked, the number measured, met or not."""
         digits = 2 if self.bound < 100 else 0
         asked = f"{'>=' if self.at_least else '<='} {self.bound:,.{0 if self.bound >= 100 else 1}f}"
         return [self.what, asked, spread(self.values, digits), {True: "yes", False: "NO", None: "-"}[self.met]]

@@ -1,4 +1,4 @@
-"""How fast the real job trains, beside two conventional loops and the floor, measured in turn, round after round.
+"""The speed of the real job, beside two conventional loops and the floor, measured in turn, round after round.
 
     python benchmarks/throughput.py                        # on the CPU: fp32 and bf16, some minutes
     python benchmarks/throughput.py --device cuda          # on a GPU: bf16, larger batches too

@@ -1,4 +1,4 @@
-"""Private doors of libraries that have no public one, in one place; tests/test_compat.py notices when one goes."""
+"""Private doors of libraries that have no public one, in one place; `tests/ranks/test_compat.py` opens each."""
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager

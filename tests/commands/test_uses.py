@@ -1,4 +1,4 @@
-"""What a trained model is good for: library functions against formulas, commands against what they promise."""
+"""Uses of a trained model: library functions against formulas, commands against what they promise."""
 
 import math
 from pathlib import Path

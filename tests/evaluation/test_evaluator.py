@@ -178,7 +178,7 @@ def test_sums_of_weights_far_out_of_range() -> None:
 
 
 def test_several_layers_labels_and_a_posterior_without_other_z(accelerator: Accelerator) -> None:
-    """What the closed forms above do not reach runs, each draw being that of a forward pass."""
+    """Models that the closed forms above do not reach are evaluated, each draw being that of a forward pass."""
     layers: dict[str, Any] = {"name": "BottomUp", "latent_dims": [2], "hidden_dims": [4], "depth": 1}
     model = VAE((1, 1, 16), 3, hidden_dim=8, hierarchy=layers, condition=True, classes=4).double()
     part = Split(images(5, 16), torch.arange(5) % 4)

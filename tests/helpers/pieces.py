@@ -67,7 +67,7 @@ def combinations(*tables: str) -> list[dict[str, Any]]:
 
 
 def refused(pieces: dict[str, Any], objective: str = "ELBO") -> bool:
-    """Whether a configuration may not have these pieces together."""
+    """Return true if a configuration may not have these pieces together."""
     settings = [f"model.latent_dim={D}", f"objective={objective}"]
     try:
         load(None, [*settings, *(f"model.{key}={name}" for key, name in pieces.items())])

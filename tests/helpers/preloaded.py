@@ -1,4 +1,4 @@
-"""What the fork server imports: all that the project's programs import, at once or when they need it."""
+"""The imports of the fork server: all that the project's programs import, at once or when they need it."""
 
 import gc
 import os

@@ -40,7 +40,7 @@ SECONDS_TO_FOLLOW = 30.0  # for the other ranks, when one has failed
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a program printed and how it ended; of several ranks all that was printed, and the first code but 0."""
+    """Output and exit code of a program; of several ranks all that was printed, and the first code but 0."""
 
     code: int
     out: str
@@ -144,12 +144,12 @@ class Program:
 
     @property
     def out(self) -> str:
-        """What it has printed so far."""
+        """Its output so far."""
         return (self._folder / "out").read_text()
 
     @property
     def err(self) -> str:
-        """What it has printed to stderr so far."""
+        """Its output on stderr so far."""
         return (self._folder / "err").read_text()
 
     def poll(self) -> int | None:

@@ -1,4 +1,4 @@
-"""What a run name, a loose umask or a YAML file must not do. Crafted checkpoint files: test_checkpoint.py."""
+"""Run names, a loose umask and YAML files: things they must not do. Crafted checkpoint files: test_checkpoint.py."""
 
 import ast
 import stat

@@ -1,4 +1,4 @@
-"""What a command line is told before anything heavy is imported, and what a job imports only when it needs it."""
+"""Refusals before anything heavy is imported, and modules that a job imports only when it needs them."""
 
 import subprocess
 import sys

@@ -134,7 +134,7 @@ def test_a_signal_to_one_rank_stops_all_at_one_step_after_saving(
 
 
 def handles(pid: int, signum: signal.Signals) -> bool:
-    """Whether a process has a handler for a signal, from the process table."""
+    """Return true if a process has a handler for a signal, from the process table."""
     caught = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
     assert caught is not None
     return bool(int(caught[1], 16) >> (signum - 1) & 1)

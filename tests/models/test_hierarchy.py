@@ -138,7 +138,7 @@ def test_a_ladder_of_full_covariances_is_refused() -> None:
 
 @every_hierarchy
 def test_a_compiler_can_follow_the_whole_step(spec: dict[str, Any]) -> None:
-    """What it cannot follow would make `train.engine=compile` fall back: here a break of the graph is an error."""
+    """A break of the graph, which would make `train.engine=compile` fall back, is an error here."""
     model, x, eps = build(spec), images(3), noise(3, build(spec).noise_dim)
     expected = negative_elbo(model(x, eps), x).loss  # torch looks up its KL rules once, before they are traced
     torch._dynamo.reset()

@@ -42,7 +42,7 @@ def random(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def applies(kind: str, settings: dict[str, Any]) -> bool:
-    """Whether a kind of network has these settings."""
+    """Return true if a kind of network has these settings."""
     return not (
         (kind != "Conv" and settings.get("normalization") == "group") or (kind != "MLP" and "widths" in settings)
     )

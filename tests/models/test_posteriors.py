@@ -61,7 +61,7 @@ def test_the_density_is_that_of_the_noise_over_the_jacobian(name: str, dim: int)
 @every_flow
 @every_dim
 def test_the_density_of_a_z_from_elsewhere_is_the_same(name: str, dim: int) -> None:
-    """What was remembered of the z that q made is what its inverse gives; also after q has made another z."""
+    """The noise remembered with a z that q made is that of the inverse; also after q has made another z."""
     family = far_from_its_start(name, dim)
     q = family(noise(6, family.features))
     z = family.transform(q, 3 * noise(2, 6, dim))  # some of it beyond the splines' interval

@@ -14,16 +14,16 @@ from vae.distributed import launch
 
 @pytest.fixture(scope="module", params=[2, 3])
 def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each of several ranks has found."""
+    """The findings of each of several ranks."""
     folder = tmp_path_factory.mktemp("ranks")
-    done = on_ranks(request.param, ROOT / "tests/peers_on_ranks.py", folder)
+    done = on_ranks(request.param, ROOT / "tests/helpers/programs/peers.py", folder)
     assert done.code == 0, done.err
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(request.param)]
 
 
 @pytest.fixture(scope="module")
 def alone() -> Iterator[dict[str, Any]]:
-    """What one process trains with each objective."""
+    """The training of one process with each objective."""
     accelerator = launch.make_accelerator("cpu", "no", {})
     yield {spec: trained(accelerator, spec) for spec in SPECS}
     launch.leave()

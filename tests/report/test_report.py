@@ -53,7 +53,7 @@ def settings_of(*paths: Path) -> list[Setting]:
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
-    """What the files of a folder hold, but for what is kept to be computed only once."""
+    """Return the contents of a folder's files, without the cached ones."""
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "latents.json"}
 
 
@@ -268,7 +268,7 @@ def test_markdown_cells_stay_cells() -> None:
 
 
 class Checker(HTMLParser):
-    """What a page refers to, its headings, and what its tags lack."""
+    """The references of a page, its headings, and the attributes that its tags lack."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

@@ -201,7 +201,7 @@ def test_a_hundred_million_steps_sort_after_one_less(tmp_path: Path, model: VAE)
 
 
 class Payload:
-    """What an attacker would pickle: loading it makes a file."""
+    """An attacker's pickle: loading it makes a file."""
 
     def __init__(self, path: Path):
         self.path = path

@@ -199,7 +199,7 @@ def test_a_dead_rank_ends_the_job(submit: Submit, tmp_path: Path, small: Path) -
 
 
 def is_rank(process: psutil.Process, job: Job, rank: str) -> bool:
-    """Whether a process is the one of this rank in a job."""
+    """Return true for the process of this rank in a job."""
     try:
         variables = process.environ()
     except psutil.Error:

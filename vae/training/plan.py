@@ -89,4 +89,6 @@ class Plan:
         """Return the line after the last step: what the run's folder holds."""
         pictures = "figures/, " if self.config.run.figures else ""
         contents = f"{self.folder} holds model/, {pictures}summary.json"
-        return f"done: {contents}; curves: tensorboard --logdir {self.folder}/tensorboard"
+        drawn = any(tracker["name"] == "tensorboard" for tracker in self.config.run.trackers)
+        curves = f"; curves: tensorboard --logdir {self.folder}/tensorboard" if drawn else ""
+        return f"done: {contents}{curves}"
