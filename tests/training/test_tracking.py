@@ -22,6 +22,7 @@ from tests.helpers.runs import events, scalars
 from tests.helpers.starts import Outcome
 from vae.config import load
 from vae.data import sources
+from vae.errors import InputError
 from vae.evaluation.latents_file import measure
 from vae.model import VAE
 from vae.report.writing import write_report
@@ -247,6 +248,15 @@ def test_the_documents_own_tracker_is_chosen_filled_and_cut_back(
     space["CSV"](Path("r"), 8, print).close()
     left = (Path("r") / "scalars.csv").read_text().splitlines()
     assert left == [table[0], *(row for row in table[1:] if int(row.split(",")[0]) <= 8)]
+
+
+def test_a_tracker_brings_its_own_rules_as_any_piece_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        SINKS["tensorboard"], "conflicts", classmethod(lambda _, config: iter(["run.trackers: not here"]))
+    )
+    with pytest.raises(InputError, match="not here"):
+        load()
+    assert load(overrides=["run.trackers=[]"]).run.trackers == []
 
 
 def test_a_capacity_is_no_beta_and_each_number_has_one_curve() -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from vae.components import Piece, piece_of
+from vae.components import Piece, piece_of, pieces_of
 from vae.config.help import keys
 from vae.config.schema import Config
 
@@ -18,9 +18,13 @@ def chosen_pieces(config: Config) -> Iterator[type[Piece]]:
     """Yield each piece that a complete configuration names, those named by the settings of others among them."""
     values = config.model_dump()
     for key, field in keys():
+        section, _, name = key.partition(".")
+        value = values[section][name] if name else values[section]
         if marker := piece_of(field.metadata):
-            section, _, name = key.partition(".")
-            yield from marker.pieces(values[section][name] if name else values[section])
+            yield from marker.pieces(value)
+        elif marker := pieces_of(field.annotation):
+            for spec in value:
+                yield from marker.pieces(spec)
 
 
 def _hidden_labels(config: Config) -> Iterator[str]:
