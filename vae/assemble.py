@@ -21,11 +21,12 @@ from vae.engine.gradients import AllReduced, Exact, Gradients
 from vae.engine.ledger import Ledger
 from vae.engine.observation import Observation
 from vae.engine.static import Static
-from vae.engine.update import CompilableAdamW, FusedAdamW, LossScaledAdamW, Update
+from vae.engine.update import CompilableAdamW, FusedAdamW, LossScaledAdamW, Settings, Update
 from vae.errors import InputError
 from vae.families.observing import Observer
 from vae.families.posteriors import POSTERIORS
 from vae.model import VAE
+from vae.networks.options import matrices_of
 from vae.objectives import OBJECTIVES, Objective
 from vae.schedules import LinearWarmup, ScheduleSpec
 
@@ -87,12 +88,14 @@ def choose_threads(config: Config) -> int:
 def build_update(config: Config, accelerator: Accelerator, model: VAE, engine: str) -> Update:
     """Return the optimiser update of an engine, for a model that is on the device."""
     parameters = [weight for weight in model.parameters() if weight.requires_grad]
-    optim = config.optim
+    optim, matrices = config.optim, matrices_of(model)
+    decays = [optim.weight_decay if optim.decayed == "all" or weight in matrices else 0.0 for weight in parameters]
+    settings = Settings(decays, (optim.betas[0], optim.betas[1]), optim.eps)
     if accelerator.scaler is not None:
-        return LossScaledAdamW(accelerator, parameters, optim.max_grad_norm, weight_decay=optim.weight_decay)
+        return LossScaledAdamW(accelerator, parameters, optim.max_grad_norm, settings)
     # on CUDA a kernel for all weights together is better than one for each
     kind = CompilableAdamW if (engine, accelerator.device.type) == ("compile", "cpu") else FusedAdamW
-    return kind(parameters, optim.max_grad_norm, weight_decay=optim.weight_decay)
+    return kind(parameters, optim.max_grad_norm, settings)
 
 
 def build_learning_rate(config: Config) -> Callable[[float], float]:

@@ -3,16 +3,38 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-BETAS, EPSILON = (0.9, 0.999), 1e-8  # of AdamW
 CLIP_EPSILON = 1e-6  # in the clip factor max_norm / (norm + CLIP_EPSILON), as in torch.nn.utils.clip_grad_norm_
 
 State = Mapping[int, Mapping[str, Tensor]]  # moments and step counts, by the position of their weights
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of AdamW.
+
+    Attributes:
+        weight_decay: of each weight, decoupled.
+        betas: decay a step of the moving averages of gradients and of their squares.
+        eps: added to the root of the latter average.
+    """
+
+    weight_decay: Sequence[float]
+    betas: tuple[float, float]
+    eps: float
+
+    def groups(self) -> dict[float, list[int]]:
+        """Return each weight decay with the positions of its weights."""
+        groups: dict[float, list[int]] = {}
+        for place, decay in enumerate(self.weight_decay):
+            groups.setdefault(decay, []).append(place)
+        return groups
 
 
 class Update(ABC):
@@ -21,10 +43,11 @@ class Update(ABC):
     Args:
         parameters: of the model, on the device.
         max_grad_norm: threshold for the global gradient norm; None: no clipping.
+        settings: of AdamW.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], max_grad_norm: float | None):
-        self.parameters = list(parameters)
+    def __init__(self, parameters: Sequence[Tensor], max_grad_norm: float | None, settings: Settings):
+        self.parameters, self.settings = list(parameters), settings
         self.max_grad_norm = math.inf if max_grad_norm is None else max_grad_norm
         self.grad_norm = parameters[0].new_zeros(())
 
@@ -57,13 +80,11 @@ class AdamW(Update):
     (The `step` of a `torch.optim.Optimizer` takes 0.3 ms more on a CPU, and cannot be compiled with what is before it.)
 
     Args:
-        parameters, max_grad_norm: see `Update`.
-        weight_decay: decoupled.
+        parameters, max_grad_norm, settings: see `Update`.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], max_grad_norm: float | None, *, weight_decay: float):
-        super().__init__(parameters, max_grad_norm)
-        self.weight_decay = weight_decay
+    def __init__(self, parameters: Sequence[Tensor], max_grad_norm: float | None, settings: Settings):
+        super().__init__(parameters, max_grad_norm, settings)
         self._mean, self._square = ([torch.zeros_like(weight) for weight in parameters] for _ in range(2))
         self._steps = [self.grad_norm.new_zeros((), dtype=torch.float32) for _ in parameters]
 
@@ -95,19 +116,22 @@ class CompilableAdamW(AdamW):
     @torch.no_grad()
     def __call__(self, gradients: Sequence[Tensor], skip: Tensor, lr: float | Tensor) -> None:
         """Update the weights, unless `skip` is true."""
-        beta1, beta2 = BETAS
+        beta1, beta2 = self.settings.betas
         for count in self._steps:
             count.add_(~skip)
         step = self._steps[0].double()
-        numbers = [1 / self._scale(), lr / (1 - beta1**step), 1 / (1 - beta2**step).sqrt(), 1 - lr * self.weight_decay]
+        groups = self.settings.groups()
+        corrected = [1 / self._scale(), lr / (1 - beta1**step), 1 / (1 - beta2**step).sqrt()]
+        numbers = [*corrected, *[1 - lr * decay for decay in groups]]
         # stacked they lie in memory; else a compiler would put their computation into the loops over the weights
-        factor, size, correction, decay = torch.stack([n.to(self.grad_norm.dtype) for n in numbers]).unbind()
-        rows = zip(self.parameters, gradients, self._mean, self._square, strict=True)
-        for weight, gradient, mean, square in rows:
+        factor, size, correction, *shares = torch.stack([n.to(self.grad_norm.dtype) for n in numbers]).unbind()
+        kept = dict(zip(groups, shares, strict=True))
+        rows = zip(self.parameters, gradients, self._mean, self._square, self.settings.weight_decay, strict=True)
+        for weight, gradient, mean, square, decay in rows:
             clipped = gradient * factor
             new_mean = mean + (clipped - mean) * (1 - beta1)
             new_square = square * beta2 + clipped * clipped * (1 - beta2)
-            new_weight = weight * decay - size * new_mean / (new_square.sqrt() * correction + EPSILON)
+            new_weight = weight * kept[decay] - size * new_mean / (new_square.sqrt() * correction + self.settings.eps)
             for old, new in ((weight, new_weight), (mean, new_mean), (square, new_square)):
                 old.copy_(torch.where(skip, old, new))
 
@@ -119,11 +143,11 @@ class FusedAdamW(AdamW):
     pass of its own, skipping no answer from the device. A `grad_scale` is float32: for float64 weights a pass clips.
 
     Args:
-        parameters, max_grad_norm, weight_decay: see `AdamW`.
+        parameters, max_grad_norm, settings: see `Update`.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], max_grad_norm: float | None, *, weight_decay: float):
-        super().__init__(parameters, max_grad_norm, weight_decay=weight_decay)
+    def __init__(self, parameters: Sequence[Tensor], max_grad_norm: float | None, settings: Settings):
+        super().__init__(parameters, max_grad_norm, settings)
         self._found_inf = self.grad_norm.new_zeros((), dtype=torch.float32)
         self._grad_scale = torch.ones_like(self._found_inf)
 
@@ -141,12 +165,16 @@ class FusedAdamW(AdamW):
     def __call__(self, gradients: Sequence[Tensor], skip: Tensor, lr: float | Tensor) -> None:
         """Update the weights, unless `skip` is true."""
         self._found_inf.copy_(skip)
-        adamw(
-            self.parameters, list(gradients), self._mean, self._square, [], self._steps,
-            fused=True, capturable=self.grad_norm.is_cuda, grad_scale=self._grad_scale, found_inf=self._found_inf,
-            amsgrad=False, maximize=False, lr=lr, beta1=BETAS[0], beta2=BETAS[1], eps=EPSILON,
-            weight_decay=self.weight_decay,
-        )  # fmt: skip
+        beta1, beta2 = self.settings.betas
+        lists = (self.parameters, gradients, self._mean, self._square, self._steps)
+        for decay, places in self.settings.groups().items():
+            weights, own, means, squares, steps = ([tensors[place] for place in places] for tensors in lists)
+            adamw(
+                weights, own, means, squares, [], steps,
+                fused=True, capturable=self.grad_norm.is_cuda, grad_scale=self._grad_scale, found_inf=self._found_inf,
+                amsgrad=False, maximize=False, lr=lr, beta1=beta1, beta2=beta2, eps=self.settings.eps,
+                weight_decay=decay,
+            )  # fmt: skip
 
 
 class LossScaledAdamW(Update):
@@ -154,21 +182,18 @@ class LossScaledAdamW(Update):
 
     Args:
         accelerator: has the scaler.
-        parameters, max_grad_norm, weight_decay: see `AdamW`.
+        parameters, max_grad_norm, settings: see `Update`.
     """
 
     def __init__(
-        self,
-        accelerator: Accelerator,
-        parameters: Sequence[Tensor],
-        max_grad_norm: float | None,
-        *,
-        weight_decay: float,
+        self, accelerator: Accelerator, parameters: Sequence[Tensor], max_grad_norm: float | None, settings: Settings
     ):
-        super().__init__(parameters, max_grad_norm)
+        super().__init__(parameters, max_grad_norm, settings)
         self.accelerator = accelerator
-        plain = torch.optim.AdamW(parameters, betas=BETAS, eps=EPSILON, weight_decay=weight_decay, fused=True)
-        self.optimizer = accelerator.prepare(plain)
+        groups = settings.groups()
+        self._places = [place for places in groups.values() for place in places]  # torch counts group after group
+        own = [{"params": [parameters[i] for i in places], "weight_decay": decay} for decay, places in groups.items()]
+        self.optimizer = accelerator.prepare(torch.optim.AdamW(own, betas=settings.betas, eps=settings.eps, fused=True))
 
     def clip(self, gradients: Sequence[Tensor]) -> Tensor:
         """Return the norm of the global gradient, (), which is clipped by a pass."""
@@ -189,12 +214,13 @@ class LossScaledAdamW(Update):
 
     def state_dict(self) -> State:
         """Return the moments and step counts themselves."""
-        return self.optimizer.state_dict()["state"]
+        return {self._places[row]: moments for row, moments in self.optimizer.state_dict()["state"].items()}
 
     def load_state_dict(self, state: State) -> None:
         """Continue from a `state_dict`."""
         groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        rows = {row: state[place] for row, place in enumerate(self._places) if place in state}
+        self.optimizer.load_state_dict({"state": rows, "param_groups": groups})
 
 
 def total_norm(gradients: Sequence[Tensor]) -> Tensor:
