@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from vae.compat import keep_from_ddp
 from vae.components import build
@@ -51,13 +52,16 @@ def build_data(config: Config, draw: int | None = None) -> DataSet:
     return data.binarize_evaluation(config.run.seed if draw is None else draw)
 
 
-def build_model(config: Config, image_shape: tuple[int, int, int], classes: int = 0) -> VAE:
-    """Return the model with initial weights that depend on the seed alone.
+def build_model(
+    config: Config, image_shape: tuple[int, int, int], classes: int = 0, images: Tensor | None = None
+) -> VAE:
+    """Return the model with initial weights that depend on the seed alone, and the output bias also on the images.
 
     Args:
         config: the run's configuration.
         image_shape: (C, H, W).
         classes: of the data's labels, 0 if there are none.
+        images: of the training set, as the data set has them; None: weights will be loaded, or do not matter.
 
     Raises:
         InputError: the pieces do not go together, or need labels that are not there.
@@ -68,7 +72,10 @@ def build_model(config: Config, image_shape: tuple[int, int, int], classes: int 
             model = VAE(image_shape=image_shape, classes=classes, **config.model.model_dump())
         except ValueError as error:
             raise InputError(f"model: {error}") from None
-    return model.to(DTYPES[config.train.precision])
+    model.to(DTYPES[config.train.precision])
+    if images is not None:
+        model.start_output_bias(images, binary=config.data.binarize != "none")
+    return model
 
 
 def build_objective(config: Config) -> Objective:

@@ -92,6 +92,12 @@ class ModelConfig(Section):
         default=False,
         description="labels that are not given are inferred by a network like the encoder, q(y|x), and marginalised",
     )
+    output_bias: Literal["zero", "data"] = Field(
+        default="zero",
+        description="the decoder's last bias at the start; zero: at or near 0, as its initialization has it; data: "
+        "where p(x|z) fits each pixel of the training images (of a convolution: each channel), for a Bernoulli the "
+        "logit of its mean",
+    )
     hierarchy: Annotated[Spec, PieceOf("vae.families.hierarchy:HIERARCHIES")] = Field(
         default={"name": "Flat"}, description="stochastic layers above z"
     )
