@@ -1,8 +1,6 @@
 """Run by test_pieces.py under the fake runtime, on one rank or several: a few steps of every piece in every table."""
 
-import ctypes
 import json
-import math
 import os
 import sys
 import traceback
@@ -12,38 +10,33 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from tests.helpers.pieces import TABLES
+from tests.cuda import counters, job
+from tests.helpers.pieces import TABLES, combinations
 from vae import assemble
 from vae.config import Config, load
 from vae.data.dataset import DataSet, Split
 from vae.distributed import launch
-from vae.engine import Engine, ledger, static
+from vae.engine import Engine
 from vae.errors import InputError
 from vae.objectives import OBJECTIVES
-import time
-lib = ctypes.CDLL(None)
-for f in ("fake_counts", "fake_graphs", "fake_log", "fake_nodes"):
-    getattr(lib, f).restype = ctypes.c_char_p
 
-def counts():
-    return dict((w, int(n)) for n, w in (l.split("\t", 1) for l in lib.fake_counts().decode().splitlines()))
-
+EXAMPLES, SHAPE, CLASSES = 390, (1, 8, 8), 4
 SMALL = [
-    "train.device=cuda", "model.latent_dim=4", "model.hidden_dim=8", "train.batch_size=16", "objective=ELBO",
+    "train.device=cuda",
+    "model.latent_dim=4",
+    "model.hidden_dim=8",
+    "model.depth=1",
+    "train.batch_size=16",  # 25 steps an epoch, the last one of 6 examples
+    "objective=ELBO",
 ]
-EXAMPLES, SHAPE, CLASSES = 390, (1, 8, 8), 4  # 25 steps an epoch, the last one of 6 examples
 INFERRING = ["model.infer_labels=true", "model.condition=true", "data.labelled=20"]
-CODES = ["model.posterior={name: VectorQuantized, codes: 5, code_dim: 2}"]
-# what a piece needs of others, in the order in which it is tried
-COMPANIONS = [
-    [],
-    INFERRING,
-    [*CODES, "model.prior=UniformCodes", "objective=VectorQuantization"],
-]
+CODES = ["model.posterior={name: VectorQuantized, codes: 5, code_dim: 2}", "objective=VectorQuantization"]
+# what a piece may need beside it, in the order in which it is tried
+COMPANIONS: list[list[str]] = [[], INFERRING, [*CODES, "model.prior=UniformCodes"]]
 # settings outside of the tables that change what a step does
 OTHERS = {
     "conditional": ["model.condition=true"],
-    "inferred labels": [*INFERRING],
+    "inferred labels": INFERRING,
     "centred": ["model.center_input=true"],
     "binarize=dynamic": ["data.binarize=dynamic"],
     "binarize=static": ["data.binarize=static"],
@@ -60,84 +53,115 @@ OTHERS = {
 }
 
 
-def accepted(*settings: str) -> Config | None:
+def accepted(settings: list[str]) -> bool:
+    """Return whether a configuration may have these settings."""
     try:
-        return load(None, [*SMALL, *settings])
+        load(None, [*SMALL, *settings])
     except InputError:
-        return None
+        return False
+    return True
 
 
-def cases() -> dict[str, list[str]]:
-    """Return settings by name: every piece of every table beside the defaults, or beside what it needs."""
-    pieces = {f"{table}={name}": f"model.{table}={name}" for table in TABLES for name in TABLES[table]}
-    pieces |= {f"objective={name}": f"objective={name}" for name in OBJECTIVES}
+def pieces() -> dict[str, list[str]]:
+    """Return settings by name: every piece of every table beside the defaults, or beside what it needs; and others."""
+    tables = [(f"model.{key}", table) for key, table in TABLES.items()] + [("objective", OBJECTIVES)]
+    alone = [f"{key}={name}" for key, table in tables for name in table]
     found = {}
-    for name, setting in pieces.items():
-        tries = [[*companions, setting] for companions in COMPANIONS]
-        found[name] = next((settings for settings in tries if accepted(*settings)), [setting])
+    for one in alone:
+        ways = [way for beside in COMPANIONS for way in ([*beside, one], [one, *beside])]
+        found[one] = next(filter(accepted, ways), [one])
     return found | OTHERS
 
 
-def engine_of(config: Config, accelerator: Accelerator) -> Engine:
+def together() -> dict[str, list[str]]:
+    """Return settings by name: every posterior with every prior, hierarchy and objective that goes with them."""
+    found = {}
+    for chosen in combinations("posterior", "prior", "hierarchy"):
+        for objective in OBJECTIVES:
+            settings = [*(f"model.{key}={name}" for key, name in chosen.items()), f"objective={objective}"]
+            if accepted(settings):
+                found[" ".join(settings)] = settings
+    return found
+
+
+def build(config: Config, accelerator: Accelerator) -> tuple[Engine, str]:
+    """Return an engine (all ranks), and the name of the one that the settings allow."""
     images = torch.randint(0, 256, (EXAMPLES, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     part = Split(images, torch.arange(EXAMPLES) % CLASSES)
     data = DataSet("small", part, part)
     if config.data.labelled:
-        data = data.hide_labels(config.data.labelled, 1, 0)
+        data = data.hide_labels(config.data.labelled, config.data.repeat_labelled, config.run.seed)
     vae, objective = assemble.build_model(config, SHAPE, CLASSES), assemble.build_objective(config)
-    place = accelerator.device, accelerator.process_index, accelerator.num_processes
-    return assemble.build_engine(config, accelerator, vae, objective, assemble.build_batches(config, data, vae, objective, *place))
+    device, rank, world_size = accelerator.device, accelerator.process_index, accelerator.num_processes
+    batches = assemble.build_batches(config, data, vae, objective, device, rank, world_size)
+    wanted, _ = assemble.choose_engine(config, objective, batches, device.type, world_size)
+    return assemble.build_engine(config, accelerator, vae, objective, batches), wanted
 
 
 def run(engine: Engine, first: int, until: int) -> None:
+    """Make the steps `first` .. `until` - 1 (all ranks)."""
     step = first
     while step < until:
         step += engine.advance(step, until)
 
 
-def watched(config: Config, accelerator: Accelerator, engine: str) -> dict[str, Any]:
-    config = config.model_copy(update={"train": config.train.model_copy(update={"engine": engine})})
-    t = time.process_time()
-    try:
-        made = engine_of(config, accelerator)
-    except InputError as error:
-        return {"refused": str(error)}
-    first, until = (0, 48) if made.name == "graph" else (22, 27)
-    run(made, first, first + 2)
-    before = counts()
+def seen(config: Config, accelerator: Accelerator) -> dict[str, Any]:
+    """Return what the steps between two logging points did to the device (all ranks)."""
+    engine, wanted = build(config, accelerator)
+    # over the end of an epoch; captured, enough for a replay of many steps
+    first, until = (0, 48) if engine.name == "graph" else (22, 27)
+    run(engine, first, first + 2)
+    engine.ledger.gather()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        run(made, first + 2, until)
+        with counters.between() as between, counters.step():
+            run(engine, first + 2, until)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    after = counts()
-    new = {k: v - before.get(k, 0) for k, v in after.items() if v != before.get(k, 0)}
-    other = {k: v for k, v in new.items() if not k.startswith(("kernel", "product"))}
-    graphs = lib.fake_graphs().decode()
-    made.drain()
-    return {"name": made.name, "why": made.why, "launches": sum(v for k, v in new.items() if k.startswith(("kernel", "product"))), "other": other, "graphs": graphs, "violations": lib.fake_violations(), "cpu": time.process_time() - t}
+    engine.ledger.gather()
+    return {
+        "engine": engine.name,
+        "wanted": wanted,
+        "why": engine.why,
+        "launches": between.launches,
+        "readbacks": between.readbacks,
+        "pageable": between.pageable,
+        "violations": between.violations,
+    }
+
+
+def tried(settings: list[str], accelerator: Accelerator) -> dict[str, Any]:
+    """Return what `seen` finds, or the problem (all ranks)."""
+    try:
+        return seen(load(None, [*SMALL, *settings]), accelerator)
+    except Exception as error:
+        traceback.print_exc()
+        return {"problem": f"{type(error).__name__}: {error}"}
+
+
+def by_precision(chosen: dict[str, list[str]]) -> dict[str, dict[str, list[str]]]:
+    """Return the cases of each mixed precision, for which an accelerator has to be made anew."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for name, settings in chosen.items():
+        precision = load(None, [*SMALL, *settings]).train.precision
+        found.setdefault(assemble.MIXED_PRECISION[precision], {})[name] = settings
+    return found
 
 
 def main(folder: Path) -> None:
+    """Write what this rank finds."""
     torch.set_num_threads(1)
-    ledger.Ledger._judge = lambda *_: None
-    static.compiled = lambda f, *_: f
-    chosen = cases()
-    if len(sys.argv) > 2:
-        chosen = {k: v for k, v in chosen.items() if sys.argv[2] in k}
-    found = {}
-    for name, settings in chosen.items():
-        config = load(None, [*SMALL, *settings])
-        accelerator = launch.make_accelerator("cuda", assemble.MIXED_PRECISION[config.train.precision], os.environ)
-        for engine in ("eager", "graph"):
-            try:
-                found[f"{name} {engine}"] = watched(config, accelerator, engine)
-            except Exception as error:
-                traceback.print_exc()
-                found[f"{name} {engine}"] = {"error": f"{type(error).__name__} {error}"[:300]}
-            print(name, engine, found[f"{name} {engine}"], flush=True)
-        launch.leave() if accelerator.num_processes == 1 else None
-    print(lib.fake_log().decode())
+    job.silence()
+    alone = os.environ.get("WORLD_SIZE", "1") == "1"
+    rows = []
+    for precision, chosen in by_precision(pieces() | together() if alone else pieces()).items():
+        accelerator = launch.make_accelerator("cuda", precision, os.environ)
+        for name, settings in chosen.items():
+            for engine in ("eager", "auto"):
+                found = tried([*settings, f"train.engine={engine}"], accelerator)
+                rows.append({"name": name, "asked": engine, **found})
+        launch.leave()  # all ranks
+    (folder / f"{os.environ.get('RANK', '0')}.json").write_text(json.dumps(rows))
 
 
 if __name__ == "__main__":
