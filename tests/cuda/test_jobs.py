@@ -85,7 +85,7 @@ def test_a_run_goes_on_with_other_devices(
         engine = "graph" if device == "cuda" else "eager"
         place = [f"train.device={device}", f"train.engine={engine}"]
         done = fake.job(processes, *settings, *place, f"train.max_steps={steps}").succeeded()
-    assert "continues at step 25" in done.out
+    assert "from step 25" in done.out
     summary = json.loads((folder / "summary.json").read_text())
     assert (summary["device"], summary["steps"]) == (after[1], 60)
     assert [row["step"] for row in rows(folder) if row["split"] == "train"] == [25, 32, 60]
