@@ -100,8 +100,10 @@ def build_update(config: Config, accelerator: Accelerator, model: VAE, engine: s
     settings = Settings(decays, (optim.betas[0], optim.betas[1]), optim.eps)
     if accelerator.scaler is not None:
         return LossScaledAdamW(accelerator, parameters, optim.max_grad_norm, settings)
-    # on CUDA a kernel for all weights together is better than one for each
-    kind = CompilableAdamW if (engine, accelerator.device.type) == ("compile", "cpu") else FusedAdamW
+    # on CUDA a kernel for all weights together is better than one for each; but of a step of fixed shape it reads the
+    # learning rate in float32, too coarse for weights in float64
+    slow = accelerator.device.type == "cpu" or parameters[0].dtype == torch.float64
+    kind = CompilableAdamW if engine != "eager" and slow else FusedAdamW
     return kind(parameters, optim.max_grad_norm, settings)
 
 

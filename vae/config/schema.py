@@ -160,7 +160,7 @@ class TrainConfig(Section):
     )
     engine: Literal["auto", "eager", "compile", "graph"] = Field(
         default="auto",
-        description="how a step is run: eager; compile: by compiled functions; graph: whole steps in a CUDA graph; "
+        description="how a step is run: eager; compile: by compiled functions; graph: whole steps in CUDA graphs; "
         "auto: graph on CUDA where possible; on a CPU compile for long runs of one process, else eager",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
