@@ -119,10 +119,27 @@ class Ledger:
 
     def gather(self) -> Tensor:
         """Return every rank's sums, (world size, 7 + E), float64, on the CPU (all ranks); raises `NonFiniteError`."""
+        scaler = self.accelerator.scaler
+        return self.judged(self.rows().cpu(), 0.0 if scaler is None else scaler.get_scale())
+
+    def rows(self) -> Tensor:
+        """Return every rank's sums and first fault, on the device (all ranks: one collective); nothing waits for it."""
         rows = self.accelerator.gather(torch.cat([self.sums, self.fault])[None])
         assert isinstance(rows, Tensor)
-        sums, faults = rows.cpu().split([len(self._names), len(self._fault_names)], dim=1)
-        self._judge(faults)
+        return rows
+
+    def judged(self, rows: Tensor, scale: float) -> Tensor:
+        """Return the sums among `rows` that are on the CPU, (world size, 7 + E); no device is asked.
+
+        Args:
+            rows: of all ranks.
+            scale: of the loss, where there is a scaler; else 0.
+
+        Raises:
+            NonFiniteError: an update was not finite and may not be skipped.
+        """
+        sums, faults = rows.split([len(self._names), len(self._fault_names)], dim=1)
+        self._judge(faults, tolerated=self.skip_nonfinite or scale >= 1)
         return sums
 
     def tensors(self) -> tuple[Tensor, ...]:
@@ -145,10 +162,8 @@ class Ledger:
     def _zeros(self, count: int) -> Tensor:
         return torch.zeros(count, dtype=torch.float64, device=self.accelerator.device)
 
-    def _judge(self, faults: Tensor) -> None:
+    def _judge(self, faults: Tensor, *, tolerated: bool) -> None:
         """Raise if there is a fault (world size, 3 + E) that may not be skipped."""
-        scaler = self.accelerator.scaler
-        tolerated = self.skip_nonfinite or (scaler is not None and scaler.get_scale() >= 1)
         step = faults[:, 0].max().item()
         if step >= 0 and not tolerated:
             finite = faults[:, 1:].isfinite().all(0).tolist()
