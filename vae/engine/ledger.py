@@ -139,7 +139,8 @@ class Ledger:
             NonFiniteError: an update was not finite and may not be skipped.
         """
         sums, faults = rows.split([len(self._names), len(self._fault_names)], dim=1)
-        self._judge(faults, tolerated=self.skip_nonfinite or scale >= 1)
+        if not (self.skip_nonfinite or scale >= 1):
+            self._judge(faults)
         return sums
 
     def tensors(self) -> tuple[Tensor, ...]:
@@ -162,10 +163,10 @@ class Ledger:
     def _zeros(self, count: int) -> Tensor:
         return torch.zeros(count, dtype=torch.float64, device=self.accelerator.device)
 
-    def _judge(self, faults: Tensor, *, tolerated: bool) -> None:
-        """Raise if there is a fault (world size, 3 + E) that may not be skipped."""
+    def _judge(self, faults: Tensor) -> None:
+        """Raise if there is a fault (world size, 3 + E)."""
         step = faults[:, 0].max().item()
-        if step >= 0 and not tolerated:
+        if step >= 0:
             finite = faults[:, 1:].isfinite().all(0).tolist()
             terms = [name for name, is_finite in zip(self._fault_names[1:], finite, strict=True) if not is_finite]
             raise NonFiniteError(round(step), ", ".join(terms) or "gradient")
