@@ -52,7 +52,9 @@ def train(job: Job) -> None:
 
     # Start this process among the others.
     precision, timeout = assemble.MIXED_PRECISION[config.train.precision], config.train.timeout
-    accelerator = launch.make_accelerator(config.train.device, precision, os.environ, timeout)  # all ranks: rendezvous
+    accelerator = launch.make_accelerator(  # all ranks: rendezvous
+        config.train.device, precision, os.environ, timeout, tf32=config.train.tf32
+    )
     launch.set_threads(assemble.choose_threads(config), os.environ)
     rank, world_size, device = accelerator.process_index, accelerator.num_processes, accelerator.device
     say = accelerator.on_main_process(print)

@@ -140,6 +140,11 @@ class TrainConfig(Section):
     precision: Literal["fp32", "bf16", "fp16", "fp64"] = Field(
         default="fp32", description="bf16, fp16: autocast over fp32 weights (fp16 needs CUDA); fp64: for verification"
     )
+    tf32: bool = Field(
+        default=False,
+        description="on CUDA, products and convolutions in precision fp32 are rounded to TF32 (10 of 23 bits of mantissa): "
+        "faster; false: they are not",
+    )
     engine: Literal["auto", "eager", "compile", "graph"] = Field(
         default="auto",
         description="how a step is run: eager; compile: by compiled functions; graph: whole steps in a CUDA graph; "

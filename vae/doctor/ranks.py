@@ -31,7 +31,7 @@ def check_rendezvous(context: Context) -> Finding:
     device = train.device if context.on_cuda else "cpu"
     precision = "no" if context.wants_impossible_fp16 else assemble.MIXED_PRECISION[train.precision]
     try:
-        context.accelerator = make_accelerator(device, precision, context.environment, TIMEOUT)
+        context.accelerator = make_accelerator(device, precision, context.environment, TIMEOUT, tf32=train.tf32)
     except InputError:
         raise
     except Exception as error:  # torch raises many kinds
