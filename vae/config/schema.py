@@ -142,8 +142,7 @@ class TrainConfig(Section):
     )
     tf32: bool = Field(
         default=False,
-        description="on CUDA, products and convolutions in precision fp32 are rounded to TF32 (10 of 23 bits of mantissa): "
-        "faster; false: they are not",
+        description="with fp32 on CUDA: products and convolutions in TF32, 10 bits of mantissa instead of 23; faster",
     )
     engine: Literal["auto", "eager", "compile", "graph"] = Field(
         default="auto",
