@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from tests.helpers import DATA, ROOT
 from tests.helpers.starts import TORCHRUN, Outcome, Program, environment, ranks, run
@@ -98,7 +97,6 @@ def test_a_folder_that_cannot_be_written_is_a_failure(doctor: Doctor, tmp_path: 
     assert "set run.dir" in done.out
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="gpu: no CUDA device is what is tested")
 @pytest.mark.parametrize(("setting", "name"), [("train.precision=fp16", "precision"), ("train.device=cuda", "devices")])
 def test_settings_that_need_a_gpu_are_failures_and_the_rest_is_still_looked_at(
     doctor: Doctor, setting: str, name: str
