@@ -141,7 +141,7 @@ def train(job: Job) -> None:
         summary = summarise(config, state, vae, data, epochs=batches.progress(state.step), **place, **costs)
         draw = partial(draw_figures, folder, vae, data, seed=config.run.seed, before_each=STOP.obey)
         finish = partial(write_results, folder, config, summary, vae, data, tracker, draw)
-        launch.on_main(accelerator, finish)  # all ranks: broadcast, for which the others wait
+        launch.on_main(accelerator, finish, watchdog.wait_for_main)  # all ranks: broadcast, for which the others wait
     accelerator.wait_for_everyone()  # all ranks: barrier
     run.release()
     say(plan.done())

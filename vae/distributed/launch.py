@@ -163,11 +163,18 @@ def set_threads(threads: int, environment: Mapping[str, str]) -> int:
     return torch.get_num_threads()
 
 
-def on_main(accelerator: Accelerator, action: Callable[[], Result]) -> Result:
+def on_main(
+    accelerator: Accelerator, action: Callable[[], Result], wait_for_main: Callable[[], None] | None = None
+) -> Result:
     """Run `action` on the main process and give its result, or what it raised, to all of them (all ranks).
 
     An error that one line says (`vae.errors`) is raised on all ranks as it is; on the other ranks any other error
     becomes a `RuntimeError`.
+
+    Args:
+        accelerator: the process group.
+        action: what the main process is to do.
+        wait_for_main: of a watchdog, for an action that may take longer than a collective waits.
     """
     outcome: list[Any] = [None, None]
     failure: Exception | None = None
@@ -178,6 +185,8 @@ def on_main(accelerator: Accelerator, action: Callable[[], Result]) -> Result:
             failure = error
             unknown = RuntimeError(f"on the main process: {type(error).__name__}: {error}")
             outcome = [None, error if isinstance(error, SHARED) else unknown]
+    if wait_for_main:
+        wait_for_main()
     broadcast_object_list(outcome)
     if failure or outcome[1]:
         raise failure or outcome[1]
