@@ -3,6 +3,8 @@
 import gc
 import importlib
 import os
+import re
+import warnings
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -24,6 +26,12 @@ MIN_SECONDS_TO_MEET = 30.0  # processes that start together may take that long t
 SECONDS_AFTER_WATCHDOG = 10.0  # it is to be first: it knows which rank is missing
 # Accelerate makes a process group where LOCAL_RANK is set, or one of the others is more than 1
 LAUNCHERS_VARIABLES = ("LOCAL_RANK", "WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+# Of what CUDA brings, nothing that a user could act upon: the beginning of a warning, its kind.
+NOT_FOR_USERS = (
+    ("TensorFloat32 tensor cores", UserWarning),  # torch 2.11's compiler advises TF32: train.tf32 decides
+    ("CUDA libdevice not found", UserWarning),  # torch 2.14's compiler takes the copy that Triton brings
+    ("`torch.distributed.all_gather_into_tensor` is deprecated", FutureWarning),  # a call of Accelerate's
+)
 _HOW_TO_LAUNCH = "start N processes with torchrun --nproc-per-node N (or accelerate launch), or unset WORLD_SIZE"
 
 
@@ -58,10 +66,11 @@ def make_accelerator(
     use_cpu = device == "cpu" or not has_cuda
     if mixed_precision == "fp16" and use_cpu:
         raise InputError("train.precision = 'fp16': needs a CUDA device; use bf16 or fp32 on a CPU")
-    if not use_cpu and here > torch.cuda.device_count():
-        devices = f"this machine has {torch.cuda.device_count()} CUDA devices for {here} processes"
-        raise InputError(f"train.device = {device!r}: {devices}; start fewer, or set train.device=cpu")
+    if not use_cpu:
+        _check_devices(device, torch.cuda.device_count(), here, environment)
     set_products(tf32=tf32)
+    for beginning, kind in NOT_FOR_USERS:
+        warnings.filterwarnings("ignore", re.escape(beginning), kind)
     accelerator = _start(
         environment,
         cpu=use_cpu,
@@ -117,6 +126,19 @@ def _check_launcher(environment: Mapping[str, str]) -> int:
         hint = f"but {', '.join(missing)} not set" if missing else "not a number"
         raise InputError(f"WORLD_SIZE = {announced}: {hint}; {_HOW_TO_LAUNCH}")
     return int(announced)
+
+
+def _check_devices(device: str, count: int, here: int, environment: Mapping[str, str]) -> None:
+    """Refuse two processes for one device: Accelerate would count on from the first one, and NCCL fail."""
+    local_rank = environment.get("LOCAL_RANK", "0")
+    if here > count:
+        problem = f"for {here} processes"
+    elif local_rank.isdecimal() and int(local_rank) >= count:
+        problem = f"and this is the process of LOCAL_RANK = {local_rank}"
+    else:
+        return
+    devices = f"this machine has {count} CUDA device{'s' if count != 1 else ''} {problem}"
+    raise InputError(f"train.device = {device!r}: {devices}; start fewer, or set train.device=cpu")
 
 
 def _processes_here(environment: Mapping[str, str]) -> int:

@@ -1,5 +1,6 @@
-"""float32 is float32 on CUDA too, unless TF32 is asked for: the switches of torch that decide it, which a CPU shows."""
+"""CUDA as a CPU shows it: the switches of torch that decide on products, devices that are not there, and warnings."""
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -69,3 +70,35 @@ def test_a_protocol_says_which_products() -> None:
     how = [protocol(data, "none", Bernoulli((1, 4, 4)), seed=0, split="test", tf32=tf32) for tf32 in (False, True)]
     assert [each.pop("tf32") for each in how] == [False, True]
     assert how[0] == how[1]
+
+
+@pytest.mark.parametrize(
+    ("count", "place", "problem"),
+    [
+        (1, {"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}, "has 1 CUDA device for 2 processes"),
+        (2, {"LOCAL_RANK": "2"}, "has 2 CUDA devices and this is the process of LOCAL_RANK = 2"),  # mpirun's
+    ],
+)
+def test_two_processes_never_get_one_device(
+    monkeypatch: pytest.MonkeyPatch, count: int, place: dict[str, str], problem: str
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    rank = {"WORLD_SIZE": "4", "RANK": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    with pytest.raises(InputError, match=rf"^train\.device = 'auto': this machine {problem}; start fewer, or set"):
+        launch.make_accelerator("auto", "no", rank | place)
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        ("TensorFloat32 tensor cores for float32 matrix multiplication available but not enabled.", UserWarning),
+        ("CUDA libdevice not found at /usr/local/cuda; using Triton's bundled libdevice which may", UserWarning),
+        ("`torch.distributed.all_gather_into_tensor` is deprecated. Please use `all_gather_single`", FutureWarning),
+    ],
+)
+def test_a_user_is_not_warned_of_what_torch_and_accelerate_do_to_each_other(message: str, kind: type[Warning]) -> None:
+    launch.make_accelerator("cpu", "no", {})
+    warnings.warn(message, kind, stacklevel=1)  # in tests an error
+    with pytest.raises(kind):
+        warnings.warn(f"Something else: {message}", kind, stacklevel=1)
