@@ -32,7 +32,12 @@ class RendezvousError(RankLostError):
 
 
 def make_accelerator(
-    device: str, mixed_precision: str, environment: Mapping[str, str], timeout: float = 600.0
+    device: str,
+    mixed_precision: str,
+    environment: Mapping[str, str],
+    timeout: float = 600.0,
+    *,
+    backend: str | None = None,
 ) -> Accelerator:
     """Start the process group, if a launcher asked for one, and return the accelerator.
 
@@ -41,6 +46,7 @@ def make_accelerator(
         mixed_precision: `no`, `bf16` or `fp16`.
         environment: `os.environ`: what the launcher said.
         timeout: seconds to wait for the other processes, here and in every collective.
+        backend: of the collectives on CUDA; None: NCCL, which refuses two processes on one device. `gloo` takes them.
 
     Raises:
         InputError: the device is not there, fp16 has no device, or the launcher started another number of processes.
@@ -58,16 +64,15 @@ def make_accelerator(
     if not use_cpu and here > torch.cuda.device_count():
         devices = f"this machine has {torch.cuda.device_count()} CUDA devices for {here} processes"
         raise InputError(f"train.device = {device!r}: {devices}; start fewer, or set train.device=cpu")
+    group = InitProcessGroupKwargs(
+        timeout=timedelta(seconds=max(MIN_SECONDS_TO_MEET, timeout + SECONDS_AFTER_WATCHDOG)),
+        **({} if backend is None else {"backend": backend}),
+    )
     accelerator = _start(
         environment,
         cpu=use_cpu,
         mixed_precision=mixed_precision,
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(gradient_as_bucket_view=True),
-            InitProcessGroupKwargs(
-                timeout=timedelta(seconds=max(MIN_SECONDS_TO_MEET, timeout + SECONDS_AFTER_WATCHDOG))
-            ),
-        ],
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True), group],
     )
     if accelerator.num_processes != announced:  # each process would believe to be alone and write the same files
         raise InputError(f"WORLD_SIZE = {announced}: but {accelerator.num_processes} came together; {_HOW_TO_LAUNCH}")
