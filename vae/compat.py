@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 
+import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from torch import nn
@@ -10,7 +11,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["TorchDispatchMode", "forget_accelerator", "keep_from_ddp", "tracing_autograd", "tree_leaves"]
+__all__ = ["TorchDispatchMode", "forget_accelerator", "fused_adamw", "keep_from_ddp", "tracing_autograd", "tree_leaves"]
+
+# AdamW's kernel: it reads the count of steps, which `torch.optim.adamw.adamw` would first add to, weight by weight
+fused_adamw = torch._fused_adamw_
 
 
 def keep_from_ddp(model: nn.Module, names: Iterable[str]) -> None:

@@ -3,24 +3,28 @@
 What a step reads lies on the device: the images, and for each step of an epoch the indices of its examples, their noise
 and weights, and the scheduled numbers. A counter there says which row is next. So a CUDA graph can hold several steps:
 the host asks for them at once, and the device needs nothing from it.
+
+With several processes a step is two graphs, one before the all-reduce of the gradients and one after it: a collective
+inside a graph is seen by no watchdog of NCCL's, and hangs across nodes with some of its versions.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from vae.data.batches import EpochTable
 from vae.engine.base import Engine
-from vae.engine.compiler import EngineError, compiled
+from vae.engine.compiler import EngineError, compiled, together
 from vae.engine.local_gradients import Measured, local_gradients
-from vae.engine.update import CompilableAdamW
+from vae.engine.update import CompilableAdamW, Numbers
 from vae.model import VAE
 
 STEPS_A_REPLAY = 20
-WARM_UP_STEPS = 3  # before a capture, on a stream of their own: libraries and NCCL set themselves up
+WARM_UP_STEPS = 3  # before a capture, on a stream of their own: libraries set themselves up
 
 
 class StaticStep:
@@ -31,13 +35,17 @@ class StaticStep:
         model: not wrapped.
 
     Attributes:
-        measure, finish: its halves. Neither makes collectives; each can be replaced by itself compiled.
+        measure, finish: its halves, before and after the ranks `meet`. Neither makes collectives; each can be replaced
+            by itself compiled.
+        settle: the part of `finish` before the update; it can be replaced likewise.
+        flat: whether gradients are one tensor: for one collective, and on CUDA one norm.
     """
 
     def __init__(self, engine: Engine, model: VAE):
         self.engine = engine
         self.gradients = local_gradients(engine.accelerator, model, engine.objective, engine.update.parameters)
-        self.measure, self.finish = self._measure, self._finish
+        self.measure, self.finish, self.settle = self._measure, self._finish, self._settle
+        self.flat = engine.accelerator.num_processes > 1 or engine.accelerator.device.type == "cuda"
         batches, device = engine.batches, engine.accelerator.device
         self.names = list(engine.objective.at(0.0))
         steps, rows = batches.steps_per_epoch, batches.rows
@@ -48,24 +56,30 @@ class StaticStep:
         self.now = torch.zeros(steps, len(self.names), dtype=batches.dtype, device=device)
         # on CUDA the fused optimizer reads a learning rate in float32
         self.lr = torch.zeros(steps, dtype=torch.float32 if device.type == "cuda" else torch.float64, device=device)
+        self._tables = (self.index, self.noise, self.weight, self.count, self.now, self.lr)
         self.position = torch.zeros(1, dtype=torch.int64, device=device)  # of the next step in its epoch
         self.step = torch.zeros(1, dtype=torch.float64, device=device)  # and in the run
         self.pixels = torch.empty_like(batches.images) if batches.dynamic else batches.images
 
-    def load(self, epoch: int, table: EpochTable) -> None:
-        """Bring an epoch's rows to the device; what is still running there is done with the old ones first."""
+    def rows(self, epoch: int) -> list[Tensor]:
+        """Return an epoch's rows for `load`, on the CPU.
+
+        In NumPy, for the reason that `TrainingBatches.table` gives; on CUDA pinned, so that no copy waits.
+        """
         batches, engine = self.engine.batches, self.engine
-        first = epoch * batches.steps_per_epoch
+        table, first = batches.table(epoch), epoch * batches.steps_per_epoch
         progress = [batches.progress(first + position) for position in range(batches.steps_per_epoch)]
-        scheduled = [engine.objective.at(at) for at in progress]
-        now = torch.tensor([[at[name] for name in self.names] for at in scheduled], dtype=self.now.dtype)
-        lr = torch.tensor([engine.learning_rate(at) for at in progress], dtype=self.lr.dtype)
-        rows = {self.index: table.index, self.noise: table.noise, self.weight: table.weight, self.count: table.count}
-        for there, here in (rows | {self.now: now, self.lr: lr}).items():
-            here = here.to(there.dtype)
-            there.copy_(here.pin_memory() if there.is_cuda else here, non_blocking=True)
-        if batches.dynamic:
-            self.pixels.copy_(batches.pixels(epoch))
+        now = np.array([list(engine.objective.at(at).values()) for at in progress]).reshape(self.now.shape)
+        lr = np.array([engine.learning_rate(at) for at in progress])
+        rows = (table.index.numpy(), table.noise.numpy(), table.weight.numpy(), table.count.numpy(), now, lr)
+        return [_host_copy(each, there) for each, there in zip(rows, self._tables, strict=True)]
+
+    def load(self, epoch: int, rows: Sequence[Tensor]) -> None:
+        """Bring an epoch's rows to the device; what is still running there is done with the old ones first."""
+        for there, here in zip(self._tables, rows, strict=True):
+            there.copy_(here, non_blocking=True)
+        if self.engine.batches.dynamic:
+            self.pixels.copy_(self.engine.batches.pixels(epoch))
 
     def seek(self, position: int, step: int) -> None:
         """Make `position` of the epoch that is loaded, `step` of the run, the next one."""
@@ -75,21 +89,43 @@ class StaticStep:
     def __call__(self) -> None:
         """Make the next update (all ranks)."""
         gradients, nats = self.measure()
-        self.finish(all_reduced(gradients, self.engine.accelerator.num_processes), nats)
+        self.meet(gradients)
+        self.finish(gradients, nats)
 
     def _measure(self) -> Measured:
-        """Return this rank's gradients and sums for the next batch."""
+        """Return this rank's gradients, in one tensor if they are `flat`, and its sums, for the next batch."""
         index, noise, weight, now = (self._row(table) for table in (self.index, self.noise, self.weight, self.now))
         scheduled = dict(zip(self.names, now.unbind(), strict=True))
-        return self.gradients(self.pixels, self.engine.batches.labels, index, noise, weight, scheduled)
+        gradients, nats = self.gradients(self.pixels, self.engine.batches.labels, index, noise, weight, scheduled)
+        return [torch.cat([each.reshape(-1) for each in gradients])] if self.flat else gradients, nats
+
+    def meet(self, gradients: Sequence[Tensor]) -> None:
+        """Add up the gradients of all ranks (all ranks: one collective, if there are several)."""
+        if self.engine.accelerator.num_processes > 1:
+            torch.distributed.all_reduce(*gradients)
 
     def _finish(self, gradients: Sequence[Tensor], nats: Tensor) -> None:
         """Record and update, with the gradients of all ranks together."""
+        numbers = self.settle(gradients, nats)
+        self.engine.update.apply(self._of_each(gradients), numbers)
+
+    def _settle(self, gradients: Sequence[Tensor], nats: Tensor) -> Numbers:
+        """Record the step; returns the numbers that the update takes."""
         ledger, update = self.engine.ledger, self.engine.update
         skip = ledger.record(nats, self._row(self.count), update.clip(gradients), self.step[0])
-        update(gradients, skip, self._row(self.lr))
+        numbers = update.prepare(skip, self._row(self.lr))
         self.position += 1
         self.step += 1
+        return numbers
+
+    def _of_each(self, gradients: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return the gradient for each weight, laid out in memory as the weight is: the optimizer takes no other."""
+        weights = self.engine.update.parameters
+        if self.flat:
+            parts = gradients[0].split([weight.numel() for weight in weights])
+            return [part.view_as(weight) for part, weight in zip(parts, weights, strict=True)]
+        pairs = zip(gradients, weights, strict=True)
+        return [each if each.stride() == weight.stride() else each.contiguous() for each, weight in pairs]
 
     def tensors(self) -> Iterator[Tensor]:
         """Yield every tensor that a step changes."""
@@ -99,27 +135,40 @@ class StaticStep:
         return table.index_select(0, self.position)[0]
 
 
+def _host_copy(numbers: np.ndarray, there: Tensor) -> Tensor:
+    """Return a copy of numbers on the CPU, in the dtype of the tensor that they go to; for CUDA it is pinned."""
+    copy = torch.empty(numbers.shape, dtype=there.dtype, pin_memory=there.is_cuda)
+    np.copyto(copy.numpy(), numbers, casting="same_kind")
+    return copy
+
+
 @dataclass
 class Static(Engine):
     """Makes whole steps of fixed shape, fast once `prepare` has been called.
 
     Attributes:
         model: not wrapped.
-        captured: whether `prepare` captures steps in a CUDA graph; else each step is called.
+        captured: whether `prepare` captures steps in CUDA graphs; else each step is called.
+        compiles: whether `prepare` compiles the step.
     """
 
     model: VAE
     captured: bool
+    compiles: bool = True
     _step: StaticStep = field(init=False)
     _calls: dict[int, Callable[[], None]] = field(init=False)  # by how many steps they make
+    _graphs: list[torch.cuda.CUDAGraph] = field(init=False, default_factory=list)
     _epoch: int = field(init=False, default=-1)
     _next: int = field(init=False, default=-1)
-    _table: tuple[int, Future[EpochTable]] | None = field(init=False, default=None)
+    _rows: tuple[int, Future[list[Tensor]]] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self._step = StaticStep(self, self.model)
         self._calls = {1: self._step}
-        self._ahead = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        begin = None
+        if self.accelerator.device.type == "cuda":  # a thread's own is the machine's first, which may be another rank's
+            begin = partial(torch.cuda.set_device, torch.cuda.current_device())
+        self._ahead = ThreadPoolExecutor(1, thread_name_prefix="batches", initializer=begin)
 
     def prepare(self) -> None:
         """Compile the step, and capture it where it is to be (all ranks); weights and sums stay as they are.
@@ -130,7 +179,8 @@ class Static(Engine):
         self._seek(0)
         before = [(tensor, tensor.detach().clone()) for tensor in self._step.tensors()]
         try:
-            self._compile()
+            if self.compiles:
+                self._compile()
             if self.captured:
                 self._calls = self._capture()
         finally:
@@ -147,62 +197,91 @@ class Static(Engine):
         self._next = step + made
         return made
 
+    def close(self) -> None:
+        """Let go of the graphs: a process group that is left would wait for those that hold its collectives."""
+        self._calls.clear()
+        for graph in self._graphs:
+            graph.reset()
+        self._graphs.clear()
+        self._ahead.shutdown(wait=False, cancel_futures=True)
+
     def _seek(self, step: int) -> None:
         """Have the device ready to make `step` next."""
         epoch, position = divmod(step, self.batches.steps_per_epoch)
         if epoch != self._epoch:
-            self._step.load(epoch, self._take_table(epoch))
+            self._step.load(epoch, self._take_rows(epoch))
             self._epoch = epoch
         if step != self._next or position == 0:
             self._step.seek(position, step)
 
-    def _take_table(self, epoch: int) -> EpochTable:
-        """Return an epoch's table, and have the next one prepared meanwhile."""
-        ready, self._table = self._table, (epoch + 1, self._ahead.submit(self.batches.table, epoch + 1))
-        return ready[1].result() if ready and ready[0] == epoch else self.batches.table(epoch)
+    def _take_rows(self, epoch: int) -> list[Tensor]:
+        """Return an epoch's rows, and have the next ones prepared meanwhile."""
+        ready, self._rows = self._rows, (epoch + 1, self._ahead.submit(self._step.rows, epoch + 1))
+        return ready[1].result() if ready and ready[0] == epoch else self._step.rows(epoch)
 
     def _compile(self) -> None:
-        step = self._step
-        gradients, nats = step.measure()  # torch.distributions looks up KL rules, untraceably, once
+        """Compile the halves of the step, and compare the gradients (all ranks)."""
+        step, device = self._step, self.accelerator.device.type
+        plain = step.measure()  # torch.distributions looks up KL rules, untraceably, once
         try:
-            step.measure = compiled(step.measure)
+            step.measure = compiled(step.measure, device=device)
             if isinstance(self.update, CompilableAdamW):
-                step.finish = compiled(step.finish, gradients, nats)
+                step.finish = compiled(step.finish, *plain, device=device)
+            else:
+                step.settle = compiled(step.settle, *plain, device=device)
         except EngineError as error:
             if not self.captured:
                 raise
             self.why += f"; it is not compiled: {error}"
 
     def _capture(self) -> dict[int, Callable[[], None]]:
-        """Return replays of one step and of several."""
+        """Return calls that replay one step, or several where this process is alone (all ranks).
+
+        Whatever hinders one rank, all of them raise: they would wait for each other in different collectives.
+        """
+        problem, calls, stream = "", {}, torch.cuda.current_stream()
         try:
             self._warm_up()
-            return {count: self._capture_steps(count).replay for count in (1, STEPS_A_REPLAY)}
-        except RuntimeError as error:
-            raise EngineError(f"a step cannot be captured: {str(error).splitlines()[0]}") from None
+            if self.accelerator.num_processes == 1:
+                calls = {count: self._captured(self._step, count).replay for count in (1, STEPS_A_REPLAY)}
+            else:
+                calls = {1: self._in_halves()}
+        except Exception as error:
+            cause = error.__context__ or error  # what ended the capture, rather than that it has ended
+            problem = f"a step cannot be captured: {str(cause).splitlines()[0]}"
+        finally:
+            torch.cuda.set_stream(stream)  # a capture that fails leaves its own stream in place
+        together(problem)
+        return calls
+
+    def _in_halves(self) -> Callable[[], None]:
+        """Return a call that replays a step's halves, between which the ranks meet."""
+        step, measured = self._step, []
+        before = self._captured(lambda: measured.append(step.measure()))
+        ((gradients, nats),) = measured  # where each replay leaves them
+        after = self._captured(lambda: step.finish(gradients, nats))
+
+        def call() -> None:
+            before.replay()
+            step.meet(gradients)
+            after.replay()
+
+        return call
 
     def _warm_up(self) -> None:
+        """Call the step on a stream of its own, so that libraries set themselves up; the ranks do not meet."""
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(WARM_UP_STEPS):
                 self._step.seek(0, 0)
-                self._step()
+                self._step.finish(*self._step.measure())
         torch.cuda.current_stream().wait_stream(side)
 
-    def _capture_steps(self, count: int) -> torch.cuda.CUDAGraph:
+    def _captured(self, function: Callable[[], None], times: int = 1) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # NCCL's watchdog asks CUDA things meanwhile
-            for _ in range(count):
-                self._step()
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads ask CUDA things meanwhile
+            for _ in range(times):
+                function()
+        self._graphs.append(graph)
         return graph
-
-
-def all_reduced(gradients: Sequence[Tensor], world_size: int) -> Sequence[Tensor]:
-    """Return the sums of each gradient over the ranks (all ranks: one collective)."""
-    if world_size == 1:
-        return gradients
-    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-    torch.distributed.all_reduce(flat)
-    parts = flat.split([gradient.numel() for gradient in gradients])
-    return [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True)]

@@ -3,16 +3,19 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.optim.adamw import adamw
+
+from vae.compat import fused_adamw
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # of AdamW
 CLIP_EPSILON = 1e-6  # in the clip factor max_norm / (norm + CLIP_EPSILON), as in torch.nn.utils.clip_grad_norm_
 
 State = Mapping[int, Mapping[str, Tensor]]  # moments and step counts, by the position of their weights
+Numbers = tuple[Any, ...]  # from `prepare` for `apply`: tensors (), and a learning rate that may be a float
 
 
 class Update(ABC):
@@ -30,11 +33,23 @@ class Update(ABC):
 
     @abstractmethod
     def clip(self, gradients: Sequence[Tensor]) -> Tensor:
-        """Return the norm of the global gradient, (), and have the update clip it; NaN or inf if it is not finite."""
+        """Return the norm of the global gradient, (), and have the update clip it; NaN or inf if it is not finite.
+
+        Args:
+            gradients: one tensor for each weight, or all in one flat tensor.
+        """
 
     @abstractmethod
+    def prepare(self, skip: Tensor, lr: float | Tensor) -> Numbers:
+        """Count the step, unless `skip`, (), bool, is true; returns the numbers that `apply` takes."""
+
+    @abstractmethod
+    def apply(self, gradients: Sequence[Tensor], numbers: Numbers) -> None:
+        """Update the weights by a gradient for each of them, unless the step is skipped; it is of no use afterwards."""
+
     def __call__(self, gradients: Sequence[Tensor], skip: Tensor, lr: float | Tensor) -> None:
-        """Update the weights, unless `skip`, (), bool, is true; gradients are of no use afterwards."""
+        """Update the weights by clipped gradients, unless `skip`, (), bool, is true."""
+        self.apply(gradients, self.prepare(skip, lr))
 
     @abstractmethod
     def state_dict(self) -> State:
@@ -46,13 +61,12 @@ class Update(ABC):
 
     def tensors(self) -> Iterator[Tensor]:
         """Yield every tensor that an update changes."""
-        yield from (*self.parameters, self.grad_norm)
-        for moments in self.state_dict().values():
-            yield from moments.values()
+        moments = [tensor for each in self.state_dict().values() for tensor in each.values()]
+        yield from {id(tensor): tensor for tensor in (*self.parameters, self.grad_norm, *moments)}.values()
 
 
 class AdamW(Update):
-    """An update that keeps step counts and moments itself, as torch's AdamW would.
+    """An update that keeps moments and the count of steps itself: one count, which is the same for all weights.
 
     (The `step` of a `torch.optim.Optimizer` takes 0.3 ms more on a CPU, and cannot be compiled with what is before it.)
 
@@ -65,13 +79,12 @@ class AdamW(Update):
         super().__init__(parameters, max_grad_norm)
         self.weight_decay = weight_decay
         self._mean, self._square = ([torch.zeros_like(weight) for weight in parameters] for _ in range(2))
-        self._steps = [self.grad_norm.new_zeros((), dtype=torch.float32) for _ in parameters]
+        self._step = self.grad_norm.new_zeros((), dtype=torch.float32)
 
     def state_dict(self) -> State:
-        """Return the moments and step counts themselves."""
-        names = ("step", "exp_avg", "exp_avg_sq")
-        rows = zip(self._steps, self._mean, self._square, strict=True)
-        return {place: dict(zip(names, row, strict=True)) for place, row in enumerate(rows)}
+        """Return the moments and step counts themselves, as a `torch.optim.AdamW` names them."""
+        rows = enumerate(zip(self._mean, self._square, strict=True))
+        return {place: {"step": self._step, "exp_avg": mean, "exp_avg_sq": square} for place, (mean, square) in rows}
 
     def load_state_dict(self, state: State) -> None:
         """Continue from a `state_dict`: the same tensors, for a captured step knows no others."""
@@ -93,15 +106,19 @@ class CompilableAdamW(AdamW):
         return self.grad_norm.copy_(torch.stack(squares).sum().sqrt())
 
     @torch.no_grad()
-    def __call__(self, gradients: Sequence[Tensor], skip: Tensor, lr: float | Tensor) -> None:
-        """Update the weights, unless `skip` is true."""
+    def prepare(self, skip: Tensor, lr: float | Tensor) -> Numbers:
+        """Count the step; returns `skip`, then factors of gradient, step size, second moment and weight, each ()."""
         beta1, beta2 = BETAS
-        for count in self._steps:
-            count.add_(~skip)
-        step = self._steps[0].double()
+        step = self._step.add_(~skip).double()
         numbers = [1 / self._scale(), lr / (1 - beta1**step), 1 / (1 - beta2**step).sqrt(), 1 - lr * self.weight_decay]
         # stacked they lie in memory; else a compiler would put their computation into the loops over the weights
-        factor, size, correction, decay = torch.stack([n.to(self.grad_norm.dtype) for n in numbers]).unbind()
+        return skip, *torch.stack([n.to(self.grad_norm.dtype) for n in numbers]).unbind()
+
+    @torch.no_grad()
+    def apply(self, gradients: Sequence[Tensor], numbers: Numbers) -> None:
+        """Update the weights, unless the step is skipped."""
+        beta1, beta2 = BETAS
+        skip, factor, size, correction, decay = numbers
         rows = zip(self.parameters, gradients, self._mean, self._square, strict=True)
         for weight, gradient, mean, square in rows:
             clipped = gradient * factor
@@ -115,38 +132,38 @@ class CompilableAdamW(AdamW):
 class FusedAdamW(AdamW):
     """One fused kernel clips and updates, or leaves everything alone.
 
-    It divides gradients by `grad_scale` as it reads them, and does nothing where `found_inf` is 1: clipping needs no
-    pass of its own, skipping no answer from the device. A `grad_scale` is float32: for float64 weights a pass clips.
-
-    Args:
-        parameters, max_grad_norm, weight_decay: see `AdamW`.
+    It divides gradients by a scale as it reads them, and does nothing where `found_inf` is 1: clipping needs no pass of
+    its own, skipping no answer from the device. The scale is float32: for float64 weights a pass clips.
     """
-
-    def __init__(self, parameters: Sequence[Tensor], max_grad_norm: float | None, *, weight_decay: float):
-        super().__init__(parameters, max_grad_norm, weight_decay=weight_decay)
-        self._found_inf = self.grad_norm.new_zeros((), dtype=torch.float32)
-        self._grad_scale = torch.ones_like(self._found_inf)
 
     def clip(self, gradients: Sequence[Tensor]) -> Tensor:
         """Return the norm of the global gradient, (), and have the update clip it."""
         self.grad_norm.copy_(total_norm(gradients))
-        if self.grad_norm.dtype == torch.float64:
+        if self._clips_in_a_pass:
             for gradient in gradients:
                 gradient.div_(self._scale())
-        else:
-            self._grad_scale.copy_(self._scale())
         return self.grad_norm
 
     @torch.no_grad()
-    def __call__(self, gradients: Sequence[Tensor], skip: Tensor, lr: float | Tensor) -> None:
-        """Update the weights, unless `skip` is true."""
-        self._found_inf.copy_(skip)
-        adamw(
-            self.parameters, list(gradients), self._mean, self._square, [], self._steps,
-            fused=True, capturable=self.grad_norm.is_cuda, grad_scale=self._grad_scale, found_inf=self._found_inf,
-            amsgrad=False, maximize=False, lr=lr, beta1=BETAS[0], beta2=BETAS[1], eps=EPSILON,
-            weight_decay=self.weight_decay,
+    def prepare(self, skip: Tensor, lr: float | Tensor) -> Numbers:
+        """Count the step; returns `found_inf`, the gradients' divisor (both (), float32) and the learning rate."""
+        self._step.add_(~skip)
+        scale = torch.ones_like(self._step) if self._clips_in_a_pass else self._scale()
+        return skip.to(torch.float32), scale, lr
+
+    @torch.no_grad()
+    def apply(self, gradients: Sequence[Tensor], numbers: Numbers) -> None:
+        """Update the weights, unless the step is skipped."""
+        found_inf, scale, lr = numbers
+        fused_adamw(
+            self.parameters, list(gradients), self._mean, self._square, [], [self._step] * len(self.parameters),
+            lr=lr, beta1=BETAS[0], beta2=BETAS[1], weight_decay=self.weight_decay, eps=EPSILON,
+            amsgrad=False, maximize=False, grad_scale=scale, found_inf=found_inf,
         )  # fmt: skip
+
+    @property
+    def _clips_in_a_pass(self) -> bool:
+        return self.grad_norm.dtype == torch.float64
 
 
 class LossScaledAdamW(Update):
@@ -179,10 +196,14 @@ class LossScaledAdamW(Update):
         self.grad_norm.copy_(norm)
         return self.grad_norm
 
-    def __call__(self, gradients: Sequence[Tensor], skip: Tensor, lr: float | Tensor) -> None:
+    def prepare(self, skip: Tensor, lr: float | Tensor) -> Numbers:
+        """Return the learning rate; the scaler finds out for itself what is skipped."""
+        return (lr,)
+
+    def apply(self, gradients: Sequence[Tensor], numbers: Numbers) -> None:
         """Update the weights, unless the scaler has found an overflow: then the norm is not finite either."""
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            (group["lr"],) = numbers
         self.optimizer.step()
         for weight in self.parameters:
             weight.grad = None
@@ -199,6 +220,8 @@ class LossScaledAdamW(Update):
 
 def total_norm(gradients: Sequence[Tensor]) -> Tensor:
     """Return the 2-norm, (), of all gradients together."""
+    if len(gradients) == 1:
+        return torch.linalg.vector_norm(gradients[0])
     if gradients[0].is_cuda:
         return torch.nn.utils.get_total_norm(list(gradients), foreach=True)
     # on the CPU a dot product is three times as fast as a norm, which takes one thread

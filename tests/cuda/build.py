@@ -1,0 +1,110 @@
+"""The fake CUDA runtime as a shared library, built from tests/cuda/runtime/*.cpp when it is asked for first.
+
+The library lies in a cache folder, under a name that follows from its sources and the CUDA headers, so that it is built
+once: several workers of a test run wait for the one that builds.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sysconfig
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from filelock import FileLock
+
+SOURCES = Path(__file__).with_name("runtime")
+COMPILER = "g++"
+HEADERS = ("nvidia/cu13/include", "nvidia/cudnn/include", "nvidia/nccl/include", "triton/backends/nvidia/include")
+PACKAGES = ("torch", "nvidia-cuda-runtime", "nvidia-cudnn-cu13", "nvidia-nccl-cu13", "triton")  # that bring the headers
+FLAGS = ("-std=c++17", "-O1", "-g1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-parameter")
+LIBRARY, DRIVER = "libfakecuda.so", "libcuda.so.1"  # the second is a link, by which programs load the driver
+
+
+class CannotBuildError(RuntimeError):
+    """There is no compiler, or torch has been installed without CUDA."""
+
+
+def library() -> Path:
+    """Return the path of the shared library, built if it is not there yet.
+
+    Raises:
+        CannotBuildError: a tool or header is missing; the message begins with `fakecuda:`, as a reason to skip tests.
+    """
+    headers = [Path(sysconfig.get_path("purelib"), name) for name in HEADERS]
+    if shutil.which(COMPILER) is None:
+        raise CannotBuildError(f"fakecuda: no {COMPILER} to build it with")
+    if missing := [str(folder) for folder in headers if not folder.is_dir()]:
+        raise CannotBuildError(f"fakecuda: torch was installed without CUDA: no {missing[0]}")
+    folder = _cache() / _key()
+    folder.mkdir(parents=True, exist_ok=True)
+    built = folder / LIBRARY
+    with FileLock(folder / "lock"):
+        if not built.exists():
+            _build(built, headers)
+    return built
+
+
+def why_not() -> str:
+    """Return the reason why the library cannot be had here, or nothing."""
+    try:
+        library()
+    except CannotBuildError as error:
+        return str(error)
+    return ""
+
+
+def environment(devices: int, report: Path | None = None) -> dict[str, str]:
+    """Return the variables that put a program under the fake runtime.
+
+    Args:
+        devices: GPUs to show.
+        report: beginning of the path of each process's report; None: no reports.
+    """
+    path = library()
+    folders = [str(path.parent), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
+    return {
+        "LD_PRELOAD": str(path),
+        "LD_LIBRARY_PATH": os.pathsep.join(folders),
+        "TRITON_LIBCUDA_PATH": str(path.parent),
+        "CUDA_VISIBLE_DEVICES": ",".join(map(str, range(devices))),
+        "FAKE_CUDA_DEVICES": str(devices),
+        "FAKE_CUDA_REPORT": str(report.absolute()) if report else "",
+    }
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vae-fakecuda"
+
+
+def _key() -> str:
+    """Return a name for what is built: other sources, flags or headers, another name."""
+    content = hashlib.sha256(repr((FLAGS, *map(_version, PACKAGES))).encode())
+    for path in sorted(SOURCES.iterdir()):
+        content.update(path.name.encode() + path.read_bytes())
+    return content.hexdigest()[:16]
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def _build(built: Path, headers: list[Path]) -> None:
+    """Compile the sources side by side, and link them under another name first: what is there is whole."""
+    includes = [f"-I{folder}" for folder in headers]
+    sources = sorted(SOURCES.glob("*.cpp"))
+    objects = [built.parent / f"{source.stem}.o" for source in sources]
+    compiling = [
+        subprocess.Popen([COMPILER, *FLAGS, *includes, "-c", str(source), "-o", str(there)])
+        for source, there in zip(sources, objects, strict=True)
+    ]
+    assert not any([process.wait() for process in compiling]), "the fake CUDA runtime does not compile"
+    half = built.with_suffix(".half")
+    subprocess.run([COMPILER, "-shared", *map(str, objects), "-o", half, "-ldl", "-lrt", "-lpthread"], check=True)
+    (built.parent / DRIVER).unlink(missing_ok=True)
+    (built.parent / DRIVER).symlink_to(LIBRARY)
+    half.replace(built)
