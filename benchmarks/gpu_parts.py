@@ -2,7 +2,7 @@
 
     python benchmarks/gpu_parts.py PART FILE [--quick]
 
-Appends a line of JSON to FILE for each number as soon as it is known, so that a part that is stopped leaves what it has.
+Appends a line of JSON to FILE for each number as soon as it is known: a part that is stopped leaves what it has.
 """
 
 import argparse
@@ -21,9 +21,10 @@ from xml.etree import ElementTree
 
 import harness
 import torch
-from gpu_lines import COMPILED, EAGER, UNCOMPILED, step_cases, step_key
+from gpu_lines import COMPILED, UNCOMPILED, step_cases, step_key
 from rows import JOB, Row, Sample, select
 from targets import LOGGING, WAITED
+from torch.autograd import DeviceType
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
@@ -88,8 +89,8 @@ def tests(report: Report) -> None:
 
 def same_weights(places: list[str], precision: str, quick: bool) -> dict[str, dict[str, float]]:
     """Return how far the weights of some places lie apart after the same steps."""
-    steps = STEPS_TO_COMPARE if not quick else 2
-    return json.loads(harness.run([str(SAME_WEIGHTS), "--precision", precision, "--steps", str(steps), *places]))
+    settings = ["--steps", "2", "--uncompiled"] if quick else ["--steps", str(STEPS_TO_COMPARE)]
+    return json.loads(harness.run([str(SAME_WEIGHTS), "--precision", precision, *settings, *places]))
 
 
 def exactness(report: Report) -> None:
@@ -119,7 +120,7 @@ def tf32(report: Report) -> None:
     def multiply(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return x.flatten(1) @ x.flatten(1).T
 
-    report("job", _relative_error(convolve, x, weight))
+    report("convolution", _relative_error(convolve, x, weight))
     report("product", _relative_error(multiply, x, weight))
     first, second = (_gradient(convolve, x.cuda(), weight.cuda()) for _ in range(2))
     report("gradient", (first - second).abs().max().item())
@@ -230,7 +231,7 @@ def nodes(report: Report) -> None:
 
 
 def _on_the_device(event: Any) -> bool:
-    return event.device_type == torch.autograd.DeviceType.CUDA and not event.is_user_annotation
+    return event.device_type == DeviceType.CUDA and not event.is_user_annotation
 
 
 def longest(kernels: list[Any], most: int = 15) -> list[dict[str, Any]]:
@@ -244,7 +245,7 @@ def longest(kernels: list[Any], most: int = 15) -> list[dict[str, Any]]:
 
 @contextmanager
 def built(precision: str, batch_size: int, engine: str, report: Report) -> Iterator[Engine]:
-    """Give an engine that trains the default net on MNIST's images, with those of a few steps where it is to be quick."""
+    """Give an engine that trains the default net on MNIST, or quickly on a part of it."""
     settings = {"device": "cuda", "precision": precision, "batch_size": batch_size, "engine": engine.split()[0]}
     places = [f"data.root={harness.ROOT / 'data'}", *(f"train.{key}={value}" for key, value in settings.items())]
     config = load(harness.CONFIG, places)
@@ -256,11 +257,12 @@ def built(precision: str, batch_size: int, engine: str, report: Report) -> Itera
     batches = assemble.build_batches(config, data, vae, objective, accelerator.device)
     original = static.compiled
     if engine == UNCOMPILED:
-        static.compiled = lambda function, *_: function
+        static.compiled = lambda function, *_, **__: function
     try:
         yield assemble.build_engine(config, accelerator, vae, objective, batches)
     finally:
         static.compiled = original
+        torch.compiler.reset()
         launch.leave()
 
 
