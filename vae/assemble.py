@@ -14,7 +14,7 @@ from vae.data.batches import TrainingBatches, count_steps
 from vae.data.dataset import DataSet
 from vae.data.sources import load
 from vae.engine import Engine
-from vae.engine.choice import choose
+from vae.engine.choice import Choice, choose
 from vae.engine.compiler import EngineError
 from vae.engine.eager import Eager
 from vae.engine.gradients import AllReduced, Exact, Gradients
@@ -131,8 +131,8 @@ def build_batches(
 
 def choose_engine(
     config: Config, objective: Objective, batches: TrainingBatches, device: str, world_size: int
-) -> tuple[str, str]:
-    """Return the engine's name and the reason, see `choose`; raises `InputError`."""
+) -> Choice:
+    """Return the engine for a run, see `choose`; raises `InputError`."""
     train, examples = config.train, len(batches.images)
     _, steps = count_steps(examples, train.batch_size, train.epochs, train.max_steps)
     numbers = examples * math.prod(batches.noise_shape)
@@ -154,17 +154,17 @@ def build_engine(
         objective: the loss to be minimised.
         batches: this rank's part of each global batch.
     """
-    name, why = choose_engine(config, objective, batches, accelerator.device.type, accelerator.num_processes)
+    choice = choose_engine(config, objective, batches, accelerator.device.type, accelerator.num_processes)
     vae.to(accelerator.device)
 
-    if name != "eager":
+    if choice.name != "eager":
         try:
-            return _build_static(config, accelerator, vae, objective, batches, name, why)
+            return _build_static(config, accelerator, vae, objective, batches, choice)
         except EngineError as error:
             if config.train.engine != "auto":
-                raise InputError(f"train.engine = {name!r}: {error}; use eager or auto") from None
-            why = f"auto: no {name}: {error}"
-    return _build_eager(config, accelerator, vae, objective, batches, why)
+                raise InputError(f"train.engine = {choice.name!r}: {error}; use eager or auto") from None
+            choice = Choice("eager", f"auto: no {choice.name}: {error}", compiles=False)
+    return _build_eager(config, accelerator, vae, objective, batches, choice.why)
 
 
 def _build_static(
@@ -173,21 +173,21 @@ def _build_static(
     vae: VAE,
     objective: Objective,
     batches: TrainingBatches,
-    name: str,
-    why: str,
+    choice: Choice,
 ) -> Static:
     """Return an engine of whole steps, compiled or captured (all ranks); raises `EngineError`."""
     engine = Static(
-        name=name,
-        why=why,
+        name=choice.name,
+        why=choice.why,
         accelerator=accelerator,
         batches=batches,
         objective=objective,
-        update=build_update(config, accelerator, vae, name),
+        update=build_update(config, accelerator, vae, choice.name),
         ledger=_build_ledger(config, accelerator, objective),
         learning_rate=build_learning_rate(config),
         model=vae,
-        captured=name == "graph",
+        captured=choice.name == "graph",
+        compiles=choice.compiles,
     )
     engine.prepare()
     return engine
