@@ -102,7 +102,8 @@ def _build(built: Path, headers: list[Path]) -> None:
         subprocess.Popen([COMPILER, *FLAGS, *includes, "-c", str(source), "-o", str(there)])
         for source, there in zip(sources, objects, strict=True)
     ]
-    assert not any([process.wait() for process in compiling]), "the fake CUDA runtime does not compile"
+    codes = [process.wait() for process in compiling]
+    assert not any(codes), "the fake CUDA runtime does not compile"
     half = built.with_suffix(".half")
     subprocess.run([COMPILER, "-shared", *map(str, objects), "-o", half, "-ldl", "-lrt", "-lpthread"], check=True)
     (built.parent / DRIVER).unlink(missing_ok=True)

@@ -25,14 +25,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
 from vae.__main__ import COMMANDS
 from vae.distributed import stopping
 from vae.engine import base, ledger, static
 from vae.training import recording
 
+ROOT = Path(__file__).resolve().parents[2]
 STEPS_BETWEEN_VOTES = 2000
 
 
