@@ -9,10 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from targets import Target, targets_of
+from targets import EPOCHS, Target, targets_of
 
 EAGER, UNCOMPILED, COMPILED = "eager", "graph uncompiled", "graph compiled"
 ENGINES = (COMPILED, UNCOMPILED, EAGER)
+JOB_ENGINES = (
+    "auto",
+    "graph",
+)  # of 50 epochs, for which `auto` captures steps without compiling them, `graph` compiles
+LARGE = "images 8192"  # the target of the fastest engine alone
 
 
 @dataclass(frozen=True)
@@ -95,15 +100,20 @@ def _laws() -> list[Line]:
 
 
 def _job() -> list[Line]:
-    promised = [Line("job", t.key, t.what, t.bound, t.at_least) for t in targets_of("cuda", [], "graph")]
-    return [
-        *promised,
-        Line("job", "evaluation", "job: ms of evaluation an epoch"),
-        Line("job", "evaluation share", "job: evaluation, % of training"),
-        Line("job", "logging", "job: logging, % of training"),
-        Line("job", "checkpoints", "job: waiting for checkpoints, % of training", 1.0),
-        Line("job", "start-up", "job: seconds from the command to the first step, compiling included"),
-    ]
+    found = []
+    for engine in JOB_ENGINES:
+        name = f"train.engine={engine}"
+        promised = [t for t in targets_of("cuda", [], engine) if t.key != LARGE]
+        found += [Line("job", f"{engine} {t.key}", f"{name}, {t.what}", t.bound, t.at_least) for t in promised]
+        found += [
+            Line("job", f"{engine} evaluation", f"{name}: ms of evaluation an epoch"),
+            Line("job", f"{engine} evaluation share", f"{name}: evaluation, % of training"),
+            Line("job", f"{engine} logging", f"{name}: logging, % of training"),
+            Line("job", f"{engine} checkpoints", f"{name}: waiting for checkpoints, % of training", 1.0),
+            Line("job", f"{engine} start-up", f"{name}: seconds from the command to the first step"),
+        ]
+    large = [target for target in targets_of("cuda", [], "") if target.key == LARGE]
+    return found + [Line("job", target.key, target.what, target.bound, target.at_least) for target in large]
 
 
 def _scaling() -> list[Line]:
@@ -138,6 +148,7 @@ def _nodes() -> list[Line]:
 
 # --- the predictions --------------------------------------------------------------------------------------------------
 
+STEPS = 23_450  # of 50 epochs at batch 128
 PRODUCTS = 17  # matrix products of a step of the default net
 NODES = {("bf16", COMPILED): 46, ("bf16", UNCOMPILED): 148}  # of a captured step at batch 128
 
@@ -151,29 +162,33 @@ def _chain(precision: str, engine: str) -> Prediction:
 
 
 def _predictions() -> dict[tuple[str, str], Prediction]:
-    fast, slow = _chain("bf16", COMPILED), _chain("bf16", UNCOMPILED)
-    us = f"{fast.low:.0f} to {fast.high:.0f} us a step"
-    return {
-        ("exactness", "eager"): Prediction(0, 1e-9, "rounding of float64, amplified by AdamW"),
-        ("exactness", "graph"): Prediction(0, 1e-9, "rounding of float64, amplified by AdamW"),
+    chains = {"auto": _chain("bf16", UNCOMPILED), "graph": _chain("bf16", COMPILED)}
+    exact = Prediction(0, 1e-9, "rounding of float64, amplified by AdamW")
+    large = "90 us of products, 170 us of memory traffic, gaps"
+    found = {
+        ("exactness", "eager"): exact,
+        ("exactness", "graph"): exact,
         ("tf32", "allowed"): Prediction(1e-4, 1e-3, "products of 10 bits"),
-        ("job", "run"): Prediction(2.2, 4.0, f"23,450 steps, {us}; 50 evaluations of 2 to 20 ms"),
-        ("job", "images"): Prediction(0.9e6, 1.35e6, us),
-        ("job", "images 8192"): Prediction(14e6, 20e6, "90 us of products, 170 us of memory traffic, gaps"),
-        ("job", "evaluation"): Prediction(2.0, 20.0, "917 launches took 20; with the test set on the device 2"),
-        ("job", "logging"): Prediction(1.6, 2.5, "0.33 ms of host time a line, every 100 steps"),
-        ("scaling", "weak 8192"): Prediction(85.0, 95.0, "4.3 MB over NVLink 30 us, a second graph 5 us"),
-        ("scaling", "strong 128"): Prediction(0.0, 1.0, "the exchange stands beside latencies that stay"),
-        ("scaling", "all-reduce"): Prediction(25.0, 60.0, "4.3 MB over NVLink"),
-        ("steps", step_key("bf16", 128, COMPILED)): fast,
-        ("steps", step_key("bf16", 128, UNCOMPILED)): slow,
+        ("job", LARGE): Prediction(14e6, 20e6, large),
+        ("scaling", "weak 8192"): Prediction(85, 95, "4.3 MB over NVLink 30 us, a second graph 5 us"),
+        ("scaling", "strong 128"): Prediction(0, 1, "the exchange stands beside latencies that stay"),
+        ("scaling", "all-reduce"): Prediction(25, 60, "4.3 MB over NVLink"),
         ("steps", step_key("bf16", 128, EAGER)): Prediction(600, 1300, "163 launches; 1,300 us on a slow host"),
-        ("steps", step_key("bf16", 8192, COMPILED)): Prediction(
-            300, 450, "90 us of products, 170 us of memory traffic, gaps"
-        ),
-        ("nodes", f"{COMPILED} nodes"): Prediction(NODES["bf16", COMPILED], NODES["bf16", COMPILED], "counted"),
-        ("nodes", f"{UNCOMPILED} nodes"): Prediction(NODES["bf16", UNCOMPILED], NODES["bf16", UNCOMPILED], "counted"),
+        ("steps", step_key("bf16", 8192, COMPILED)): Prediction(300, 450, large),
     }
+    for engine, kind in (("auto", UNCOMPILED), ("graph", COMPILED)):
+        chain, count = chains[engine], NODES["bf16", kind]
+        us = f"{chain.low:.0f} to {chain.high:.0f} us a step"
+        run = [STEPS * us / 1e6 + EPOCHS * ms / 1e3 for us, ms in ((chain.low, 2), (chain.high, 20))]
+        found |= {
+            ("steps", step_key("bf16", 128, kind)): chain,
+            ("nodes", f"{kind} nodes"): Prediction(count, count, "counted"),
+            ("job", f"{engine} run"): Prediction(*run, f"{STEPS:,} steps, {us}; {EPOCHS} evaluations of 2 to 20 ms"),
+            ("job", f"{engine} images"): Prediction(128e6 / chain.high, 128e6 / chain.low, us),
+            ("job", f"{engine} evaluation"): Prediction(2, 20, "917 launches took 20; on the device throughout 2"),
+            ("job", f"{engine} logging"): Prediction(1.6, 2.5, "0.33 ms of host time a line, every 100 steps"),
+        }
+    return found
 
 
 PREDICTIONS = _predictions()

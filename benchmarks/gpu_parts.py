@@ -21,9 +21,9 @@ from xml.etree import ElementTree
 
 import harness
 import torch
-from gpu_lines import COMPILED, UNCOMPILED, step_cases, step_key
+from gpu_lines import COMPILED, JOB_ENGINES, LARGE, UNCOMPILED, step_cases, step_key
 from rows import JOB, Row, Sample, select
-from targets import LOGGING, WAITED
+from targets import LOGGING, WAITED, targets_of
 from torch.autograd import DeviceType
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
@@ -160,19 +160,26 @@ def row_of(saved: dict[str, Any]) -> Row:
 
 
 def job(report: Report) -> None:
-    """Run the job beside the conventional loops: `throughput.py`, whose targets are judged."""
-    larger = [] if report.quick else ["--steps", "200"]
-    words = ["--precisions", "bf16", "--engines", "graph", "--more-batches", "8192", *larger]
-    found = measured("throughput.py", report, *words)
-    for target in found["targets"]:
-        report(target["key"], *target["values"], what=target["what"])
-    (row,) = select([row_of(saved) for saved in found["rows"]], JOB, "bf16", 128)
-    evaluating, epochs = row.of_summaries("evaluation_seconds"), row.of_summaries("epochs")
-    report("evaluation", *(1000 * s / n for s, n in zip(evaluating, epochs, strict=True)))
-    report("evaluation share", *row.percent_of_training(("evaluation_seconds",)))
-    report("logging", *row.percent_of_training(LOGGING))
-    report("checkpoints", *row.percent_of_training(WAITED))
-    report("start-up", *row.of_summaries("startup_seconds"), benchmark=found)
+    """Run the job beside the conventional loops: `throughput.py`, whose targets are judged for each engine."""
+    words = ["--precisions", "bf16", "--engines", *JOB_ENGINES]
+    larger = [] if report.quick else ["--steps", "200", "--more-batches", "8192"]
+    found = measured("throughput.py", report, *words, *larger)
+    rows = [row_of(saved) for saved in found["rows"]]
+    for engine in JOB_ENGINES:
+        own = [row for row in rows if row.kind != JOB or row.variant == engine]
+        for target in targets_of("cuda", own, engine):
+            if target.key != LARGE:
+                report(f"{engine} {target.key}", *target.values)
+            elif target.values:  # of the faster engine
+                report(LARGE, *target.values, engine=engine)
+        (row,) = select(own, JOB, "bf16", 128)
+        evaluating, epochs = row.of_summaries("evaluation_seconds"), row.of_summaries("epochs")
+        report(f"{engine} evaluation", *(1000 * s / n for s, n in zip(evaluating, epochs, strict=True)))
+        report(f"{engine} evaluation share", *row.percent_of_training(("evaluation_seconds",)))
+        report(f"{engine} logging", *row.percent_of_training(LOGGING))
+        report(f"{engine} checkpoints", *row.percent_of_training(WAITED))
+        report(f"{engine} start-up", *row.of_summaries("startup_seconds"))
+    report("benchmark", result=found)
 
 
 def scaling(report: Report) -> None:
@@ -191,7 +198,8 @@ def scaling(report: Report) -> None:
         speed_up = rows[cards, cards * 8192].times_as_fast_as(rows[1, 8192])
         report("weak 8192", *(100 * times / cards for times in speed_up))
     exchanges = [ms["alone"] for case in found["cases"] for ms in case["exchanges"]]
-    report("all-reduce", *(1000 * ms for ms in exchanges), cards=cards, benchmark=found)
+    report("all-reduce", *(1000 * ms for ms in exchanges), cards=cards)
+    report("benchmark", result=found)
 
 
 # --- a step -----------------------------------------------------------------------------------------------------------
@@ -259,7 +267,9 @@ def built(precision: str, batch_size: int, engine: str, report: Report) -> Itera
     if engine == UNCOMPILED:
         static.compiled = lambda function, *_, **__: function
     try:
-        yield assemble.build_engine(config, accelerator, vae, objective, batches)
+        running = assemble.build_engine(config, accelerator, vae, objective, batches)
+        yield running
+        running.close()
     finally:
         static.compiled = original
         torch.compiler.reset()

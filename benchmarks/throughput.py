@@ -39,7 +39,7 @@ from vae.config import Config, load
 from vae.distributed.launch import cores
 from vae.engine.choice import choose
 
-ENGINES = {"cpu": ["eager", "compile"], "cuda": ["eager", "compile", "graph"]}
+ENGINES = {"cpu": ["eager", "compile"], "cuda": ["auto", "eager", "compile", "graph"]}
 DEFAULTS: dict[str, dict[str, Any]] = {
     "cpu": {"precisions": ["fp32", "bf16"], "steps": 200, "epochs": 2, "patience": 300, "more_batches": []},
     "cuda": {"precisions": ["bf16"], "steps": 500, "epochs": 50, "patience": 0, "more_batches": [1024, 8192, 65536]},
@@ -179,7 +179,8 @@ def main() -> None:
     with harness.scratch():
         rows = measure(args)
     train = load(harness.CONFIG).train
-    default, _ = choose(train, args.device, 1, total_steps=train.epochs * math.ceil(TRAINING_IMAGES / train.batch_size))
+    steps = train.epochs * math.ceil(TRAINING_IMAGES / train.batch_size)
+    default = "auto" if "auto" in args.engines else choose(train, args.device, 1, total_steps=steps).name
     targets = targets_of(args.device, rows, default)
     show(args, origin, rows, targets)
     verdicts = [asdict(target) | {"met": target.met} for target in targets]

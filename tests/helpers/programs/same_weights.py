@@ -59,7 +59,9 @@ def train(device: str, engines: Sequence[str], precision: str, steps: int, file:
         while step < steps:
             step += built.advance(step, steps)
         print(f"rank {rank} of {world_size} on {accelerator.device}: {built.name}, {built.why}", file=sys.stderr)
-        return [weight.detach().cpu().numpy() for weight in built.update.parameters]
+        trained = [weight.detach().cpu().numpy() for weight in built.update.parameters]
+        built.close()
+        return trained
 
     for engine in engines:
         np.savez(f"{file}-{engine}-{rank}.npz", *weights(engine))
