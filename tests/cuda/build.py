@@ -18,8 +18,12 @@ SOURCES = Path(__file__).with_name("runtime")
 COMPILER = "g++"
 HEADERS = ("nvidia/cu13/include", "nvidia/cudnn/include", "nvidia/nccl/include", "triton/backends/nvidia/include")
 PACKAGES = ("torch", "nvidia-cuda-runtime", "nvidia-cudnn-cu13", "nvidia-nccl-cu13", "triton")  # that bring the headers
-FLAGS = ("-std=c++17", "-O1", "-g1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-parameter")
-LIBRARY, DRIVER = "libfakecuda.so", "libcuda.so.1"  # the second is a link, by which programs load the driver
+FLAGS = ("-std=c++17", "-O1", "-g1", "-fPIC", "-Wall")
+LIBRARY, DRIVER, EXPORTS = (
+    "libfakecuda.so",
+    "libcuda.so.1",
+    "exports.map",
+)  # the second is a link, by which programs load the driver
 
 
 class CannotBuildError(RuntimeError):
@@ -105,7 +109,20 @@ def _build(built: Path, headers: list[Path]) -> None:
     codes = [process.wait() for process in compiling]
     assert not any(codes), "the fake CUDA runtime does not compile"
     half = built.with_suffix(".half")
-    subprocess.run([COMPILER, "-shared", *map(str, objects), "-o", half, "-ldl", "-lrt", "-lpthread"], check=True)
+    subprocess.run(
+        [
+            COMPILER,
+            "-shared",
+            *map(str, objects),
+            "-o",
+            half,
+            f"-Wl,--version-script={SOURCES / EXPORTS}",
+            "-ldl",
+            "-lrt",
+            "-lpthread",
+        ],
+        check=True,
+    )
     (built.parent / DRIVER).unlink(missing_ok=True)
     (built.parent / DRIVER).symlink_to(LIBRARY)
     half.replace(built)
