@@ -21,7 +21,7 @@ prediction is seen. Exit codes: 0 all ran, 1 a part failed or results are not wh
 """
 
 import argparse
-import json
+import math
 import os
 import signal
 import subprocess
@@ -38,6 +38,8 @@ from typing import Any
 import harness
 import torch
 from gpu_lines import Line, lines
+from gpu_report import NOT_RUN, read
+from torch.cuda import nccl
 
 from vae.errors import InputError
 
@@ -48,7 +50,6 @@ LIMITS = {
 BUDGET = 600.0  # seconds
 LEAST = 10.0  # with less no part is started
 SHOWN = 100  # letters of a reason in a line of the table; that of the parts has it all
-NOT_RUN = 3  # a part's exit code: it cannot be run here
 SECONDS_TO_END = 10.0  # for a part that is told to
 PART = harness.ROOT / "benchmarks" / "gpu_parts.py"
 
@@ -77,6 +78,11 @@ class Outcome:
         """Return the values of a line."""
         return self.found.get(line.key, {}).get("values", [])
 
+    def reason(self, line: Line) -> str:
+        """Return the reason why a line has no values."""
+        why = self.found.get(line.key, {}).get("why") or self.why or "the part leaves it out"
+        return f"{'failed' if self.failed else 'not run'}: {why}"
+
 
 def parse() -> argparse.Namespace:
     """Return the arguments; raises `InputError`."""
@@ -104,7 +110,7 @@ def run_all(args: argparse.Namespace) -> list[Outcome]:
     with harness.scratch(), tempfile.TemporaryDirectory() as folder:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{folder}/compiled"  # empty at first, then shared by all parts
         for name in args.parts:
-            seconds = min(LIMITS[name], deadline - time.monotonic())
+            seconds = min(math.inf if args.quick else LIMITS[name], deadline - time.monotonic())
             if seconds < LEAST:
                 outcomes.append(Outcome(name, "out of time"))
                 continue
@@ -132,8 +138,7 @@ def run(name: str, file: Path, limit: float, *, quick: bool) -> Outcome:
     text, failed = said.read_text(errors="replace").strip(), code not in (0, NOT_RUN)
     if code and not why:
         why = text.splitlines()[-1].strip() if text else f"exit code {code}"
-    found = {one.pop("key"): one for one in map(json.loads, file.read_text().splitlines())} if file.exists() else {}
-    return Outcome(name, why, failed, time.monotonic() - began, text[-4000:] if failed else "", found)
+    return Outcome(name, why, failed, time.monotonic() - began, text[-4000:] if failed else "", read(file))
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
@@ -160,8 +165,7 @@ def verdict(line: Line, outcome: Outcome, *, quick: bool) -> str:
     """Return met, missed, or the reason why there is no verdict."""
     values = outcome.values(line)
     if not values:
-        why = outcome.why or ("--quick leaves it out" if quick else "nothing measured")
-        return f"{'failed' if outcome.failed else 'not run'}: {why[:SHOWN]}"
+        return outcome.reason(line)[:SHOWN]
     if line.bound is None:
         return ""
     if quick:
@@ -218,8 +222,8 @@ def markdown(args: argparse.Namespace, origin: dict[str, Any], outcomes: Sequenc
 def libraries() -> dict[str, str]:
     """Return the versions of CUDA's libraries, of those that torch has."""
     cudnn = torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None
-    nccl = ".".join(map(str, torch.cuda.nccl.version())) if torch.distributed.is_nccl_available() else None
-    found = {"CUDA": torch.version.cuda, "cuDNN": cudnn, "NCCL": nccl}
+    found_nccl = ".".join(map(str, nccl.version())) if torch.distributed.is_nccl_available() else None
+    found = {"CUDA": torch.version.cuda, "cuDNN": cudnn, "NCCL": found_nccl}
     return {name: str(version) for name, version in found.items() if version}
 
 
@@ -235,13 +239,15 @@ def main() -> int:
     table = path.with_suffix(".md")
     table.write_text(markdown(args, origin, outcomes))
     print(f"written: {path} and {table.name}")
+    return exit_code(outcomes, quick=args.quick)
+
+
+def exit_code(outcomes: Sequence[Outcome], *, quick: bool) -> int:
+    """Return 1 if a part has failed or a law is broken, else 0."""
     by_name = {outcome.name: outcome for outcome in outcomes}
-    broken = [
-        line
-        for line in lines()
-        if line.law and line.part in by_name and line.met(by_name[line.part].values(line)) is False
-    ]
-    return int(any(outcome.failed for outcome in outcomes) or (bool(broken) and not args.quick))
+    laws = [line for line in lines() if line.law and line.part in by_name]
+    broken = [line for line in laws if line.met(by_name[line.part].values(line)) is False]
+    return int(any(outcome.failed for outcome in outcomes) or (bool(broken) and not quick))
 
 
 if __name__ == "__main__":

@@ -140,7 +140,7 @@ def _nodes() -> list[Line]:
         found += [
             Line("nodes", f"{engine} nodes", f"{what}: nodes a step", most),
             Line("nodes", f"{engine} kernels", f"{what}: us of kernels a step"),
-            Line("nodes", f"{engine} step", f"{what}: us a step"),
+            Line("nodes", f"{engine} step", f"{what}: us a step, timed beside the trace"),
             Line("nodes", f"{engine} price", f"{what}: us between two nodes (step less kernels, over nodes)"),
         ]
     return found
@@ -179,11 +179,13 @@ def _predictions() -> dict[tuple[str, str], Prediction]:
     for engine, kind in (("auto", UNCOMPILED), ("graph", COMPILED)):
         chain, count = chains[engine], NODES["bf16", kind]
         us = f"{chain.low:.0f} to {chain.high:.0f} us a step"
-        run = [STEPS * us / 1e6 + EPOCHS * ms / 1e3 for us, ms in ((chain.low, 2), (chain.high, 20))]
+        low, high = (STEPS * step / 1e6 + EPOCHS * ms / 1e3 for step, ms in ((chain.low, 2), (chain.high, 20)))
         found |= {
             ("steps", step_key("bf16", 128, kind)): chain,
             ("nodes", f"{kind} nodes"): Prediction(count, count, "counted"),
-            ("job", f"{engine} run"): Prediction(*run, f"{STEPS:,} steps, {us}; {EPOCHS} evaluations of 2 to 20 ms"),
+            ("job", f"{engine} run"): Prediction(
+                low, high, f"{STEPS:,} steps, {us}; {EPOCHS} evaluations of 2 to 20 ms"
+            ),
             ("job", f"{engine} images"): Prediction(128e6 / chain.high, 128e6 / chain.low, us),
             ("job", f"{engine} evaluation"): Prediction(2, 20, "917 launches took 20; on the device throughout 2"),
             ("job", f"{engine} logging"): Prediction(1.6, 2.5, "0.33 ms of host time a line, every 100 steps"),

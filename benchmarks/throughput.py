@@ -46,7 +46,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }
 QUICK = {"rounds": 1, "steps": 3, "workers": [0], "engines": ["eager"], "precisions": ["fp32"], "epochs": 1}
 QUICK |= {"more_batches": [], "patience": 0}
-QUICK_JOB = ["train.max_steps=10"]
+QUICK_JOB = ["train.max_steps=10", "run.figures=false"]
 IMAGE_SHAPE, TRAINING_IMAGES = (1, 28, 28), 60_000  # of MNIST
 WARM_UP = 10  # steps before each turn of a loop or the floor that do not count
 
