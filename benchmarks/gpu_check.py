@@ -198,7 +198,8 @@ def print_lines(outcome: Outcome, *, quick: bool) -> None:
     rows = [(line, cells(line, outcome, quick=quick)) for line in lines() if line.part == outcome.name]
     shown = [row[:-1] for line, row in rows if line.bound is not None or outcome.values(line)]
     state = f"{'FAILED' if outcome.failed else 'not run'}: {outcome.why}" if outcome.why else "done"
-    print(f"{outcome.name}: {state} ({outcome.seconds:.0f} s)\n\n{harness.table(HEADERS[:-1], shown)}\n", flush=True)
+    table = f"\n{harness.table(HEADERS[:-1], shown)}\n" if shown else ""
+    print(f"{outcome.name}: {state} ({outcome.seconds:.0f} s)\n{table}", flush=True)
 
 
 def markdown(args: argparse.Namespace, origin: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
