@@ -59,7 +59,7 @@ def train(job: Job) -> None:
     say = accelerator.on_main_process(print)
 
     # Build the model, the objective, and this rank's part of each batch.
-    vae = assemble.build_model(config, data.image_shape, data.classes)
+    vae = assemble.build_model(config, data.image_shape, data.classes, data.train.images)
     objective = assemble.build_objective(config)
     batches = assemble.build_batches(config, data, vae, objective, device, rank, world_size)
     agenda = Agenda.of(config.train, len(data.train))

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from vae.compat import keep_from_ddp
 from vae.components import build
@@ -21,11 +22,12 @@ from vae.engine.gradients import AllReduced, Exact, Gradients
 from vae.engine.ledger import Ledger
 from vae.engine.observation import Observation
 from vae.engine.static import Static
-from vae.engine.update import CompilableAdamW, FusedAdamW, LossScaledAdamW, Update
+from vae.engine.update import CompilableAdamW, FusedAdamW, LossScaledAdamW, Settings, Update
 from vae.errors import InputError
 from vae.families.observing import Observer
 from vae.families.posteriors import POSTERIORS
 from vae.model import VAE
+from vae.networks.options import matrices_of
 from vae.objectives import OBJECTIVES, Objective
 from vae.schedules import LinearWarmup, ScheduleSpec
 
@@ -50,13 +52,16 @@ def build_data(config: Config, draw: int | None = None) -> DataSet:
     return data.binarize_evaluation(config.run.seed if draw is None else draw)
 
 
-def build_model(config: Config, image_shape: tuple[int, int, int], classes: int = 0) -> VAE:
-    """Return the model with initial weights that depend on the seed alone.
+def build_model(
+    config: Config, image_shape: tuple[int, int, int], classes: int = 0, images: Tensor | None = None
+) -> VAE:
+    """Return the model with initial weights that depend on the seed alone, and the output bias also on the images.
 
     Args:
         config: the run's configuration.
         image_shape: (C, H, W).
         classes: of the data's labels, 0 if there are none.
+        images: of the training set, as the data set has them; None: weights will be loaded, or do not matter.
 
     Raises:
         InputError: the pieces do not go together, or need labels that are not there.
@@ -67,7 +72,10 @@ def build_model(config: Config, image_shape: tuple[int, int, int], classes: int 
             model = VAE(image_shape=image_shape, classes=classes, **config.model.model_dump())
         except ValueError as error:
             raise InputError(f"model: {error}") from None
-    return model.to(DTYPES[config.train.precision])
+    model.to(DTYPES[config.train.precision])
+    if images is not None:
+        model.start_output_bias(images, binary=config.data.binarize != "none")
+    return model
 
 
 def build_objective(config: Config) -> Objective:
@@ -87,12 +95,16 @@ def choose_threads(config: Config) -> int:
 def build_update(config: Config, accelerator: Accelerator, model: VAE, engine: str) -> Update:
     """Return the optimiser update of an engine, for a model that is on the device."""
     parameters = [weight for weight in model.parameters() if weight.requires_grad]
-    optim = config.optim
+    optim, matrices = config.optim, matrices_of(model)
+    decays = [optim.weight_decay if optim.decayed == "all" or weight in matrices else 0.0 for weight in parameters]
+    settings = Settings(decays, (optim.betas[0], optim.betas[1]), optim.eps)
     if accelerator.scaler is not None:
-        return LossScaledAdamW(accelerator, parameters, optim.max_grad_norm, weight_decay=optim.weight_decay)
-    # on CUDA a kernel for all weights together is better than one for each
-    kind = CompilableAdamW if (engine, accelerator.device.type) == ("compile", "cpu") else FusedAdamW
-    return kind(parameters, optim.max_grad_norm, weight_decay=optim.weight_decay)
+        return LossScaledAdamW(accelerator, parameters, optim.max_grad_norm, settings)
+    # on CUDA a kernel for all weights together is better than one for each; but of a step of fixed shape it reads the
+    # learning rate in float32, too coarse for weights in float64
+    slow = accelerator.device.type == "cpu" or parameters[0].dtype == torch.float64
+    kind = CompilableAdamW if engine != "eager" and slow else FusedAdamW
+    return kind(parameters, optim.max_grad_norm, settings)
 
 
 def build_learning_rate(config: Config) -> Callable[[float], float]:

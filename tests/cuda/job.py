@@ -6,7 +6,7 @@
 What judges values is silenced, or takes its values another way:
 
 - the ledger's judgement of losses that are not finite, and that of the test loss;
-- `assert_ranks_agree`, which compares gradient norms;
+- `assert_ranks_agree`, which compares gradient norms, and `disagreement`, those of a compiled step;
 - the vote on a stop: the signals are gathered over gloo, and the next vote is a fixed number of steps away; the
   collective of the real vote is made as well;
 - object collectives over NCCL go through a gloo group beside it: their bytes pass kernels such as `cat`;
@@ -38,6 +38,7 @@ def silence() -> None:
     """Let nothing judge values; see the module's text."""
     ledger.Ledger._judge = lambda self, faults: None
     base.Engine.assert_ranks_agree = lambda self: None
+    static.Static.disagreement = lambda self, expected, found: ""
     stopping.StopVote._ask = ask
     recording.math = AllFinite()  # pyright: ignore[reportAttributeAccessIssue]
     for name in ("all_gather_object", "broadcast_object_list"):

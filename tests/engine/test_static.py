@@ -206,12 +206,15 @@ def test_a_fault_in_a_replay_names_its_step_and_leaves_the_weights_alone() -> No
 
 
 @pytest.mark.gpu
-def test_forty_replayed_steps_are_forty_eager_ones() -> None:
-    eager, graph = build(device="cuda")
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp64", 1e-12), ("fp32", 1e-4), ("bf16", 1e-2)])
+def test_forty_replayed_steps_are_forty_eager_ones(precision: str, tolerance: float) -> None:
+    """In float64 the law; in float32 AdamW makes steps of lr out of the last bits of exp where a gradient is near 0."""
+    eager, graph = build(f"train.precision={precision}", device="cuda")
+    assert "not compiled" not in graph.why
     run(eager, 40)
     run(graph, 40)
-    assert largest_difference(eager, graph) < 1e-5
-    assert graph.drain().loss == pytest.approx(eager.drain().loss, rel=1e-5)
+    assert largest_difference(eager, graph) < tolerance
+    assert graph.drain().loss == pytest.approx(eager.drain().loss, rel=max(tolerance, 1e-9))
 
 
 @pytest.mark.gpu
@@ -219,6 +222,7 @@ def test_forty_replayed_steps_are_forty_eager_ones() -> None:
 @pytest.mark.parametrize("which", [0, 1])
 def test_nothing_is_read_back_from_the_device_in_fifty_steps(precision: str, which: int) -> None:
     engine = build(f"train.precision={precision}", device="cuda")[which]
+    assert "not compiled" not in engine.why
     run(engine, 6)
     torch.cuda.set_sync_debug_mode("error")
     run(engine, 56, first=6)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import psutil
 
@@ -36,6 +36,16 @@ SMALL = [
     "train.log_every=5",
 ]  # 16 steps of `small`
 SECONDS_TO_FOLLOW = 30.0  # for the other ranks, when one has failed
+
+
+class Process(Protocol):
+    """A process that was started, as `subprocess.Popen` has it."""
+
+    pid: int
+
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def send_signal(self, signum: int) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -111,6 +121,7 @@ class Program:
         cwd: the working folder.
         largest_file: bytes that a file may grow to.
         patches: `module:NAME` -> value, see `Start`; for forks alone.
+        fork: what forks it.
     """
 
     def __init__(
@@ -121,6 +132,7 @@ class Program:
         cwd: Path = ROOT,
         largest_file: int = resource.RLIM_INFINITY,
         patches: dict[str, float] | None = None,
+        fork: Callable[..., Process] = Forked,
     ):
         line = list(map(str, words))
         variables = environment() | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | (env or {})
@@ -129,7 +141,7 @@ class Program:
         with (self._folder / "out").open("ab") as out, (self._folder / "err").open("ab") as err:
             if real:
                 assert not patches
-                self.process: Forked | subprocess.Popen[bytes] = subprocess.Popen(
+                self.process: Process = subprocess.Popen(
                     [sys.executable, *line], cwd=cwd, env=variables, stdin=subprocess.DEVNULL, stdout=out, stderr=err,
                     start_new_session=True,
                     preexec_fn=lambda: resource.setrlimit(
@@ -138,7 +150,7 @@ class Program:
                 )  # fmt: skip
             else:
                 start = Start(line, variables, str(cwd), largest_file, patches or {})
-                self.process = Forked(start, stdout=out.fileno(), stderr=err.fileno())
+                self.process = fork(start, stdout=out.fileno(), stderr=err.fileno())
         self.pid = self.process.pid
         _running.append(self)
 

@@ -20,7 +20,7 @@ from vae.data.batches import staged
 from vae.engine.base import Engine
 from vae.engine.compiler import EngineError, compiled, together
 from vae.engine.local_gradients import Measured, local_gradients
-from vae.engine.update import CompilableAdamW, Numbers, total_norm
+from vae.engine.update import CompilableAdamW, FusedAdamW, Numbers, total_norm
 from vae.model import VAE
 
 STEPS_A_REPLAY = 20
@@ -56,8 +56,8 @@ class StaticStep:
         self.weight = torch.zeros(steps, rows, dtype=batches.dtype, device=device)
         self.count = torch.zeros(steps, dtype=torch.float64, device=device)
         self.now = torch.zeros(steps, len(self.names), dtype=batches.dtype, device=device)
-        # on CUDA the fused optimizer reads a learning rate in float32
-        self.lr = torch.zeros(steps, dtype=torch.float32 if device.type == "cuda" else torch.float64, device=device)
+        fused = isinstance(engine.update, FusedAdamW)  # which reads the learning rate in float32
+        self.lr = torch.zeros(steps, dtype=torch.float32 if fused else torch.float64, device=device)
         self._tables = (self.index, self.noise, self.weight, self.count, self.now, self.lr)
         self.position = torch.zeros(1, dtype=torch.int64, device=device)  # of the next step in its epoch
         self.step = torch.zeros(1, dtype=torch.float64, device=device)  # and in the run

@@ -44,7 +44,8 @@ def interrupted(function: Callable[..., Any], signum: int, count: int) -> Callab
     return wrapped
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run the job, interrupted as the command line says."""
     name, point, count, rank, *arguments = sys.argv[1:]
     if rank in ("all", os.environ.get("RANK", "0")):
         place, attribute = POINTS[point]
@@ -52,3 +53,7 @@ if __name__ == "__main__":
     script = ROOT / "train_ddp.py"
     sys.argv = [str(script), *arguments]
     runpy.run_path(str(script), run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()

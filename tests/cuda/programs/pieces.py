@@ -1,0 +1,168 @@
+"""Run by test_pieces.py under the fake runtime, on one rank or several: a few steps of every piece in every table."""
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from tests.cuda import counters, job
+from tests.helpers.pieces import TABLES, combinations
+from vae import assemble
+from vae.config import Config, load
+from vae.data.dataset import DataSet, Split
+from vae.distributed import launch
+from vae.engine import Engine
+from vae.errors import InputError
+from vae.objectives import OBJECTIVES
+
+EXAMPLES, SHAPE, CLASSES = 390, (1, 8, 8), 4
+SMALL = [
+    "train.device=cuda",
+    "model.latent_dim=4",
+    "model.hidden_dim=8",
+    "model.depth=1",
+    "train.batch_size=16",  # 25 steps an epoch, the last one of 6 examples
+    "objective=ELBO",
+]
+INFERRING = ["model.infer_labels=true", "model.condition=true", "data.labelled=20"]
+CODES = ["model.posterior={name: VectorQuantized, codes: 5, code_dim: 2}", "objective=VectorQuantization"]
+# what a piece may need beside it, in the order in which it is tried
+COMPANIONS: list[list[str]] = [[], INFERRING, [*CODES, "model.prior=UniformCodes"]]
+# settings outside of the tables that change what a step does
+OTHERS = {
+    "conditional": ["model.condition=true"],
+    "inferred labels": INFERRING,
+    "centred": ["model.center_input=true"],
+    "binarize=dynamic": ["data.binarize=dynamic"],
+    "binarize=static": ["data.binarize=static"],
+    "never clipped": ["optim.max_grad_norm=null"],
+    "schedules": ["objective={name: ELBO, beta: {name: Cyclical}}", "optim.lr_schedule={name: Cosine}"],
+    "skipping": ["train.on_nonfinite=skip"],
+    "exact": ["train.exact=6"],
+    "free bits": ["objective={name: ELBO, free_bits: 0.1}"],
+    "doubly reparameterized": ["objective={name: IWAE, gradient: doubly_reparameterized}"],
+    "stratified": ["objective={name: BetaTCVAE, estimator: stratified}"],
+    "bf16": ["train.precision=bf16"],
+    "fp16": ["train.precision=fp16"],
+    "fp64": ["train.precision=fp64"],
+}
+
+
+def accepted(settings: list[str]) -> bool:
+    """Return whether a configuration may have these settings."""
+    try:
+        load(None, [*SMALL, *settings])
+    except InputError:
+        return False
+    return True
+
+
+def pieces() -> dict[str, list[str]]:
+    """Return settings by name: every piece of every table beside the defaults, or beside what it needs; and others."""
+    tables = [(f"model.{key}", table) for key, table in TABLES.items()] + [("objective", OBJECTIVES)]
+    alone = [f"{key}={name}" for key, table in tables for name in table]
+    found = {}
+    for one in alone:
+        ways = [way for beside in COMPANIONS for way in ([*beside, one], [one, *beside])]
+        found[one] = next(filter(accepted, ways), [one])
+    return found | OTHERS
+
+
+def together() -> dict[str, list[str]]:
+    """Return settings by name: every posterior with every prior, hierarchy and objective that goes with them."""
+    found = {}
+    for chosen in combinations("posterior", "prior", "hierarchy"):
+        for objective in OBJECTIVES:
+            settings = [*(f"model.{key}={name}" for key, name in chosen.items()), f"objective={objective}"]
+            if accepted(settings):
+                found[" ".join(settings)] = settings
+    return found
+
+
+def build(config: Config, accelerator: Accelerator) -> tuple[Engine, str]:
+    """Return an engine (all ranks), and the name of the one that the settings allow."""
+    images = torch.randint(0, 256, (EXAMPLES, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    part = Split(images, torch.arange(EXAMPLES) % CLASSES)
+    data = DataSet("small", part, part)
+    if config.data.labelled:
+        data = data.hide_labels(config.data.labelled, config.data.repeat_labelled, config.run.seed)
+    vae, objective = assemble.build_model(config, SHAPE, CLASSES), assemble.build_objective(config)
+    device, rank, world_size = accelerator.device, accelerator.process_index, accelerator.num_processes
+    batches = assemble.build_batches(config, data, vae, objective, device, rank, world_size)
+    wanted = assemble.choose_engine(config, objective, batches, device.type, world_size).name
+    return assemble.build_engine(config, accelerator, vae, objective, batches), wanted
+
+
+def run(engine: Engine, first: int, until: int) -> None:
+    """Make the steps `first` .. `until` - 1 (all ranks)."""
+    step = first
+    while step < until:
+        step += engine.advance(step, until)
+
+
+def seen(config: Config, accelerator: Accelerator) -> dict[str, Any]:
+    """Return what the steps between two logging points did to the device (all ranks)."""
+    engine, wanted = build(config, accelerator)
+    # over the end of an epoch; captured, enough for a replay of many steps
+    first, until = (0, 48) if engine.name == "graph" else (22, 27)
+    run(engine, first, first + 2)
+    engine.ledger.gather()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with counters.between() as between, counters.step():
+            run(engine, first + 2, until)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    engine.ledger.gather()
+    return {
+        "engine": engine.name,
+        "wanted": wanted,
+        "why": engine.why,
+        "launches": between.launches,
+        "readbacks": between.readbacks,
+        "pageable": between.pageable,
+        "violations": between.violations,
+    }
+
+
+def tried(settings: list[str], accelerator: Accelerator) -> dict[str, Any]:
+    """Return what `seen` finds, or the problem (all ranks)."""
+    try:
+        return seen(load(None, [*SMALL, *settings]), accelerator)
+    except Exception as error:
+        traceback.print_exc()
+        return {"problem": f"{type(error).__name__}: {error}"}
+
+
+def by_precision(chosen: dict[str, list[str]]) -> dict[str, dict[str, list[str]]]:
+    """Return the cases of each mixed precision, for which an accelerator has to be made anew."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for name, settings in chosen.items():
+        precision = load(None, [*SMALL, *settings]).train.precision
+        found.setdefault(assemble.MIXED_PRECISION[precision], {})[name] = settings
+    return found
+
+
+def main(folder: Path) -> None:
+    """Write what this rank finds."""
+    torch.set_num_threads(1)
+    job.silence()
+    alone = os.environ.get("WORLD_SIZE", "1") == "1"
+    rows = []
+    for precision, chosen in by_precision(pieces() | together() if alone else pieces()).items():
+        accelerator = launch.make_accelerator("cuda", precision, os.environ)
+        for name, settings in chosen.items():
+            for engine in ("eager", "auto"):
+                found = tried([*settings, f"train.engine={engine}"], accelerator)
+                rows.append({"name": name, "asked": engine, **found})
+        launch.leave()  # all ranks
+    (folder / f"{os.environ.get('RANK', '0')}.json").write_text(json.dumps(rows))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
