@@ -120,6 +120,7 @@ struct State {
     std::mutex mutex;
     std::condition_variable changed;  // a stream has got on
     pid_t pid = getpid();
+    int devices = -1;  // not asked yet
     bool working = false;  // the thread that does what had to wait has been started
     unsigned long long next_id = 1;
     std::map<char*, Block> device_memory, pinned_memory;

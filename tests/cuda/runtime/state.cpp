@@ -22,8 +22,13 @@ static State* fresh() {
     return made;
 }
 
-// A forked child has nothing of its parent's: CUDA cannot be used in it if the parent has used it.
-static void start_anew() { the_state = fresh(); }
+// A forked child has nothing of its parent's but the kernels, which were registered as libraries were loaded: CUDA cannot be
+// used in a child whose parent has used it.
+static void start_anew() {
+    State* parents = the_state;
+    the_state = fresh();
+    the_state->kernels = parents->kernels;
+}
 
 State& state() {
     static bool once = [] {
@@ -36,8 +41,8 @@ State& state() {
 }
 
 int device_count() {
-    static int count = getenv("FAKE_CUDA_DEVICES") ? atoi(getenv("FAKE_CUDA_DEVICES")) : 1;
-    return count;
+    if (state().devices < 0) state().devices = getenv("FAKE_CUDA_DEVICES") ? atoi(getenv("FAKE_CUDA_DEVICES")) : 1;
+    return state().devices;
 }
 
 double now() {
