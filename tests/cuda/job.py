@@ -43,7 +43,7 @@ STEPS_BETWEEN_VOTES, DRAWS_A_PASS = 2000, 1000
 
 def silence() -> None:
     """Let nothing judge values; see the module's text."""
-    ledger.Ledger._judge = lambda self, faults, tolerated: None
+    ledger.Ledger._judge = lambda self, faults: None
     ledger.Ledger.gather = ones(ledger.Ledger.gather)
     for module in (evaluator, scoring):
         module.estimate = ones(module.estimate)
