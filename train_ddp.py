@@ -12,6 +12,7 @@ Ctrl-C (a second one stops at once), 1 anything else.
 import os
 import sys
 import time
+from contextlib import closing
 from functools import partial
 from typing import Any
 
@@ -58,7 +59,7 @@ def train(job: Job) -> None:
     say = accelerator.on_main_process(print)
 
     # Build the model, the objective, and this rank's part of each batch.
-    vae = assemble.build_model(config, data.image_shape, data.classes)
+    vae = assemble.build_model(config, data.image_shape, data.classes, data.train.images)
     objective = assemble.build_objective(config)
     batches = assemble.build_batches(config, data, vae, objective, device, rank, world_size)
     agenda = Agenda.of(config.train, len(data.train))
@@ -96,7 +97,7 @@ def train(job: Job) -> None:
     profiler = Profiler(folder, config.train.profile, device.type, tracker.say)
     watch = Stopwatch(device, state.train_seconds, state.logged_seconds, state.spent)
     recorder = Recorder(accelerator, config, data, vae, engine, state, tracker, watch)
-    with tracker, saying_how_to_go_on(folder, config), watchdog.guarding():
+    with closing(engine), tracker, saying_how_to_go_on(folder, config), watchdog.guarding():
         while state.step < total_steps:
             # Stop where a signal asked for it.
             if signum := stop_signal(state.step):  # all ranks: gather, about once a second
