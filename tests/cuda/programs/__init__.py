@@ -1,0 +1,1 @@
+"""Programs that tests/cuda runs under the fake CUDA runtime."""
