@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -27,13 +28,13 @@ def meet_late(rank: int, sign: Path) -> None:
 
 def give_up(rank: int) -> None:
     """Rank 0 calls what no other calls, and gives up."""
-    group = dist.new_group(backend="nccl")
+    group: Any = dist.new_group(backend="nccl")
     numbers = torch.ones(3, device="cuda")
     dist.all_reduce(numbers, group=group)
     torch.cuda.synchronize()
     if rank == 0:
         dist.all_reduce(numbers, group=group, async_op=True)
-        group._get_backend(torch.device("cuda")).abort()  # pyright: ignore[reportAttributeAccessIssue]
+        group._get_backend(torch.device("cuda")).abort()
         torch.cuda.synchronize()
 
 
@@ -45,7 +46,7 @@ def capture() -> torch.cuda.CUDAGraph:
 
 
 def leave_with(graph: torch.cuda.CUDAGraph) -> None:
-    group = dist.new_group(backend="nccl")
+    group: Any = dist.new_group(backend="nccl")
     dist.all_reduce(torch.ones(3, device="cuda"), group=group)
     torch.cuda.synchronize()
     dist.destroy_process_group(group)
