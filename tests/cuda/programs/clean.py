@@ -1,4 +1,4 @@
-"""A small net trained as the project trains, eagerly and captured, with its graph closed at the end: no rule is broken."""
+"""A small net trained as the project trains, eagerly and captured, its graph closed at the end: no rule is broken."""
 
 import torch
 
