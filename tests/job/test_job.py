@@ -31,9 +31,9 @@ FIGURES = {
 
 @pytest.fixture(scope="session")
 def finished_once(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A short finished run."""
+    """A short finished run, with a checkpoint of each epoch."""
     base = tmp_path_factory.mktemp("finished")
-    settings = [f"data.name={small}", "run.name=short", "run.figures=true", *SMALL]
+    settings = [f"data.name={small}", "run.name=short", "run.figures=true", "train.checkpoint_every=epoch", *SMALL]
     done = launch(1, *settings, cwd=base, env={"OMP_NUM_THREADS": "2"})
     assert done.code == 0, done.err
     return base / "runs" / "short"

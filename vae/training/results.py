@@ -59,7 +59,7 @@ def summarise(
         "epochs": epochs,
         "steps": state.step,
         "skipped": state.skipped,
-        "train_seconds": state.train_seconds,  # logging included, the next two not
+        "train_seconds": state.train_seconds,  # evaluation not included, the next two are
         "evaluation_seconds": state.spent.get("evaluation", 0.0),
         "checkpoint_seconds": state.spent.get("checkpoints", 0.0),
         "logging_seconds": state.spent.get("logging", 0.0),
