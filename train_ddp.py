@@ -53,7 +53,9 @@ def train(job: Job) -> None:
 
     # Start this process among the others.
     precision, timeout = assemble.MIXED_PRECISION[config.train.precision], config.train.timeout
-    accelerator = launch.make_accelerator(config.train.device, precision, os.environ, timeout)  # all ranks: rendezvous
+    accelerator = launch.make_accelerator(  # all ranks: rendezvous
+        config.train.device, precision, os.environ, timeout, tf32=config.train.tf32
+    )
     launch.set_threads(assemble.choose_threads(config), os.environ)
     rank, world_size, device = accelerator.process_index, accelerator.num_processes, accelerator.device
     say = accelerator.on_main_process(print)
@@ -141,7 +143,7 @@ def train(job: Job) -> None:
         summary = summarise(config, state, vae, data, epochs=batches.progress(state.step), **place, **costs)
         draw = partial(draw_figures, folder, vae, data, seed=config.run.seed, before_each=STOP.obey)
         finish = partial(write_results, folder, config, summary, vae, data, tracker, draw)
-        launch.on_main(accelerator, finish)  # all ranks: broadcast, for which the others wait
+        launch.on_main(accelerator, finish, watchdog.wait_for_main)  # all ranks: broadcast, for which the others wait
     accelerator.wait_for_everyone()  # all ranks: barrier
     run.release()
     say(plan.done())

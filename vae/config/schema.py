@@ -164,6 +164,10 @@ class TrainConfig(Section):
     precision: Literal["fp32", "bf16", "fp16", "fp64"] = Field(
         default="fp32", description="bf16, fp16: autocast over fp32 weights (fp16 needs CUDA); fp64: for verification"
     )
+    tf32: bool = Field(
+        default=False,
+        description="with fp32 on CUDA: products and convolutions in TF32, 10 bits of mantissa instead of 23; faster",
+    )
     engine: Literal["auto", "eager", "compile", "graph"] = Field(
         default="auto",
         description="how a step is run: eager; compile: by compiled functions; graph: whole steps in CUDA graphs; "
