@@ -170,6 +170,9 @@ def _predictions() -> dict[tuple[str, str], Prediction]:
         ("scaling", "all-reduce"): Prediction(25, 60, "4.3 MB over NVLink"),
         ("steps", step_key("bf16", 128, EAGER)): Prediction(600, 1300, "163 launches; 1,300 us on a slow host"),
         ("steps", step_key("bf16", 8192, COMPILED)): Prediction(300, 450, large),
+        ("steps", f"{step_key('bf16', 8192, COMPILED)} loading"): Prediction(
+            430, 700, "a core draws an epoch in 3.5 ms"
+        ),
     }
     for engine, kind in (("auto", UNCOMPILED), ("graph", COMPILED)):
         chain, count = CHAINS[kind], NODES[kind]
