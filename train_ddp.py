@@ -53,7 +53,9 @@ def train(job: Job) -> None:
 
     # Start this process among the others.
     precision, timeout = assemble.MIXED_PRECISION[config.train.precision], config.train.timeout
-    accelerator = launch.make_accelerator(config.train.device, precision, os.environ, timeout)  # all ranks: rendezvous
+    accelerator = launch.make_accelerator(  # all ranks: rendezvous
+        config.train.device, precision, os.environ, timeout, tf32=config.train.tf32
+    )
     launch.set_threads(assemble.choose_threads(config), os.environ)
     rank, world_size, device = accelerator.process_index, accelerator.num_processes, accelerator.device
     say = accelerator.on_main_process(print)
@@ -91,18 +93,18 @@ def train(job: Job) -> None:
     say(plan.warnings(start.notes), end="", file=sys.stderr)
     say(plan.training(engine, state.step, start.changed))
     first_step, startup_seconds = state.step, 0.0
-    stop_signal = StopVote(accelerator, STOP)
     tracker = Tracker(accelerator, folder, config, step=state.step, total_steps=total_steps)  # all ranks: broadcast
-    saver = Saver(accelerator, folder / CHECKPOINTS, vae, engine, tracker, data.fingerprint, step=state.step)
     profiler = Profiler(folder, config.train.profile, device.type, tracker.say)
     watch = Stopwatch(device, state.train_seconds, state.logged_seconds, state.spent)
+    checkpoints = folder / CHECKPOINTS
+    saver = Saver(accelerator, checkpoints, vae, engine, tracker, watch, data.fingerprint, step=state.step)
+    vote = StopVote(accelerator, STOP, saver.wanted)
     recorder = Recorder(accelerator, config, data, vae, engine, state, tracker, watch)
     with closing(engine), tracker, saying_how_to_go_on(folder, config), watchdog.guarding():
         while state.step < total_steps:
             # Stop where a signal asked for it.
-            if signum := stop_signal(state.step):  # all ranks: gather, about once a second
-                saver.save(state, watch)  # all ranks: gather
-                saver.finish()  # all ranks: broadcast
+            if signum := vote(state.step):  # all ranks: gather, about once a second
+                saver.finish(state)  # all ranks: gather, broadcast
                 where = f"after step {state.step:,}, saved" if state.step else "before the first step"
                 raise Stopped(signum, f"stopped {where}")
 
@@ -127,20 +129,21 @@ def train(job: Job) -> None:
                     is_best = recorder.report_evaluation()  # all ranks: gather
 
             # Save a checkpoint.
-            if agenda.saves(state.step) or is_best:
-                with watch.paused("checkpoints"):
-                    saver.save(state, watch)  # all ranks: gather
+            if is_best:
+                saver.keep_best(state)  # all ranks: gather
+            if agenda.saves(state.step, vote.granted):
+                saver.save(state)  # all ranks: gather
 
         # Write the results.
         profiler.close()
-        saver.finish()  # all ranks: broadcast
+        saver.finish(state)  # all ranks: gather, broadcast
         watchdog.dismiss()
         place = {"world_size": world_size, "device": device.type, "engine": engine.name}
         costs = {"checkpoints": saver.costs(), "startup_seconds": startup_seconds}
         summary = summarise(config, state, vae, data, epochs=batches.progress(state.step), **place, **costs)
         draw = partial(draw_figures, folder, vae, data, seed=config.run.seed, before_each=STOP.obey)
         finish = partial(write_results, folder, config, summary, vae, data, tracker, draw)
-        launch.on_main(accelerator, finish)  # all ranks: broadcast, for which the others wait
+        launch.on_main(accelerator, finish, watchdog.wait_for_main)  # all ranks: broadcast, for which the others wait
     accelerator.wait_for_everyone()  # all ranks: barrier
     run.release()
     say(plan.done())

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Iterator
-from typing import Any, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic.fields import FieldInfo
@@ -93,7 +93,8 @@ def _type_name(field: FieldInfo) -> str:
     if get_origin(field.annotation) is list:
         return f"list of {_type_name(FieldInfo.from_annotation(get_args(field.annotation)[0]))}"
     if options := get_args(field.annotation):
-        kind = " | ".join("null" if o is type(None) else getattr(o, "__name__", str(o)) for o in options)
+        words = [word for o in options for word in (get_args(o) if get_origin(o) is Literal else [o])]
+        kind = " | ".join("null" if o is type(None) else getattr(o, "__name__", str(o)) for o in words)
     else:
         kind = getattr(field.annotation, "__name__", str(field.annotation))
     signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}

@@ -3,9 +3,9 @@
 Torch is not imported for it: the tables of components are named here, and looked up when a component is completed.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from vae.components import PieceOf, Spec, SpecError
 from vae.schedules import ScheduleSpec
@@ -24,6 +24,12 @@ def _each_once(specs: list[Spec]) -> list[Spec]:
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise SpecError([("", f" = {names!r}: name {twice} once")])
     return specs
+
+
+def _steps_or_epoch(value: Any) -> Any:
+    if value != "epoch" and not (type(value) is int and value >= 0):
+        raise SpecError([("", f" = {value!r}: must be a number of steps, 0 or more, or epoch")])
+    return value
 
 
 class RunConfig(Section):
@@ -158,6 +164,10 @@ class TrainConfig(Section):
     precision: Literal["fp32", "bf16", "fp16", "fp64"] = Field(
         default="fp32", description="bf16, fp16: autocast over fp32 weights (fp16 needs CUDA); fp64: for verification"
     )
+    tf32: bool = Field(
+        default=False,
+        description="with fp32 on CUDA: products and convolutions in TF32, 10 bits of mantissa instead of 23; faster",
+    )
     engine: Literal["auto", "eager", "compile", "graph"] = Field(
         default="auto",
         description="how a step is run: eager; compile: by compiled functions; graph: whole steps in CUDA graphs; "
@@ -173,7 +183,10 @@ class TrainConfig(Section):
     eval_every: int = Field(
         default=1, ge=0, description="epochs between two evaluations on the test set; 0: only at the end"
     )
-    checkpoint_every: int = Field(default=0, ge=0, description="steps between two checkpoints; 0: each epoch")
+    checkpoint_every: Annotated[int | Literal["epoch"], BeforeValidator(_steps_or_epoch)] = Field(
+        default=0,
+        description="steps between two checkpoints; epoch: one each epoch; 0: after an epoch, one in 30 seconds",
+    )
     min_active: float = Field(
         default=0.1,
         ge=0,

@@ -61,13 +61,21 @@ class Engine(ABC):
         self.ledger.gather()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state that a checkpoint needs beside the weights (all ranks); raises `NonFiniteError`."""
+        """Return the state that a checkpoint needs beside the weights, still on the device (all ranks).
+
+        Nothing waits for the device. A checkpoint takes the state from `judged`.
+        """
         scaler = self.accelerator.scaler
         return {
             "optimizer": self.update.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
-            "sums": self.ledger.gather(),
+            "sums": self.ledger.rows(),
         }
+
+    def judged(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Return a `state_dict` that is on the CPU, without its faults; raises `NonFiniteError`, asks no device."""
+        scale = 0.0 if state["scaler"] is None else state["scaler"]["scale"]
+        return state | {"sums": self.ledger.judged(state["sums"], scale)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a `state_dict`, of any engine and any world size."""

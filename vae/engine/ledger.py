@@ -119,10 +119,28 @@ class Ledger:
 
     def gather(self) -> Tensor:
         """Return every rank's sums, (world size, 7 + E), float64, on the CPU (all ranks); raises `NonFiniteError`."""
+        scaler = self.accelerator.scaler
+        return self.judged(self.rows().cpu(), 0.0 if scaler is None else scaler.get_scale())
+
+    def rows(self) -> Tensor:
+        """Return every rank's sums and first fault, on the device (all ranks: one collective); nothing waits for it."""
         rows = self.accelerator.gather(torch.cat([self.sums, self.fault])[None])
         assert isinstance(rows, Tensor)
-        sums, faults = rows.cpu().split([len(self._names), len(self._fault_names)], dim=1)
-        self._judge(faults)
+        return rows
+
+    def judged(self, rows: Tensor, scale: float) -> Tensor:
+        """Return the sums among `rows` that are on the CPU, (world size, 7 + E); no device is asked.
+
+        Args:
+            rows: of all ranks.
+            scale: of the loss, where there is a scaler; else 0.
+
+        Raises:
+            NonFiniteError: an update was not finite and may not be skipped.
+        """
+        sums, faults = rows.split([len(self._names), len(self._fault_names)], dim=1)
+        if not (self.skip_nonfinite or scale >= 1):
+            self._judge(faults)
         return sums
 
     def tensors(self) -> tuple[Tensor, ...]:
@@ -146,11 +164,9 @@ class Ledger:
         return torch.zeros(count, dtype=torch.float64, device=self.accelerator.device)
 
     def _judge(self, faults: Tensor) -> None:
-        """Raise if there is a fault (world size, 3 + E) that may not be skipped."""
-        scaler = self.accelerator.scaler
-        tolerated = self.skip_nonfinite or (scaler is not None and scaler.get_scale() >= 1)
+        """Raise if there is a fault (world size, 3 + E)."""
         step = faults[:, 0].max().item()
-        if step >= 0 and not tolerated:
+        if step >= 0:
             finite = faults[:, 1:].isfinite().all(0).tolist()
             terms = [name for name, is_finite in zip(self._fault_names[1:], finite, strict=True) if not is_finite]
             raise NonFiniteError(round(step), ", ".join(terms) or "gradient")

@@ -1,7 +1,7 @@
 """Numbers on held-out data, each with its protocol, and views of a model: images and codes."""
 
 from vae.evaluation.collapse import CollapseWatch
-from vae.evaluation.heldout import Evaluation, evaluate, measure_latents
+from vae.evaluation.heldout import Evaluation, HeldOut, evaluate, measure_latents
 from vae.evaluation.latents import ACTIVE, LatentMeasures
 from vae.evaluation.passes import chunks, evaluating, images_of, labels_for
 from vae.evaluation.protocols import protocol
@@ -11,6 +11,7 @@ __all__ = [
     "ACTIVE",
     "CollapseWatch",
     "Evaluation",
+    "HeldOut",
     "LatentMeasures",
     "chunks",
     "embedding",

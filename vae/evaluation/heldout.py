@@ -53,40 +53,56 @@ class Evaluation:
         return {name: getattr(self, name) for name in names} | units | right
 
 
-def evaluate(accelerator: Accelerator, model: VAE, part: Split, *, seed: int, split: str) -> Evaluation:
-    """Return the means over all images of a part of the data; each rank evaluates its share (all ranks).
+class HeldOut:
+    """A part of the data, kept where the model is, with the noise of its evaluations; each rank has its share.
 
     Args:
         accelerator: precision and reduction.
-        model: the unwrapped model.
+        model: the unwrapped model, on the device.
         part: N images, the same on every rank.
         seed, split: the noise of example i is a function of these and i alone.
     """
-    mine = share(len(part), accelerator.process_index, accelerator.num_processes)
-    noise = randomness.normal(len(part), model.noise_dim, seed, f"evaluate/{split}")
-    truth = None if model.classifier is None or part.hides_labels else part.labels
 
-    def parts() -> Iterator[Tally]:
-        for rows in list(chunks(mine, model.passes)) or [slice(0, 1)]:  # a rank without an example: a stand-in
-            x, labels = images_of(model, part, rows), labels_for(model, part, rows)
-            with accelerator.autocast():
-                output = model(x, noise[rows].to(x), labels)
-                at_mean = _at_mean(model, output, x, labels)
-            terms = negative_elbo(output, x)
-            values = [terms.loss, terms.reconstruction, terms.kl, -at_mean.log_prob(x)]
-            if truth is not None and output.labels is not None:
-                values.append((output.labels.most_probable == truth[rows].to(x.device)).to(terms.loss))
-            yield Tally.of(output.latents, torch.stack(values), output.labels)
+    def __init__(self, accelerator: Accelerator, model: VAE, part: Split, *, seed: int, split: str):
+        self.accelerator, self.model, self.count = accelerator, model, len(part)
+        mine = share(len(part), accelerator.process_index, accelerator.num_processes)
+        self.mine = mine.stop - mine.start
+        here = mine if self.mine else slice(0, 1)  # a rank without an example: a stand-in, which does not count
+        weights = next(model.parameters())
+        noise = randomness.normal(len(part), model.noise_dim, seed, f"evaluate/{split}")
+        self.noise = noise[here].to(weights)
+        labels = None if part.labels is None else part.labels[here].to(weights.device)
+        self.part = Split(part.images[here].to(weights.device), labels)
+        self.truth = None if model.classifier is None or part.hides_labels else labels
+        self.has_probabilities = has_probabilities(model, part)
 
-    with evaluating(model):
-        own = Tally.merged(list(parts()))
-    gathered = accelerator.gather(own.packed()[None] * (mine.stop > mine.start))  # a stand-in does not count
-    assert isinstance(gathered, Tensor)
-    tally = Tally.merged([own.unpacked(row) for row in gathered])
-    loss, reconstruction, divergence, at_mean_z, *accuracy = (tally.sums / tally.count).tolist()
-    bits = bits_per_dim(loss, model.image_shape) if has_probabilities(model, part) else None
-    latents = tally.measures(divergence)
-    return Evaluation(loss, reconstruction, divergence, at_mean_z, len(part), latents, bits, *accuracy)
+    def evaluate(self) -> Evaluation:
+        """Return the means over all images (all ranks); the device is read once."""
+        with evaluating(self.model):
+            own = Tally.merged([self._tally(rows) for rows in chunks(slice(0, len(self.part)), self.model)])
+        gathered = self.accelerator.gather(own.packed()[None] * (self.mine > 0))
+        assert isinstance(gathered, Tensor)
+        tally = Tally.merged([own.unpacked(row) for row in gathered.cpu()])
+        loss, reconstruction, divergence, at_mean_z, *accuracy = (tally.sums / tally.count).tolist()
+        bits = bits_per_dim(loss, self.model.image_shape) if self.has_probabilities else None
+        latents = tally.measures(divergence)
+        return Evaluation(loss, reconstruction, divergence, at_mean_z, self.count, latents, bits, *accuracy)
+
+    def _tally(self, rows: slice) -> Tally:
+        x, labels = images_of(self.model, self.part, rows), labels_for(self.model, self.part, rows)
+        with self.accelerator.autocast():
+            output = self.model(x, self.noise[rows], labels)
+            at_mean = _at_mean(self.model, output, x, labels)
+        terms = negative_elbo(output, x)
+        values = [terms.loss, terms.reconstruction, terms.kl, -at_mean.log_prob(x)]
+        if self.truth is not None and output.labels is not None:
+            values.append((output.labels.most_probable == self.truth[rows]).to(terms.loss))
+        return Tally.of(output.latents, torch.stack(values), output.labels)
+
+
+def evaluate(accelerator: Accelerator, model: VAE, part: Split, *, seed: int, split: str) -> Evaluation:
+    """Return the means over all images of a part of the data, once (all ranks); arguments as for `HeldOut`."""
+    return HeldOut(accelerator, model, part, seed=seed, split=split).evaluate()
 
 
 def _at_mean(model: VAE, output: VAEOutput, x: Tensor, labels: Tensor | None) -> Distribution:
@@ -113,7 +129,7 @@ def measure_latents(model: VAE, part: Split, *, seed: int) -> LatentMeasures:
     noise = randomness.normal(len(part), model.noise_dim, seed, "evaluate/test")
 
     def parts() -> Iterator[Tally]:
-        for rows in chunks(slice(0, len(part)), model.passes):
+        for rows in chunks(slice(0, len(part)), model):
             x, labels = images_of(model, part, rows), labels_for(model, part, rows)
             inferred = model.classify(x)
             latents = model.infer(x, noise[rows].to(x), labels if inferred is None else inferred.every)

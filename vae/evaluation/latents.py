@@ -126,4 +126,7 @@ class Tally:
 
 def counts_of(q: Distribution) -> Tensor:
     """Return the count of each of K codes, (K,); empty (0,) for a q(z|x) without codes."""
-    return q.codes.flatten().bincount(minlength=len(q.counts)) if isinstance(q, Quantized) else torch.empty(0)
+    if not isinstance(q, Quantized):
+        return torch.empty(0)
+    codes = q.codes.flatten()
+    return codes.new_zeros(len(q.counts)).scatter_add_(0, codes, torch.ones_like(codes))  # a bincount reads them back

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from vae.data.batches import to_unit_interval
+from vae.data.batches import send, to_unit_interval
 from vae.data.dataset import Split
 from vae.model import VAE
 
 CHUNK = 1000  # examples in one forward pass
+NUMBERS_ON_CUDA = 10_000 * 28 * 28  # that a decoder makes in one pass: a launch costs the same for few or many
 
 
 @contextlib.contextmanager
@@ -29,7 +30,7 @@ def evaluating(model: VAE) -> Iterator[None]:
 def images_of(model: VAE, part: Split, rows: slice | Tensor) -> Tensor:
     """Return the images of `rows`, (B, C, H, W) in [0, 1], in the model's precision and on its device."""
     weights = next(model.parameters())
-    return to_unit_interval(part.images[rows].to(weights.device), weights.dtype)
+    return to_unit_interval(_there(part.images[rows], weights.device), weights.dtype)
 
 
 def labels_for(model: VAE, part: Split, rows: slice | Tensor) -> Tensor | None:
@@ -37,14 +38,25 @@ def labels_for(model: VAE, part: Split, rows: slice | Tensor) -> Tensor | None:
     if not model.needs_labels:
         return None
     assert part.labels is not None
-    return part.labels[rows].to(next(model.parameters()).device)
+    return _there(part.labels[rows], next(model.parameters()).device)
 
 
-def chunks(part: slice, passes: int = 1) -> Iterator[slice]:
-    """Yield slices of `part` small enough for one forward pass, in which each image is decoded `passes` times."""
-    size = max(1, CHUNK // passes)
+def _there(numbers: Tensor, device: torch.device) -> Tensor:
+    return numbers if numbers.device == device else send(numbers, device)
+
+
+def chunks(part: slice, model: VAE | None = None) -> Iterator[slice]:
+    """Yield slices of `part` small enough for one pass of `model`, or of anything."""
+    size = CHUNK if model is None else _chunk_of(model)
     for start in range(part.start, part.stop, size):
         yield slice(start, min(start + size, part.stop))
+
+
+def _chunk_of(model: VAE) -> int:
+    """Return the examples that one pass of a model takes, in which each image is decoded `passes` times."""
+    on_cuda = next(model.parameters()).is_cuda
+    size = max(CHUNK, NUMBERS_ON_CUDA // math.prod(model.likelihood.output_shape)) if on_cuda else CHUNK
+    return max(1, size // model.passes)
 
 
 def mean_and_error(values: Tensor) -> tuple[float, float | None]:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from vae.data import randomness
-from vae.data.batches import to_unit_interval
+from vae.data.batches import send, to_unit_interval
 from vae.data.dataset import DataSet, Split
 from vae.evaluation.encoding import encode
 from vae.evaluation.passes import evaluating, images_of, labels_for
@@ -23,7 +23,7 @@ def pictures(model: VAE, part: Split, seed: int, count: int = 64) -> dict[str, T
     weights = next(model.parameters())
     originals = images_of(model, part, slice(0, count))
     labels = labels_for(model, part, slice(0, count))
-    noise = randomness.normal(count, model.draw_dim, seed, "samples").to(weights)
+    noise = send(randomness.normal(count, model.draw_dim, seed, "samples").to(weights.dtype), weights.device)
     with evaluating(model):
         return {
             "Originals": visible(originals),

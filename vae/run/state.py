@@ -19,9 +19,9 @@ class RunState:
 
     Attributes:
         step: updates made.
-        train_seconds: time spent on training steps, without evaluations and checkpoints.
+        train_seconds: time spent on training steps, logging and checkpoints among them, without evaluations.
         logged_seconds: the same, at the last line of training metrics.
-        spent: seconds by purpose: logging, which is part of training; evaluation and checkpoints, which are not.
+        spent: seconds by purpose: logging and checkpoints, which are part of training; evaluation, which is not.
         skipped: updates left out because they were not finite.
         test: the latest evaluation on the test set, and the step it was made at.
         best: the best checkpoint so far, chosen on the validation set: its name, step, epoch and both losses there.

@@ -1,5 +1,6 @@
 """The agenda of a run: the steps after which metrics, an evaluation or a checkpoint are due."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from vae.config import TrainConfig
@@ -15,6 +16,7 @@ class Agenda:
         steps_per_epoch: updates in an epoch.
         log_every, save_every: steps between two lines of training metrics, and between two checkpoints.
         eval_every: epochs between two evaluations; 0: only at the end.
+        saves_all: whether each of these checkpoints is asked for; else one is saved where it is time for it.
     """
 
     total_steps: int
@@ -22,13 +24,15 @@ class Agenda:
     log_every: int
     save_every: int
     eval_every: int
+    saves_all: bool
 
     @classmethod
     def of(cls, train: TrainConfig, examples: int) -> "Agenda":
         """Return the agenda of a run on so many examples."""
         steps, total = count_steps(examples, train.batch_size, train.epochs, train.max_steps)
-        save_every = train.checkpoint_every or steps
-        return cls(total, steps, train.log_every, save_every, train.eval_every)
+        every = train.checkpoint_every
+        save_every = every if isinstance(every, int) and every else steps
+        return cls(total, steps, train.log_every, save_every, train.eval_every, saves_all=every != 0)
 
     def next_stop(self, step: int) -> int:
         """Return the first step after `step` with something to do, or the last one of the run."""
@@ -44,6 +48,6 @@ class Agenda:
         epoch, position = divmod(step, self.steps_per_epoch)
         return step == self.total_steps or (position == 0 and self.eval_every > 0 and epoch % self.eval_every == 0)
 
-    def saves(self, step: int) -> bool:
-        """Return true if a checkpoint is saved after `step`, however its evaluation went."""
-        return step == self.total_steps or step % self.save_every == 0
+    def saves(self, step: int, is_time: Callable[[], bool]) -> bool:
+        """Return true if a checkpoint is saved after `step`; `is_time` decides where none is asked for there."""
+        return step % self.save_every == 0 and (self.saves_all or is_time())

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from vae.config import Config
 from vae.data.dataset import DataSet
 from vae.engine import Engine, NonFiniteError
-from vae.evaluation import CollapseWatch, Evaluation, evaluate, pictures
+from vae.evaluation import CollapseWatch, Evaluation, HeldOut, pictures
 from vae.model import VAE
 from vae.run.state import RunState
 from vae.training.tracking import Stopwatch, Tracker
@@ -40,6 +40,7 @@ class Recorder:
     tracker: Tracker
     watch: Stopwatch
     collapse: CollapseWatch = field(init=False)
+    _held_out: dict[str, HeldOut] = field(init=False, default_factory=dict)  # by the name of the split
 
     def __post_init__(self) -> None:
         self.collapse = CollapseWatch(self.config.train.min_active, self.engine.objective.beta.ends_at)
@@ -59,13 +60,15 @@ class Recorder:
         """
         self.engine.raise_faults()
         now = self._now()
+        pictured = pictures(self.vae, self.data.test, self.config.run.seed)
+        # a GPU is done with these copies when the numbers of the evaluation, which come later, have been read
+        images = {name: batch.to("cpu", non_blocking=True) for name, batch in pictured.items()}
         test = self._evaluate("test")
         if not math.isfinite(test.loss):
             raise NonFiniteError(self.state.step, "test loss")
         self.state.note_test(test.numbers())
         self._log("test", test, now)
         self._watch_collapse(test, now["epoch"])
-        images = pictures(self.vae, self.data.test, self.config.run.seed)
         self.tracker.log_images(images, self.state.step)
         if self.data.val is None:
             return False
@@ -74,9 +77,11 @@ class Recorder:
         return self.state.note_best(val.loss, test.loss, now["epoch"])
 
     def _evaluate(self, split: str) -> Evaluation:
-        part = self.data.val if split == "val" else self.data.test
-        assert part is not None
-        return evaluate(self.accelerator, self.vae, part, seed=self.config.run.seed, split=split)
+        if split not in self._held_out:
+            part = self.data.val if split == "val" else self.data.test
+            assert part is not None
+            self._held_out[split] = HeldOut(self.accelerator, self.vae, part, seed=self.config.run.seed, split=split)
+        return self._held_out[split].evaluate()
 
     def _log(self, split: str, result: Evaluation, now: dict[str, Any]) -> None:
         collapsed = self.collapse.collapsed(result.latents, now["epoch"])

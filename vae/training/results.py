@@ -49,7 +49,8 @@ def summarise(
 ) -> dict[str, Any]:
     """Return the contents of summary.json: what ran, how fast, and the final numbers with their protocol."""
     assert state.test is not None
-    how = protocol(data, config.data.binarize, model.likelihood, seed=config.run.seed, split="test")
+    tf32 = config.train.tf32 and device == "cuda"
+    how = protocol(data, config.data.binarize, model.likelihood, seed=config.run.seed, split="test", tf32=tf32)
     return {
         "parameters": model.count_parameters(),
         "world_size": world_size,
@@ -59,7 +60,7 @@ def summarise(
         "epochs": epochs,
         "steps": state.step,
         "skipped": state.skipped,
-        "train_seconds": state.train_seconds,  # logging included, the next two not
+        "train_seconds": state.train_seconds,  # evaluation not included, the next two are
         "evaluation_seconds": state.spent.get("evaluation", 0.0),
         "checkpoint_seconds": state.spent.get("checkpoints", 0.0),
         "logging_seconds": state.spent.get("logging", 0.0),
