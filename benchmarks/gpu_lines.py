@@ -149,20 +149,15 @@ def _nodes() -> list[Line]:
 # --- the predictions --------------------------------------------------------------------------------------------------
 
 STEPS = 23_450  # of 50 epochs at batch 128
-PRODUCTS = 17  # matrix products of a step of the default net
-NODES = {("bf16", COMPILED): 46, ("bf16", UNCOMPILED): 148}  # of a captured step at batch 128
-
-
-def _chain(precision: str, engine: str) -> Prediction:
-    """Return the microseconds of a step that is a chain of small kernels, each of which waits for the last."""
-    nodes = NODES[precision, engine]
-    rest = nodes - PRODUCTS
-    origin = f"{nodes} nodes counted: {PRODUCTS} products of 3.5 to 4.5 us, the others 1.5 to 2"
-    return Prediction(3.5 * PRODUCTS + 1.5 * rest, 4.5 * PRODUCTS + 2 * rest, origin)
+PARTS_OF_A_STEP = "17 products of 3.5 to 4.5 us, the others 1.5 to 2, each of which waits for the last"
+NODES = {COMPILED: 46, UNCOMPILED: 167}  # of a captured step in bf16
+CHAINS = {  # of a step in bf16 at batch 128: microseconds
+    kind: Prediction(low, high, f"{NODES[kind]} nodes counted: {PARTS_OF_A_STEP}")
+    for kind, low, high in ((COMPILED, 95, 140), (UNCOMPILED, 330, 400))
+}
 
 
 def _predictions() -> dict[tuple[str, str], Prediction]:
-    chains = {"auto": _chain("bf16", UNCOMPILED), "graph": _chain("bf16", COMPILED)}
     exact = Prediction(0, 1e-9, "rounding of float64, amplified by AdamW")
     large = "90 us of products, 170 us of memory traffic, gaps"
     found = {
@@ -175,9 +170,12 @@ def _predictions() -> dict[tuple[str, str], Prediction]:
         ("scaling", "all-reduce"): Prediction(25, 60, "4.3 MB over NVLink"),
         ("steps", step_key("bf16", 128, EAGER)): Prediction(600, 1300, "163 launches; 1,300 us on a slow host"),
         ("steps", step_key("bf16", 8192, COMPILED)): Prediction(300, 450, large),
+        ("steps", f"{step_key('bf16', 8192, COMPILED)} loading"): Prediction(
+            430, 700, "a core draws an epoch in 3.5 ms"
+        ),
     }
     for engine, kind in (("auto", UNCOMPILED), ("graph", COMPILED)):
-        chain, count = chains[engine], NODES["bf16", kind]
+        chain, count = CHAINS[kind], NODES[kind]
         us = f"{chain.low:.0f} to {chain.high:.0f} us a step"
         low, high = (STEPS * step / 1e6 + EPOCHS * ms / 1e3 for step, ms in ((chain.low, 2), (chain.high, 20)))
         found |= {
@@ -188,7 +186,9 @@ def _predictions() -> dict[tuple[str, str], Prediction]:
             ),
             ("job", f"{engine} images"): Prediction(128e6 / chain.high, 128e6 / chain.low, us),
             ("job", f"{engine} evaluation"): Prediction(2, 20, "917 launches took 20; on the device throughout 2"),
-            ("job", f"{engine} logging"): Prediction(1.6, 2.5, "0.33 ms of host time a line, every 100 steps"),
+            ("job", f"{engine} logging"): Prediction(
+                330 / chain.high, 330 / chain.low, f"0.33 ms a line of 100 steps, {us}"
+            ),
         }
     return found
 

@@ -28,7 +28,9 @@ from vae.run.versions import versions
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 CONFIG = ROOT / "configs" / "mnist.yaml"
-JOB = Path(os.environ.get("BENCHMARK_JOB", ROOT / "train_ddp.py"))  # under a fake CUDA runtime: tests/cuda/job.py
+JOB = Path(
+    os.environ.get("BENCHMARK_JOB", ROOT / "train_ddp.py")
+).resolve()  # under a fake CUDA runtime: tests/cuda/job.py
 
 
 class JobError(RuntimeError):

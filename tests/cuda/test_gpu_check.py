@@ -180,6 +180,13 @@ def test_every_prediction_is_of_a_line(gpu_check: Any) -> None:
     assert import_module("gpu_lines").PREDICTIONS.keys() <= set(lines)
 
 
+def test_the_document_has_the_predictions(gpu_check: Any) -> None:
+    written = (ROOT / "docs/performance.md").read_text().splitlines()
+    for line in (line for line in gpu_check.lines() if line.prediction):
+        what, _, promised, _, predicted, _, origin = gpu_check.cells(line, gpu_check.Outcome(line.part), quick=False)
+        assert f"| {what} | {promised} | {predicted} | {origin} |" in written
+
+
 def test_without_a_gpu_one_line_says_so(
     gpu_check: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
