@@ -12,6 +12,7 @@ Ctrl-C (a second one stops at once), 1 anything else.
 import os
 import sys
 import time
+from contextlib import closing
 from functools import partial
 from typing import Any
 
@@ -52,13 +53,15 @@ def train(job: Job) -> None:
 
     # Start this process among the others.
     precision, timeout = assemble.MIXED_PRECISION[config.train.precision], config.train.timeout
-    accelerator = launch.make_accelerator(config.train.device, precision, os.environ, timeout)  # all ranks: rendezvous
+    accelerator = launch.make_accelerator(  # all ranks: rendezvous
+        config.train.device, precision, os.environ, timeout, tf32=config.train.tf32
+    )
     launch.set_threads(assemble.choose_threads(config), os.environ)
     rank, world_size, device = accelerator.process_index, accelerator.num_processes, accelerator.device
     say = accelerator.on_main_process(print)
 
     # Build the model, the objective, and this rank's part of each batch.
-    vae = assemble.build_model(config, data.image_shape, data.classes)
+    vae = assemble.build_model(config, data.image_shape, data.classes, data.train.images)
     objective = assemble.build_objective(config)
     batches = assemble.build_batches(config, data, vae, objective, device, rank, world_size)
     agenda = Agenda.of(config.train, len(data.train))
@@ -97,7 +100,7 @@ def train(job: Job) -> None:
     saver = Saver(accelerator, checkpoints, vae, engine, tracker, watch, data.fingerprint, step=state.step)
     vote = StopVote(accelerator, STOP, saver.wanted)
     recorder = Recorder(accelerator, config, data, vae, engine, state, tracker, watch)
-    with tracker, saying_how_to_go_on(folder, config), watchdog.guarding():
+    with closing(engine), tracker, saying_how_to_go_on(folder, config), watchdog.guarding():
         while state.step < total_steps:
             # Stop where a signal asked for it.
             if signum := vote(state.step):  # all ranks: gather, about once a second
@@ -140,7 +143,7 @@ def train(job: Job) -> None:
         summary = summarise(config, state, vae, data, epochs=batches.progress(state.step), **place, **costs)
         draw = partial(draw_figures, folder, vae, data, seed=config.run.seed, before_each=STOP.obey)
         finish = partial(write_results, folder, config, summary, vae, data, tracker, draw)
-        launch.on_main(accelerator, finish)  # all ranks: broadcast, for which the others wait
+        launch.on_main(accelerator, finish, watchdog.wait_for_main)  # all ranks: broadcast, for which the others wait
     accelerator.wait_for_everyone()  # all ranks: barrier
     run.release()
     say(plan.done())

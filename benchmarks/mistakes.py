@@ -31,7 +31,7 @@ from vae.objectives import negative_elbo
 from vae.run.contents import METRICS, SUMMARY, read_metrics, read_summary
 from vae.run.finished import Loader, Opened
 
-COMMON = ["model.latent_dim=16", "train.threads=1", "run.figures=false"]
+COMMON = ["model.latent_dim=16", "train.device=cpu", "train.threads=1", "run.figures=false"]
 RUNS = {
     "right": [],
     "pixels_mean": ["objective.pixels=mean"],

@@ -51,7 +51,7 @@ def measure(args: argparse.Namespace) -> Results:
     results: Results = {}
     patience = Patience(args.patience)
     for processes, name in tqdm([(n, v) for _ in range(args.repeats) for n in args.processes for v in args.variants]):
-        settings = [f"train.max_steps={args.steps}", *VARIANTS[name]]
+        settings = ["train.device=cpu", f"train.max_steps={args.steps}", *VARIANTS[name]]
         summary, others, _ = patience.take(lambda n=processes, s=settings: harness.run_job(s, processes=n))
         results.setdefault((processes, name), []).append(summary | {"others_percent": others})
     return results

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 STANDARD = {"repeats": 7, "processes": [1, 2], "packages": 15, "patience": 300}
 QUICK = {"repeats": 1, "processes": [1], "packages": 5, "patience": 0}
-ONE_STEP = ["train.max_steps=1", "run.figures=false"]
+ONE_STEP = ["train.max_steps=1", "train.device=cpu", "run.figures=false"]
 SECONDS_OF_A_LOOK = 0.005
 IMPORT = re.compile(r"import time:\s+(\d+) \|\s+\d+ \| +(\S+)")  # microseconds of the module itself, its name
 

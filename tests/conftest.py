@@ -1,4 +1,8 @@
-"""Shared fixtures: the job in this process, a small data set. What tests leave running is ended; CI skips nothing."""
+"""Shared fixtures: the job in this process, a small data set. What tests leave running is ended; CI skips nothing.
+
+On a machine with a GPU the tests run on the CPU all the same, and so do the programs that they start: what they compare
+is the CPU's. `pytest -m gpu` runs those that are marked gpu, and leaves the GPU to them.
+"""
 
 import gc
 import os
@@ -22,7 +26,18 @@ WAYS_TO_RUN = {  # the first word of a reason to skip -> what a user can do
     "SLURM": "need a cluster: as root, with the packages that .ci/run installs (slurmctld and others)",
     "chromium": "open reports in a browser: install the package chromium",
     "disk": "mount small file systems: run them as root",
+    "fakecuda": "need the fake CUDA runtime: install g++, and torch with CUDA (on Linux: from PyPI)",
 }
+
+
+def _only_gpu(config: pytest.Config) -> bool:
+    return config.option.markexpr == "gpu"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide the GPUs from all tests but those marked gpu, before torch is asked for one."""
+    if not _only_gpu(config):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -30,9 +45,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if worker := getattr(config, "workerinput", None):
         items[:] = spread(items, worker["workercount"])
     if not torch.cuda.is_available():
+        reason = f"gpu: {'no CUDA device' if _only_gpu(config) else 'only with -m gpu'}"
         for item in items:
             if item.get_closest_marker("gpu"):
-                item.add_marker(pytest.mark.skip(reason="gpu: no CUDA device"))
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 gc.disable()  # while everything is imported: a fifth of the time goes into looking for garbage

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from vae.compat import keep_from_ddp
 from vae.components import build
@@ -14,18 +15,19 @@ from vae.data.batches import TrainingBatches, count_steps
 from vae.data.dataset import DataSet
 from vae.data.sources import load
 from vae.engine import Engine
-from vae.engine.choice import choose
+from vae.engine.choice import Choice, choose
 from vae.engine.compiler import EngineError
 from vae.engine.eager import Eager
 from vae.engine.gradients import AllReduced, Exact, Gradients
 from vae.engine.ledger import Ledger
 from vae.engine.observation import Observation
 from vae.engine.static import Static
-from vae.engine.update import CompilableAdamW, FusedAdamW, LossScaledAdamW, Update
+from vae.engine.update import CompilableAdamW, FusedAdamW, LossScaledAdamW, Settings, Update
 from vae.errors import InputError
 from vae.families.observing import Observer
 from vae.families.posteriors import POSTERIORS
 from vae.model import VAE
+from vae.networks.options import matrices_of
 from vae.objectives import OBJECTIVES, Objective
 from vae.schedules import LinearWarmup, ScheduleSpec
 
@@ -50,13 +52,16 @@ def build_data(config: Config, draw: int | None = None) -> DataSet:
     return data.binarize_evaluation(config.run.seed if draw is None else draw)
 
 
-def build_model(config: Config, image_shape: tuple[int, int, int], classes: int = 0) -> VAE:
-    """Return the model with initial weights that depend on the seed alone.
+def build_model(
+    config: Config, image_shape: tuple[int, int, int], classes: int = 0, images: Tensor | None = None
+) -> VAE:
+    """Return the model with initial weights that depend on the seed alone, and the output bias also on the images.
 
     Args:
         config: the run's configuration.
         image_shape: (C, H, W).
         classes: of the data's labels, 0 if there are none.
+        images: of the training set, as the data set has them; None: weights will be loaded, or do not matter.
 
     Raises:
         InputError: the pieces do not go together, or need labels that are not there.
@@ -67,7 +72,10 @@ def build_model(config: Config, image_shape: tuple[int, int, int], classes: int 
             model = VAE(image_shape=image_shape, classes=classes, **config.model.model_dump())
         except ValueError as error:
             raise InputError(f"model: {error}") from None
-    return model.to(DTYPES[config.train.precision])
+    model.to(DTYPES[config.train.precision])
+    if images is not None:
+        model.start_output_bias(images, binary=config.data.binarize != "none")
+    return model
 
 
 def build_objective(config: Config) -> Objective:
@@ -87,12 +95,16 @@ def choose_threads(config: Config) -> int:
 def build_update(config: Config, accelerator: Accelerator, model: VAE, engine: str) -> Update:
     """Return the optimiser update of an engine, for a model that is on the device."""
     parameters = [weight for weight in model.parameters() if weight.requires_grad]
-    optim = config.optim
+    optim, matrices = config.optim, matrices_of(model)
+    decays = [optim.weight_decay if optim.decayed == "all" or weight in matrices else 0.0 for weight in parameters]
+    settings = Settings(decays, (optim.betas[0], optim.betas[1]), optim.eps)
     if accelerator.scaler is not None:
-        return LossScaledAdamW(accelerator, parameters, optim.max_grad_norm, weight_decay=optim.weight_decay)
-    # on CUDA a kernel for all weights together is better than one for each
-    kind = CompilableAdamW if (engine, accelerator.device.type) == ("compile", "cpu") else FusedAdamW
-    return kind(parameters, optim.max_grad_norm, weight_decay=optim.weight_decay)
+        return LossScaledAdamW(accelerator, parameters, optim.max_grad_norm, settings)
+    # on CUDA a kernel for all weights together is better than one for each; but of a step of fixed shape it reads the
+    # learning rate in float32, too coarse for weights in float64
+    slow = accelerator.device.type == "cpu" or parameters[0].dtype == torch.float64
+    kind = CompilableAdamW if engine != "eager" and slow else FusedAdamW
+    return kind(parameters, optim.max_grad_norm, settings)
 
 
 def build_learning_rate(config: Config) -> Callable[[float], float]:
@@ -131,8 +143,8 @@ def build_batches(
 
 def choose_engine(
     config: Config, objective: Objective, batches: TrainingBatches, device: str, world_size: int
-) -> tuple[str, str]:
-    """Return the engine's name and the reason, see `choose`; raises `InputError`."""
+) -> Choice:
+    """Return the engine for a run, see `choose`; raises `InputError`."""
     train, examples = config.train, len(batches.images)
     _, steps = count_steps(examples, train.batch_size, train.epochs, train.max_steps)
     numbers = examples * math.prod(batches.noise_shape)
@@ -154,17 +166,17 @@ def build_engine(
         objective: the loss to be minimised.
         batches: this rank's part of each global batch.
     """
-    name, why = choose_engine(config, objective, batches, accelerator.device.type, accelerator.num_processes)
+    choice = choose_engine(config, objective, batches, accelerator.device.type, accelerator.num_processes)
     vae.to(accelerator.device)
 
-    if name != "eager":
+    if choice.name != "eager":
         try:
-            return _build_static(config, accelerator, vae, objective, batches, name, why)
+            return _build_static(config, accelerator, vae, objective, batches, choice)
         except EngineError as error:
             if config.train.engine != "auto":
-                raise InputError(f"train.engine = {name!r}: {error}; use eager or auto") from None
-            why = f"auto: no {name}: {error}"
-    return _build_eager(config, accelerator, vae, objective, batches, why)
+                raise InputError(f"train.engine = {choice.name!r}: {error}; use eager or auto") from None
+            choice = Choice("eager", f"auto: no {choice.name}: {error}", compiles=False)
+    return _build_eager(config, accelerator, vae, objective, batches, choice.why)
 
 
 def _build_static(
@@ -173,21 +185,21 @@ def _build_static(
     vae: VAE,
     objective: Objective,
     batches: TrainingBatches,
-    name: str,
-    why: str,
+    choice: Choice,
 ) -> Static:
     """Return an engine of whole steps, compiled or captured (all ranks); raises `EngineError`."""
     engine = Static(
-        name=name,
-        why=why,
+        name=choice.name,
+        why=choice.why,
         accelerator=accelerator,
         batches=batches,
         objective=objective,
-        update=build_update(config, accelerator, vae, name),
+        update=build_update(config, accelerator, vae, choice.name),
         ledger=_build_ledger(config, accelerator, objective),
         learning_rate=build_learning_rate(config),
         model=vae,
-        captured=name == "graph",
+        captured=choice.name == "graph",
+        compiles=choice.compiles,
     )
     engine.prepare()
     return engine

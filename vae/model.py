@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from vae.components import Spec, build
+from vae.data.statistics import PixelStatistics
 from vae.families.hierarchy import HIERARCHIES, Families, Hierarchy, Latent
 from vae.families.labels import LabelPosterior
 from vae.families.likelihoods import LIKELIHOODS, Likelihood
 from vae.families.posteriors import POSTERIORS, Posterior
 from vae.families.priors import PRIORS, Given, Prior
-from vae.networks import DECODERS, ENCODERS, Sizes
+from vae.networks import DECODERS, ENCODERS, Decoder, Sizes
 
 LatentPath = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -53,6 +54,7 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
             none is given: the model M2 of Kingma et al. 2014, Semi-supervised learning with deep generative models.
         classes: number of classes of the labels; 0: there are no labels.
         hierarchy: spec of the stochastic layers above the one that is decoded.
+        output_bias: how the decoder's last bias starts, `zero` or `data`; see `start_output_bias`.
         encoder, decoder, posterior, prior, likelihood: specs, e.g. `{"name": "DiagonalNormal", "scale": "exp"}`.
 
     Raises:
@@ -77,6 +79,7 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
         condition: bool = False,
         infer_labels: bool = False,
         classes: int = 0,
+        output_bias: Literal["zero", "data"] = "zero",
         hierarchy: str | Spec = "Flat",
         encoder: str | Spec = "MLPEncoder",
         decoder: str | Spec = "MLPDecoder",
@@ -87,7 +90,7 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
         super().__init__()
         image_shape = (image_shape[0], image_shape[1], image_shape[2])  # JSON gives a list
         self.image_shape, self.latent_dim, self.center_input = image_shape, latent_dim, center_input
-        self.condition, self.classes = condition, classes
+        self.condition, self.classes, self.output_bias = condition, classes, output_bias
         sizes = Sizes(image_shape, latent_dim, hidden_dim, depth, classes, context_dim=classes if condition else 0)
         self.posterior: Posterior = build(POSTERIORS, posterior, latent_dim)
         self.likelihood: Likelihood = build(LIKELIHOODS, likelihood, image_shape)
@@ -98,7 +101,7 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
             PRIORS, prior, replace(sizes, latent_dim=self.hierarchy.top_dim, codes=self.posterior.codes)
         )
         self.encoder: nn.Module = build(ENCODERS, encoder, sizes, self.hierarchy.features)
-        self.decoder: nn.Module = build(DECODERS, decoder, sizes, self.likelihood.output_shape)
+        self.decoder: Decoder = build(DECODERS, decoder, sizes, self.likelihood.output_shape)
         self.noise_dim, self.draw_dim = self.hierarchy.noise_dim, self.hierarchy.draw_dim(self.prior)
         self.sees_labels = condition or self.prior.needs_labels
         self.needs_labels = self.sees_labels and not infer_labels
@@ -108,6 +111,23 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
         self.passes = classes if infer_labels else 1
         if infer_labels:
             self.classifier = build(ENCODERS, encoder, replace(sizes, context_dim=0), classes)
+
+    @torch.no_grad()
+    def start_output_bias(self, images: Tensor, *, binary: bool) -> None:
+        """Set the decoder's last bias so that at weights of 0 p(x|z) is close to each pixel's own distribution.
+
+        Nothing is done where `output_bias` is `zero`: the bias is then at or near 0, as the decoder's initialisation
+        has left it. A bias that is shared by a channel fits the channel.
+
+        Args:
+            images: the training set, (N, C, H, W) on the CPU, uint8 or floating point in [0, 1].
+            binary: whether 0/1 pixels are drawn from these grey ones: then all draws together count, and not one.
+        """
+        if self.output_bias == "data":
+            layer = self.decoder.output_layer
+            statistics = PixelStatistics(images, binary, per_channel=not isinstance(layer, nn.Linear))
+            assert layer.bias is not None
+            layer.bias.copy_(self.likelihood.output_bias(statistics).flatten())
 
     @classmethod
     def _from_pretrained(cls, **location: Any) -> "VAE":

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from tests.helpers import DATA, ROOT
 from tests.helpers.starts import TORCHRUN, Outcome, Program, environment, ranks, run
@@ -64,6 +63,22 @@ def test_the_same_checks_without_a_name_for_the_run(doctor: Doctor) -> None:
     assert doctor().code == 0
 
 
+def test_nothing_is_compiled_and_the_engine_of_a_run_is_named(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ranks of a run wait for each other's compilers; here they would not wait for so long."""
+    monkeypatch.setattr("torch.compile", lambda *_, **__: pytest.fail("compiles"))
+    done = doctor("train.engine=compile")
+    assert done.code == 0, done.out
+    assert re.search(
+        r"^ok +gradients +norm .* after one eager step; a run takes engine compile \(as asked", done.out, re.M
+    )
+
+
+def test_an_engine_that_cannot_be_is_a_failure(doctor: Doctor) -> None:
+    done = doctor("train.engine=graph", "train.device=cpu")
+    assert done.code == 1
+    assert re.search(r"^failure +gradients +train.engine = 'graph': .*; use eager or auto$", done.out, re.MULTILINE)
+
+
 def test_a_folder_that_is_there_is_left_as_it_was(doctor: Doctor, tmp_path: Path) -> None:
     (tmp_path / "runs" / "old").mkdir(parents=True)
     (tmp_path / "runs" / "old" / "metrics.jsonl").write_text("{}\n")
@@ -98,7 +113,6 @@ def test_a_folder_that_cannot_be_written_is_a_failure(doctor: Doctor, tmp_path: 
     assert "set run.dir" in done.out
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="gpu: no CUDA device is what is tested")
 @pytest.mark.parametrize(("setting", "name"), [("train.precision=fp16", "precision"), ("train.device=cuda", "devices")])
 def test_settings_that_need_a_gpu_are_failures_and_the_rest_is_still_looked_at(
     doctor: Doctor, setting: str, name: str

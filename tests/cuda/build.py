@@ -19,11 +19,9 @@ COMPILER = "g++"
 HEADERS = ("nvidia/cu13/include", "nvidia/cudnn/include", "nvidia/nccl/include", "triton/backends/nvidia/include")
 PACKAGES = ("torch", "nvidia-cuda-runtime", "nvidia-cudnn-cu13", "nvidia-nccl-cu13", "triton")  # that bring the headers
 FLAGS = ("-std=c++17", "-O1", "-g1", "-fPIC", "-Wall")
-LIBRARY, DRIVER, EXPORTS = (
-    "libfakecuda.so",
-    "libcuda.so.1",
-    "exports.map",
-)  # the second is a link, by which programs load the driver
+LIBRARY, NVRTC = "libfakecuda.so", "libnvrtc.so.13"  # both are preloaded
+DRIVER = "libcuda.so.1"  # a link to the first, by which programs load the driver
+PARTS = {LIBRARY: "exports.map", NVRTC: "nvrtc.map"}  # each with the names that it lets out
 
 
 class CannotBuildError(RuntimeError):
@@ -69,12 +67,16 @@ def environment(devices: int, report: Path | None = None) -> dict[str, str]:
     path = library()
     folders = [str(path.parent), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
     return {
-        "LD_PRELOAD": str(path),
+        "LD_PRELOAD": os.pathsep.join(str(path.with_name(name)) for name in PARTS),
         "LD_LIBRARY_PATH": os.pathsep.join(folders),
         "TRITON_LIBCUDA_PATH": str(path.parent),
         "CUDA_VISIBLE_DEVICES": ",".join(map(str, range(devices))),
         "FAKE_CUDA_DEVICES": str(devices),
         "FAKE_CUDA_REPORT": str(report.absolute()) if report else "",
+        # what is compiled for a device that is none stays out of the user's caches
+        "USE_PYTORCH_KERNEL_CACHE": "0",
+        "TRITON_CACHE_DIR": str(path.with_name("triton")),
+        "TORCHINDUCTOR_CACHE_DIR": str(path.with_name("inductor")),
     }
 
 
@@ -98,31 +100,21 @@ def _version(package: str) -> str:
 
 
 def _build(built: Path, headers: list[Path]) -> None:
-    """Compile the sources side by side, and link them under another name first: what is there is whole."""
-    includes = [f"-I{folder}" for folder in headers]
+    """Compile the sources side by side, and link them; the last thing to appear is the library that `built` names."""
+    folder, includes = built.parent, [f"-I{path}" for path in headers]
     sources = sorted(SOURCES.glob("*.cpp"))
-    objects = [built.parent / f"{source.stem}.o" for source in sources]
     compiling = [
-        subprocess.Popen([COMPILER, *FLAGS, *includes, "-c", str(source), "-o", str(there)])
-        for source, there in zip(sources, objects, strict=True)
+        subprocess.Popen([COMPILER, *FLAGS, *includes, "-c", str(source), "-o", str(folder / f"{source.stem}.o")])
+        for source in sources
     ]
     codes = [process.wait() for process in compiling]
     assert not any(codes), "the fake CUDA runtime does not compile"
-    half = built.with_suffix(".half")
-    subprocess.run(
-        [
-            COMPILER,
-            "-shared",
-            *map(str, objects),
-            "-o",
-            half,
-            f"-Wl,--version-script={SOURCES / EXPORTS}",
-            "-ldl",
-            "-lrt",
-            "-lpthread",
-        ],
-        check=True,
-    )
-    (built.parent / DRIVER).unlink(missing_ok=True)
-    (built.parent / DRIVER).symlink_to(LIBRARY)
-    half.replace(built)
+    for library, exports in reversed(PARTS.items()):
+        objects = [folder / f"{source.stem}.o" for source in sources if (source.stem == "nvrtc") == (library == NVRTC)]
+        half = folder / f"{library}.half"
+        options = [f"-Wl,-soname,{library}", f"-Wl,--version-script={SOURCES / exports}", "-ldl", "-lrt", "-lpthread"]
+        subprocess.run([COMPILER, "-shared", *map(str, objects), "-o", half, *options], check=True)
+        if library == LIBRARY:
+            (folder / DRIVER).unlink(missing_ok=True)
+            (folder / DRIVER).symlink_to(LIBRARY)
+        half.replace(folder / library)

@@ -81,12 +81,12 @@ def report() -> dict[str, Any]:
 
 def launches() -> dict[str, int]:
     """Return how often the host has put work on streams outside of captures, by kind."""
-    return report()["launches"]
+    return _counts()["launches"]
 
 
 def readbacks() -> dict[str, int]:
     """Return for which calls the main thread and autograd's have waited, and how often."""
-    return report()["readbacks"]
+    return _counts()["readbacks"]
 
 
 def graphs(alive: bool = True) -> list[Graph]:
@@ -96,7 +96,7 @@ def graphs(alive: bool = True) -> list[Graph]:
 
 def violations() -> list[str]:
     """Return the rules that were broken so far, with the line of the project where it was, if known."""
-    return violations_of(report())
+    return violations_of(_counts())
 
 
 def reset() -> None:
@@ -107,11 +107,11 @@ def reset() -> None:
 @contextmanager
 def between() -> Iterator[Seen]:
     """Count what happens in a block; the answer is complete when the block has ended."""
-    before, seen = report(), Seen()
+    before, seen = _counts(), Seen()
     try:
         yield seen
     finally:
-        after = report()
+        after = _counts()
         for name in COUNTERS:
             more = {key: count - before[name].get(key, 0) for key, count in after[name].items()}
             getattr(seen, name).update({key: count for key, count in more.items() if count})
@@ -136,8 +136,9 @@ def reports(prefix: Path) -> list[dict[str, Any]]:
 
 def graphs_of(report: dict[str, Any]) -> list[Graph]:
     """Return the graphs of a report."""
+    names = report["names_of_nodes"]
     return [
-        Graph(tuple(graph["nodes"]), graph["collectives"], graph["replays"], graph["alive"])
+        Graph(tuple(names[node] for node in graph["nodes"]), graph["collectives"], graph["replays"], graph["alive"])
         for graph in report["graphs"]
     ]
 
@@ -147,9 +148,14 @@ def violations_of(report: dict[str, Any]) -> list[str]:
     return [" at ".join(filter(None, (one["what"], one["where"]))) for one in report["violations"]]
 
 
+def _counts() -> dict[str, Any]:
+    """Return the report without the graphs, of which there may be many."""
+    return json.loads(_library().fakecuda_counters())
+
+
 @cache
 def _library() -> Any:
     library = ctypes.CDLL(None)
     assert running(), "not under the fake CUDA runtime: start it with tests/cuda/fake"
-    library.fakecuda_report.restype = ctypes.c_char_p
+    library.fakecuda_report.restype = library.fakecuda_counters.restype = ctypes.c_char_p
     return library

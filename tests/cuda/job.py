@@ -8,7 +8,7 @@ What judges values is silenced, or takes its values another way:
 - the ledger's judgement of losses that are not finite, and that of the test loss; every sum that it gathers is 1;
 - log p(x) of each image that `evaluate` and `score` estimate is 1 nat; a pass over images has as many draws as are
   asked for; their file may hold NaN;
-- `assert_ranks_agree`, which compares gradient norms;
+- `assert_ranks_agree`, which compares gradient norms, and `disagreement`, those of a compiled step;
 - the vote on a stop: the signals are gathered over gloo, and the next vote is a fixed number of steps away; the
   collective of the real vote is made as well;
 - object collectives over NCCL go through a gloo group beside it: their bytes pass kernels such as `cat`;
@@ -51,6 +51,7 @@ def silence() -> None:
         module.largest_batch = lambda accelerator, compute, few=0: DRAWS_A_PASS
     results_file.json = AnyNumber()  # pyright: ignore[reportAttributeAccessIssue]
     base.Engine.assert_ranks_agree = lambda self: None
+    static.Static.disagreement = lambda self, expected, found: ""
     stopping.StopVote._ask = ask
     recording.math = AllFinite()  # pyright: ignore[reportAttributeAccessIssue]
     for name in ("all_gather_object", "broadcast_object_list"):
@@ -67,7 +68,10 @@ def ones(function: Callable[..., Any]) -> Callable[..., Any]:
         answer = function(*args, **kwargs)
         if isinstance(answer, torch.Tensor):
             return torch.ones_like(answer, device="cpu")
-        values = {field.name: torch.ones_like(getattr(answer, field.name), device="cpu") for field in dataclasses.fields(answer)}
+        values = {
+            field.name: torch.ones_like(getattr(answer, field.name), device="cpu")
+            for field in dataclasses.fields(answer)
+        }
         return dataclasses.replace(answer, **values)
 
     return call

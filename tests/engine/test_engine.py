@@ -15,7 +15,7 @@ from vae.config import load
 from vae.data.batches import TrainingBatches
 from vae.distributed import launch
 from vae.engine import NonFiniteError
-from vae.engine.choice import choose
+from vae.engine.choice import Choice, choose
 from vae.engine.eager import Eager
 from vae.engine.gradients import sum_own, sum_tree
 from vae.errors import InputError
@@ -172,7 +172,9 @@ def test_the_learning_rate_grows_with_the_batch_size_within_its_warm_up(scaling:
         ([], "cpu", 1, 469, "eager", "auto: on a CPU, fewer than 12,500 steps"),
         ([], "cpu", 1, 23_450, "compile", "auto: on a CPU, 12,500 steps and more repay"),
         ([], "cpu", 2, 23_450, "eager", "auto: on a CPU shared by several processes"),
-        ([], "cuda", 1, 469, "graph", "auto: fastest"),
+        ([], "cuda", 1, 469, "graph", "auto: fastest on CUDA; fewer than 60,000 steps do not repay compiling"),
+        ([], "cuda", 2, 60_000, "graph", "auto: fastest on CUDA"),
+        (["train.engine=graph"], "cuda", 1, 469, "graph", "as asked for"),
         (["train.precision=fp16"], "cuda", 1, 469, "eager", "auto: no graph with train.precision = fp16"),
         (["train.exact=4"], "cuda", 1, 469, "eager", "auto: no graph with train.exact = 4"),
         (["train.exact=4"], "cpu", 1, 23_450, "eager", "auto: no compile with train.exact = 4"),
@@ -182,9 +184,10 @@ def test_the_learning_rate_grows_with_the_batch_size_within_its_warm_up(scaling:
 def test_the_engine_is_chosen_and_the_reason_said(
     settings: list[str], device: str, world_size: int, steps: int, name: str, words: str
 ) -> None:
-    chosen, why = choose(load(None, settings).train, device, world_size, total_steps=steps)
-    assert chosen == name
-    assert why.startswith(words)
+    choice = choose(load(None, settings).train, device, world_size, total_steps=steps)
+    assert choice.name == name
+    assert choice.why.startswith(words)
+    assert choice.compiles == (name != "eager" and "do not repay" not in choice.why)
 
 
 def test_a_compiler_that_fails_is_named_where_it_was_asked_for_and_done_without_where_not(
@@ -200,7 +203,7 @@ def test_a_compiler_that_fails_is_named_where_it_was_asked_for_and_done_without_
     try:
         with pytest.raises(InputError, match=r"train.engine = 'compile': torch.compile failed: RuntimeError: no C\+\+"):
             build("train.engine=compile")
-        monkeypatch.setattr("vae.assemble.choose", lambda *_, **__: ("compile", "auto"))
+        monkeypatch.setattr("vae.assemble.choose", lambda *_, **__: Choice("compile", "auto", compiles=True))
         _, engine = build("train.engine=auto")
         assert engine.name == "eager"
         assert engine.why == "auto: no compile: torch.compile failed: RuntimeError: no C++ compiler was found"

@@ -2,8 +2,9 @@
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,10 +13,13 @@ from torch.torch_version import TorchVersion
 from tests.helpers.starts import launch as start
 from vae import assemble
 from vae.config import Config, load
+from vae.data import randomness
 from vae.data.batches import TrainingBatches
 from vae.distributed import launch
 from vae.engine import Engine, NonFiniteError
+from vae.engine.compiler import EngineError
 from vae.engine.ledger import Ledger
+from vae.engine.local_gradients import Measured
 from vae.engine.static import Static
 
 IMAGES = torch.randint(0, 256, (103, 1, 6, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -25,7 +29,7 @@ RESIDUAL = ["model.encoder=ResidualMLPEncoder", "model.decoder=ResidualMLPDecode
 
 @pytest.fixture
 def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vae.engine.static.compiled", lambda function, *_: function)
+    monkeypatch.setattr("vae.engine.static.compiled", lambda function, *_, **__: function)
 
 
 @pytest.fixture(autouse=True)
@@ -130,6 +134,61 @@ def test_a_state_is_exchanged_in_the_middle_of_an_epoch() -> None:
     assert str(whole.state_dict()) == str(eager.state_dict())
 
 
+def padded(weight: torch.Tensor) -> torch.Tensor:
+    """Return a copy whose rows lie four numbers further apart in memory."""
+    room = weight.new_zeros(*weight.shape[:-1], weight.shape[-1] + 4)
+    room[..., : weight.shape[-1]] = weight
+    return room[..., : weight.shape[-1]]
+
+
+@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize("flat", [False, True])
+def test_gradients_may_lie_otherwise_in_memory_than_their_weights(monkeypatch: pytest.MonkeyPatch, flat: bool) -> None:
+    """As a compiler leaves them that pads a product; the fused update takes them as the weights lie alone."""
+    build_update = assemble.build_update
+    monkeypatch.setattr(
+        assemble, "build_update", lambda config, accelerator, vae, _: build_update(config, accelerator, vae, "eager")
+    )
+    _, plain = build("train.precision=fp64")
+    _, whole = build("train.precision=fp64")
+    whole._step.flat = flat
+    gradients_of = whole._step.gradients
+
+    def spread(*batch: Any) -> Measured:
+        gradients, nats = gradients_of(*batch)
+        return [padded(gradient) for gradient in gradients], nats
+
+    whole._step.gradients = spread
+    run(plain, 13)
+    run(whole, 13)
+    assert largest_difference(plain, whole) < 1e-12
+
+
+def test_a_compiled_step_with_other_gradients_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One gradient of zeros, as if a kernel had not run."""
+
+    def compiled(function: Callable[[], Measured], *_: Any, device: str) -> Callable[[], Measured]:
+        def wrong() -> Measured:
+            gradients, nats = function()
+            return [*gradients[:-1], torch.zeros_like(gradients[-1])], nats
+
+        return wrong
+
+    monkeypatch.setattr("vae.engine.static.compiled", compiled)
+    with pytest.raises(EngineError, match=r"its gradients differ from those of the step as it is, by 8\.\de-01"):
+        build()
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_pixels_drawn_ahead_are_those_of_their_epoch(dtype: torch.dtype) -> None:
+    """Each epoch in turn, then one that was not foreseen, as where a run is continued."""
+    images = IMAGES if dtype == torch.uint8 else IMAGES / 255
+    batches = TrainingBatches(images, batch_size=20, noise_dim=2, seed=3, binarize="dynamic")
+    for epoch in (0, 1, 2, 7, 8, 3):
+        assert torch.equal(batches.pixels(epoch), randomness.binarize(images, 3, "train", epoch))
+    batches.close()
+
+
 @pytest.mark.usefixtures("uncompiled")
 def test_a_fault_in_a_replay_names_its_step_and_leaves_the_weights_alone() -> None:
     _, whole = build()
@@ -147,12 +206,15 @@ def test_a_fault_in_a_replay_names_its_step_and_leaves_the_weights_alone() -> No
 
 
 @pytest.mark.gpu
-def test_forty_replayed_steps_are_forty_eager_ones() -> None:
-    eager, graph = build(device="cuda")
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp64", 1e-12), ("fp32", 1e-4), ("bf16", 1e-2)])
+def test_forty_replayed_steps_are_forty_eager_ones(precision: str, tolerance: float) -> None:
+    """In float64 the law; in float32 AdamW makes steps of lr out of the last bits of exp where a gradient is near 0."""
+    eager, graph = build(f"train.precision={precision}", device="cuda")
+    assert "not compiled" not in graph.why
     run(eager, 40)
     run(graph, 40)
-    assert largest_difference(eager, graph) < 1e-5
-    assert graph.drain().loss == pytest.approx(eager.drain().loss, rel=1e-5)
+    assert largest_difference(eager, graph) < tolerance
+    assert graph.drain().loss == pytest.approx(eager.drain().loss, rel=max(tolerance, 1e-9))
 
 
 @pytest.mark.gpu
@@ -160,6 +222,7 @@ def test_forty_replayed_steps_are_forty_eager_ones() -> None:
 @pytest.mark.parametrize("which", [0, 1])
 def test_nothing_is_read_back_from_the_device_in_fifty_steps(precision: str, which: int) -> None:
     engine = build(f"train.precision={precision}", device="cuda")[which]
+    assert "not compiled" not in engine.why
     run(engine, 6)
     torch.cuda.set_sync_debug_mode("error")
     run(engine, 56, first=6)

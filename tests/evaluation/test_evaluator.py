@@ -375,7 +375,7 @@ def test_an_evaluation_says_how_it_was_made_and_is_that_of_the_functions(finishe
     assert found["protocol"] | {"pixels_crc32": ""} == {
         "data": "data", "pixels_crc32": "", "split": "test", "pixels": "0/1, one fixed draw", "likelihood": "Bernoulli",
         "normalised": True, "measure": "probability of 0/1 pixels", "seed": 0, "samples": 9, "examples": 70,
-        "draw": 0, "given": None, "bound": found["protocol"]["bound"],
+        "draw": 0, "given": None, "bound": found["protocol"]["bound"], "tf32": False,
     }  # fmt: skip
     digest = hashlib.sha256((finished / "model/model.safetensors").read_bytes()).hexdigest()
     assert found["checkpoint"]["sha256"] == digest

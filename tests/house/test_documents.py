@@ -15,6 +15,8 @@ from vae.errors import InputError
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")]
 SETTINGS = [*(ROOT / "configs").rglob("*.yaml"), *(ROOT / "launch").glob("*/*")]  # with commands in comments
 EXTENDING = "extending.md"  # their pieces exist once their code is there: test_extending.py
+TESTS = sorted((ROOT / "tests").glob("*/test_*.py"))
+ABOUT_THE_INSTRUMENT = {"cuda/test_instrument.py", "cuda/test_gpu_check.py"}  # no part of the product runs there
 LENGTHS = {"README.md": 130, "ARCHITECTURE.md": 90}  # lines, at most
 
 
@@ -104,3 +106,17 @@ def test_files_that_a_document_names_are_there(document: Path) -> None:
 @pytest.mark.parametrize(("name", "most"), list(LENGTHS.items()))
 def test_what_is_read_first_stays_short(name: str, most: int) -> None:
     assert len((ROOT / name).read_text().splitlines()) <= most
+
+
+def test_the_table_of_what_has_run_where_names_tests_that_do() -> None:
+    """Each test file under its heading: those for a real card hold tests marked gpu, and none of these is left out."""
+    text = (ROOT / "docs/running.md").read_text().split("### What has run where")[1].split("\n## ")[0]
+    rows = [line.split("|")[2:5] for line in text.splitlines() if line.startswith("| ")][1:]
+    cpu, fake, card = (re.findall(r"`(\w+/test_\w+\.py)`", "".join(column)) for column in zip(*rows, strict=True))
+    everywhere = {path.relative_to(ROOT / "tests").as_posix(): path.read_text() for path in TESTS}
+    assert {*cpu, *fake, *card} <= everywhere.keys()
+    assert not [name for name in cpu if name.startswith("cuda/")]
+    assert {*fake} == {name for name in everywhere if name.startswith("cuda/")} - ABOUT_THE_INSTRUMENT
+    assert {*card} == {
+        name for name, code in everywhere.items() if re.search(r"^@pytest.mark.gpu$", code, re.MULTILINE)
+    }

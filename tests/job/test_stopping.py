@@ -31,13 +31,14 @@ from tests.helpers.starts import (
     ranks,
     run,
 )
-from vae.distributed import signals
+from vae.distributed import signals, watchdog
 from vae.run import checkpoint
 
 SECONDS_TO_EXIT = 10
 ENDLESS = ["model.hidden_dim=64", "train.epochs=1000", "train.engine=eager", "train.log_every=10", "train.eval_every=0"]
 SHORT = ["model.hidden_dim=32", "train.batch_size=64", "train.epochs=3", "train.log_every=5"]  # 16 steps an epoch
 OFTEN = {"vae.distributed.stopping:SECONDS_BETWEEN_VOTES": 0.1}
+OFTENER = {"vae.distributed.watchdog:SECONDS_BETWEEN_BEATS": 0.2}
 Start = Callable[..., "Started"]
 
 
@@ -47,11 +48,19 @@ class Started:
     Votes and signs of life come more often than a user's, so that they are not what a test waits for.
     """
 
-    def __init__(self, folder: Path, processes: int, launcher: Sequence[Any] = (), *settings: str, real: bool = False):
+    def __init__(
+        self,
+        folder: Path,
+        processes: int,
+        launcher: Sequence[Any] = (),
+        *settings: str,
+        real: bool = False,
+        patches: dict[str, float] = OFTEN,
+    ):
         self.folder, real = folder, real or bool(launcher)
         words = [*launcher, JOB, *arguments(*ENDLESS, *settings, f"run.dir={folder}")]
         places = [{}] if launcher else ranks(processes)
-        self.started = [Program(*words, real=real, env=env, patches={} if real else OFTEN) for env in places]
+        self.started = [Program(*words, real=real, env=env, patches={} if real else patches) for env in places]
 
     def wait_for_training(self) -> "Started":
         """Wait until metrics are written."""
@@ -246,6 +255,91 @@ def test_when_a_rank_dies_the_other_names_it_and_ends(start: Start, victim: int)
         line
     )
     job.assert_nothing_is_left()
+
+
+WAITING = """
+import sys, threading
+import train_ddp
+from vae.engine.eager import Eager
+advance = Eager.advance
+def waiting(engine, step, until):
+    if step < 5:
+        return advance(engine, step, until)
+    print("waits", flush=True)
+    return threading.Event().wait()  # as for a device whose peer is gone: nothing is raised
+Eager.advance = waiting
+sys.exit(train_ddp.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(("victim", "patches"), [(0, {}), (2, OFTENER)])
+def test_when_a_rank_dies_and_no_collective_fails_the_others_name_it_and_end_long_before_the_time_set(
+    small: Path, tmp_path: Path, victim: int, patches: dict[str, float]
+) -> None:
+    words = ["-c", WAITING, *arguments(f"data.name={small}", *SHORT, "train.timeout=600", f"run.dir={tmp_path / 'r'}")]
+    started = [Program(*words, env=env, patches=patches) for env in ranks(3)]
+    for program in started:
+        program.wait_until(lambda program=program: "waits" in program.out, "waiting")
+    killed = started.pop(victim)
+    killed.kill()
+    died_at = machine_seconds()
+    ended = [program.wait(60) for program in started]
+    assert machine_seconds() < died_at + SECONDS_TO_EXIT
+    assert [end.code for end in ended] == [1, 1]
+    named = rf"cannot go on after step 5: rank {victim} \(.*pid {killed.pid}\) gives no sign of life, last heard of"
+    assert len(re.findall(named, "".join(end.err for end in ended))) == 1, ended
+
+
+@pytest.mark.parametrize("victim", [0, 2])
+def test_a_rank_that_is_frozen_for_a_while_ends_nothing(start: Start, victim: int) -> None:
+    """It is silent for longer than a rank that is gone would be waited for, but not for `train.timeout`."""
+    job = start(3, (), "train.timeout=60", patches=OFTEN | OFTENER).wait_for_training()
+    frozen = job.started[victim]
+    frozen.send_signal(signal.SIGSTOP)
+    time.sleep(2 * watchdog.BEATS_TO_MISS * 0.2 + 2.0 + 2.0)
+    frozen.send_signal(signal.SIGCONT)
+    logged = len(rows(job.folder))
+    job.started[0].wait_until(lambda: len(rows(job.folder)) > logged + 1, "going on")
+    job.started[1].send_signal(signal.SIGTERM)
+    ended = job.end()
+    assert [end.code for end in ended] == [85] * 3, ended
+
+
+A_COLLECTIVE_WAITS = 6.0
+FINISHING = """
+import os, sys, time
+import train_ddp
+write_results = train_ddp.write_results
+def slow(*args):
+    print("finishes", flush=True)
+    time.sleep(float(os.environ["SECONDS"]))
+    write_results(*args)
+train_ddp.write_results = slow
+sys.exit(train_ddp.main(sys.argv[1:]))
+"""
+
+
+def finishing(small: Path, folder: Path, seconds: float) -> list[Program]:
+    """Start a job whose collectives wait for `A_COLLECTIVE_WAITS` seconds, and whose last action takes so many."""
+    words = ["-c", FINISHING, *arguments(f"data.name={small}", *SHORT, "train.timeout=600", f"run.dir={folder}")]
+    waits = {"MIN_SECONDS_TO_MEET": A_COLLECTIVE_WAITS, "SECONDS_AFTER_WATCHDOG": A_COLLECTIVE_WAITS - 600}
+    waits = {f"vae.distributed.launch:{name}": seconds for name, seconds in waits.items()} | OFTENER
+    return [Program(*words, env=env | {"SECONDS": str(seconds)}, patches=waits) for env in ranks(2)]
+
+
+def test_the_main_process_may_finish_for_longer_than_a_collective_waits(small: Path, tmp_path: Path) -> None:
+    ended = [program.wait(60) for program in finishing(small, tmp_path / "r", seconds=A_COLLECTIVE_WAITS + 3)]
+    assert [end.code for end in ended] == [0, 0], ended
+    assert (tmp_path / "r" / "summary.json").exists()
+
+
+def test_a_main_process_that_dies_while_it_finishes_is_named(small: Path, tmp_path: Path) -> None:
+    main, other = finishing(small, tmp_path / "r", seconds=60)
+    main.wait_until(lambda: "finishes" in main.out)
+    main.kill()
+    ended = other.wait(60)
+    assert ended.code == 1
+    assert re.search(rf"rank 1: .*: rank 0 \(.*pid {main.pid}\) gives no sign of life", ended.err), ended.err
 
 
 @pytest.mark.parametrize("victim", [0, 2])

@@ -1,4 +1,4 @@
-"""Settings that are right one by one and mean nothing together: rules of the pieces, and rules of hidden labels."""
+"""Settings that are right one by one and mean nothing together: rules of the pieces, of hidden labels and of TF32."""
 
 from collections.abc import Iterator
 
@@ -12,6 +12,7 @@ def conflicts(config: Config) -> Iterator[str]:
     for piece in chosen_pieces(config):
         yield from piece.conflicts(config)
     yield from _hidden_labels(config)
+    yield from _tf32(config)
 
 
 def chosen_pieces(config: Config) -> Iterator[type[Piece]]:
@@ -41,4 +42,14 @@ def _hidden_labels(config: Config) -> Iterator[str]:
         yield (
             f"data.repeat_labelled = {data.repeat_labelled}: each repeat would have 0/1 pixels of its own, with "
             "data.binarize = 'static' they are drawn once; take dynamic, or 1"
+        )
+
+
+def _tf32(config: Config) -> Iterator[str]:
+    """Yield a line if TF32 is asked for with another precision than the one whose products it rounds."""
+    precision = config.train.precision
+    if config.train.tf32 and precision != "fp32":
+        yield (
+            f"train.tf32 = true: rounds the products of train.precision = 'fp32', not those of {precision!r}; "
+            "set precision=fp32, or tf32=false"
         )

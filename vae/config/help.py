@@ -90,6 +90,8 @@ def _entry(key: str, kind: str, default: Any, field: FieldInfo) -> list[str]:
 
 
 def _type_name(field: FieldInfo) -> str:
+    if get_origin(field.annotation) is list:
+        return f"list of {_type_name(FieldInfo.from_annotation(get_args(field.annotation)[0]))}"
     if options := get_args(field.annotation):
         words = [word for o in options for word in (get_args(o) if get_origin(o) is Literal else [o])]
         kind = " | ".join("null" if o is type(None) else getattr(o, "__name__", str(o)) for o in words)

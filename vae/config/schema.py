@@ -98,6 +98,12 @@ class ModelConfig(Section):
         default=False,
         description="labels that are not given are inferred by a network like the encoder, q(y|x), and marginalised",
     )
+    output_bias: Literal["zero", "data"] = Field(
+        default="zero",
+        description="the decoder's last bias at the start; zero: at or near 0, as its initialization has it; data: "
+        "where p(x|z) fits each pixel of the training images (of a convolution: each channel), for a Bernoulli the "
+        "logit of its mean",
+    )
     hierarchy: Annotated[Spec, PieceOf("vae.families.hierarchy:HIERARCHIES")] = Field(
         default={"name": "Flat"}, description="stochastic layers above z"
     )
@@ -131,7 +137,19 @@ class OptimConfig(Section):
     lr_scaling_epochs: float = Field(
         default=5.0, gt=0, description="epochs over which that factor is reached, linearly from 1 (Goyal et al. 2017)"
     )
+    betas: list[Annotated[float, Field(ge=0, lt=1)]] = Field(
+        default=[0.9, 0.999],
+        min_length=2,
+        max_length=2,
+        description="decay a step of the moving averages of gradients and of their squares",
+    )
+    eps: float = Field(default=1e-8, gt=0, description="added to the root of the averaged squares")
     weight_decay: float = Field(default=1e-2, ge=0, description="decoupled weight decay")
+    decayed: Literal["all", "matrices"] = Field(
+        default="all",
+        description="weights that decay: all; or matrices and kernels of linear and convolutional layers alone, not "
+        "biases, normalisation, embeddings, a likelihood's std and a prior's means, scales and pseudo-inputs",
+    )
     max_grad_norm: float | None = Field(
         default=1.0, gt=0, description="the global gradient is clipped to this norm; null: never"
     )
@@ -146,9 +164,13 @@ class TrainConfig(Section):
     precision: Literal["fp32", "bf16", "fp16", "fp64"] = Field(
         default="fp32", description="bf16, fp16: autocast over fp32 weights (fp16 needs CUDA); fp64: for verification"
     )
+    tf32: bool = Field(
+        default=False,
+        description="with fp32 on CUDA: products and convolutions in TF32, 10 bits of mantissa instead of 23; faster",
+    )
     engine: Literal["auto", "eager", "compile", "graph"] = Field(
         default="auto",
-        description="how a step is run: eager; compile: by compiled functions; graph: whole steps in a CUDA graph; "
+        description="how a step is run: eager; compile: by compiled functions; graph: whole steps in CUDA graphs; "
         "auto: graph on CUDA where possible; on a CPU compile for long runs of one process, else eager",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(

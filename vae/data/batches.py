@@ -5,7 +5,9 @@ last one is shorter, and each rank takes its slice of it. Any world size sees th
 """
 
 import math
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -80,6 +82,17 @@ def send(numbers: Tensor, device: torch.device) -> Tensor:
     return numbers.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else numbers.to(device)
 
 
+def staged(numbers: np.ndarray, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """Return a copy of numbers on the CPU, pinned where `device` is CUDA, so that no copy to it makes the host wait.
+
+    By NumPy, for the reason that `TrainingBatches.table` gives.
+    """
+    dtype = torch.from_numpy(numbers).dtype if dtype is None else dtype
+    copy = torch.empty(numbers.shape, dtype=dtype, pin_memory=device.type == "cuda")
+    np.copyto(copy.numpy(), numbers, casting="same_kind")
+    return copy
+
+
 class TrainingBatches:
     """`batches(step)` is this rank's part of the global batch of that step, a pure function of seed and step.
 
@@ -93,6 +106,9 @@ class TrainingBatches:
         binarize: `none`, `dynamic` (anew each epoch) or `static` (once).
         dtype: of the images and noise in a batch.
         rank, world_size: which part is ours.
+
+    Attributes:
+        ahead: a thread for what a coming epoch needs.
     """
 
     def __init__(
@@ -117,6 +133,11 @@ class TrainingBatches:
         self.steps_per_epoch = math.ceil(len(images) / batch_size)
         self.rows = math.ceil(batch_size / world_size)  # the most examples that a batch of ours has
         self._epoch = -1
+        self._thresholds: tuple[int, Future[Tensor]] | None = None
+        begin = None
+        if images.is_cuda:  # a thread's own device is the machine's first, which may be another rank's
+            begin = partial(torch.cuda.set_device, images.device)
+        self.ahead = ThreadPoolExecutor(1, thread_name_prefix="batches", initializer=begin)
         numbers = max(1, math.prod(self.noise_shape))
         self._block = max(1, NUMBERS_AT_ONCE // numbers)  # positions whose noise is drawn at once
 
@@ -131,8 +152,15 @@ class TrainingBatches:
         return Batch(x, self._noise(epoch, rows), labels, count, global_count)
 
     def pixels(self, epoch: int) -> Tensor:
-        """Return the images (N, C, H, W) that the batches of an epoch are taken from."""
-        return randomness.binarize(self.images, self.seed, "train", epoch) if self.dynamic else self.images
+        """Return the images (N, C, H, W) that the batches of an epoch are taken from.
+
+        Dynamic ones are those of `randomness.binarize`; the next epoch's thresholds are drawn meanwhile.
+        """
+        if not self.dynamic:
+            return self.images
+        ready, self._thresholds = self._thresholds, (epoch + 1, self.ahead.submit(self._draw_thresholds, epoch + 1))
+        drawn = ready[1].result() if ready and ready[0] == epoch else self._draw_thresholds(epoch)
+        return randomness.above(drawn.to(self.images.device, non_blocking=True), self.images)
 
     def table(self, epoch: int) -> EpochTable:
         """Return all batches of an epoch at once, on the CPU; `index` is into `pixels(epoch)`.
@@ -153,6 +181,10 @@ class TrainingBatches:
             noise[here] = self._draw(epoch, block).numpy()[places[here] - block * self._block]
         return EpochTable(*map(torch.from_numpy, (order[places], noise, weight, count)))
 
+    def close(self) -> None:
+        """Draw nothing ahead any more."""
+        self.ahead.shutdown(wait=False, cancel_futures=True)
+
     def progress(self, step: int) -> float:
         """Return the epochs seen before `step`: examples seen over examples in the training set."""
         epoch, position = divmod(step, self.steps_per_epoch)
@@ -172,6 +204,10 @@ class TrainingBatches:
         count = min(self._block, len(self.images) - block * self._block)
         noise = randomness.normal(count, math.prod(self.noise_shape), self.seed, "noise", epoch, block)
         return noise.view(count, *self.noise_shape)
+
+    def _draw_thresholds(self, epoch: int) -> Tensor:
+        drawn = randomness.thresholds(tuple(self.images.shape), self.images.dtype, self.seed, "train", epoch)
+        return staged(drawn, self.images.device)
 
     def _noise(self, epoch: int, rows: slice) -> Tensor:
         """Return the noise of some positions, on the device."""

@@ -41,14 +41,23 @@ def binarize(images: Tensor, seed: int, part: str, epoch: int = 0) -> Tensor:
     Returns:
         Images of the same shape and type: 0 or 255 in uint8, 0 or 1 in floating point.
     """
+    drawn = thresholds(tuple(images.shape), images.dtype, seed, part, epoch)
+    return above(torch.from_numpy(drawn).to(images.device), images)
+
+
+def thresholds(shape: tuple[int, ...], dtype: torch.dtype, seed: int, part: str, epoch: int = 0) -> np.ndarray:
+    """Return the draws of `binarize`: images of this shape and dtype have a 1 where they exceed them.
+
+    For uint8 images the draws are uint8, uniform on 0 .. 254: P(r < p) = p / 255 exactly. Else float32 in [0, 1).
+    """
     rng = generator(seed, f"binarize/{part}", epoch)
-    shape = tuple(images.shape)
-    if images.dtype == torch.uint8:
-        # P(r < p) = p / 255 exactly for r uniform on 0 .. 254
-        threshold = torch.from_numpy(rng.integers(0, 255, shape, dtype=np.uint8)).to(images.device)
-        return (threshold < images).to(torch.uint8) * 255
-    threshold = torch.from_numpy(rng.random(shape, dtype=np.float32)).to(images.device)
-    return (threshold < images).to(images.dtype)
+    return rng.integers(0, 255, shape, dtype=np.uint8) if dtype == torch.uint8 else rng.random(shape, dtype=np.float32)
+
+
+def above(threshold: Tensor, images: Tensor) -> Tensor:
+    """Return 0/1 pixels, 1 where an image exceeds its threshold: 0 or 255 in uint8, 0 or 1 in floating point."""
+    ones = (threshold < images).to(images.dtype)
+    return ones * 255 if images.dtype == torch.uint8 else ones
 
 
 def torch_seed(seed: int, stream: str) -> int:

@@ -3,6 +3,8 @@
 import gc
 import importlib
 import os
+import re
+import warnings
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -24,6 +26,12 @@ MIN_SECONDS_TO_MEET = 30.0  # processes that start together may take that long t
 SECONDS_AFTER_WATCHDOG = 10.0  # it is to be first: it knows which rank is missing
 # Accelerate makes a process group where LOCAL_RANK is set, or one of the others is more than 1
 LAUNCHERS_VARIABLES = ("LOCAL_RANK", "WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+# Of what CUDA brings, nothing that a user could act upon: the beginning of a warning, its kind.
+NOT_FOR_USERS = (
+    ("TensorFloat32 tensor cores", UserWarning),  # torch 2.11's compiler advises TF32: train.tf32 decides
+    ("CUDA libdevice not found", UserWarning),  # torch 2.14's compiler takes the copy that Triton brings
+    ("`torch.distributed.all_gather_into_tensor` is deprecated", FutureWarning),  # a call of Accelerate's
+)
 _HOW_TO_LAUNCH = "start N processes with torchrun --nproc-per-node N (or accelerate launch), or unset WORLD_SIZE"
 
 
@@ -32,15 +40,25 @@ class RendezvousError(RankLostError):
 
 
 def make_accelerator(
-    device: str, mixed_precision: str, environment: Mapping[str, str], timeout: float = 600.0
+    device: str,
+    mixed_precision: str,
+    environment: Mapping[str, str],
+    timeout: float = 600.0,
+    *,
+    tf32: bool = False,
+    backend: str | None = None,
 ) -> Accelerator:
     """Start the process group, if a launcher asked for one, and return the accelerator.
+
+    From here on float32 products are float32 products on CUDA too, unless `tf32`: see `set_products`.
 
     Args:
         device: `auto`, `cpu` or `cuda`.
         mixed_precision: `no`, `bf16` or `fp16`.
         environment: `os.environ`: what the launcher said.
         timeout: seconds to wait for the other processes, here and in every collective.
+        tf32: whether products of float32 numbers may be rounded to TF32.
+        backend: of the collectives on CUDA; None: NCCL, which refuses two processes on one device. `gloo` takes them.
 
     Raises:
         InputError: the device is not there, fp16 has no device, or the launcher started another number of processes.
@@ -55,23 +73,40 @@ def make_accelerator(
     use_cpu = device == "cpu" or not has_cuda
     if mixed_precision == "fp16" and use_cpu:
         raise InputError("train.precision = 'fp16': needs a CUDA device; use bf16 or fp32 on a CPU")
-    if not use_cpu and here > torch.cuda.device_count():
-        devices = f"this machine has {torch.cuda.device_count()} CUDA devices for {here} processes"
-        raise InputError(f"train.device = {device!r}: {devices}; start fewer, or set train.device=cpu")
+    if not use_cpu:
+        _check_devices(device, torch.cuda.device_count(), here, environment)
+    set_products(tf32=tf32)
+    for beginning, kind in NOT_FOR_USERS:
+        warnings.filterwarnings("ignore", re.escape(beginning), kind)
+    group = InitProcessGroupKwargs(
+        timeout=timedelta(seconds=max(MIN_SECONDS_TO_MEET, timeout + SECONDS_AFTER_WATCHDOG)),
+        **({} if backend is None else {"backend": backend}),
+    )
     accelerator = _start(
         environment,
         cpu=use_cpu,
         mixed_precision=mixed_precision,
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(gradient_as_bucket_view=True),
-            InitProcessGroupKwargs(
-                timeout=timedelta(seconds=max(MIN_SECONDS_TO_MEET, timeout + SECONDS_AFTER_WATCHDOG))
-            ),
-        ],
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True), group],
     )
     if accelerator.num_processes != announced:  # each process would believe to be alone and write the same files
         raise InputError(f"WORLD_SIZE = {announced}: but {accelerator.num_processes} came together; {_HOW_TO_LAUNCH}")
     return accelerator
+
+
+def set_products(*, tf32: bool) -> None:
+    """Set how CUDA multiplies float32 numbers: in float32 or in TF32, and convolutions by deterministic algorithms.
+
+    Torch's own default is TF32 for convolutions, float32 for matrix products, and whichever algorithm of cuDNN is at
+    hand, of which some add by atomics: then a resumed run has other bits. One interface for all of it: torch raises
+    where it finds `allow_tf32` and `fp32_precision` mixed, and its compiler asks for both.
+
+    Args:
+        tf32: 10 bits of mantissa instead of 23, faster.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
 
 
 def _certainly_alone(environment: Mapping[str, str]) -> bool:
@@ -99,6 +134,19 @@ def _check_launcher(environment: Mapping[str, str]) -> int:
     return int(announced)
 
 
+def _check_devices(device: str, count: int, here: int, environment: Mapping[str, str]) -> None:
+    """Refuse two processes for one device: Accelerate would count on from the first one, and NCCL fail."""
+    local_rank = environment.get("LOCAL_RANK", "0")
+    if here > count:
+        problem = f"for {here} processes"
+    elif local_rank.isdecimal() and int(local_rank) >= count:
+        problem = f"and this is the process of LOCAL_RANK = {local_rank}"
+    else:
+        return
+    devices = f"this machine has {count} CUDA device{'s' if count != 1 else ''} {problem}"
+    raise InputError(f"train.device = {device!r}: {devices}; start fewer, or set train.device=cpu")
+
+
 def _processes_here(environment: Mapping[str, str]) -> int:
     """Return the processes of this job on this machine."""
     count = environment.get("LOCAL_WORLD_SIZE", "1")
@@ -119,13 +167,16 @@ def cpu_has_bf16() -> bool:
     return any(has for name, has in torch.cpu.get_capabilities().items() if "bf16" in name)
 
 
-def precision_warnings(mixed_precision: str, device: str) -> list[str]:
+def precision_warnings(mixed_precision: str, device: str, *, tf32: bool = False) -> list[str]:
     """Return a line where a precision is possible on a device but of no use, else nothing.
 
     Args:
         mixed_precision: `no`, `bf16` or `fp16`.
         device: `cpu` or `cuda`.
+        tf32: whether TF32 was asked for.
     """
+    if tf32 and device == "cpu":
+        return ["train.tf32: changes nothing on a CPU, which has no TF32"]
     if (mixed_precision, device) == ("bf16", "cpu") and not cpu_has_bf16():
         return ["train.precision: bf16 is slower than fp32 on this CPU, which has no instructions for it"]
     return []
@@ -140,11 +191,18 @@ def set_threads(threads: int, environment: Mapping[str, str]) -> int:
     return torch.get_num_threads()
 
 
-def on_main(accelerator: Accelerator, action: Callable[[], Result]) -> Result:
+def on_main(
+    accelerator: Accelerator, action: Callable[[], Result], wait_for_main: Callable[[], None] | None = None
+) -> Result:
     """Run `action` on the main process and give its result, or what it raised, to all of them (all ranks).
 
     An error that one line says (`vae.errors`) is raised on all ranks as it is; on the other ranks any other error
     becomes a `RuntimeError`.
+
+    Args:
+        accelerator: the process group.
+        action: what the main process is to do.
+        wait_for_main: of a watchdog, for an action that may take longer than a collective waits.
     """
     outcome: list[Any] = [None, None]
     failure: Exception | None = None
@@ -155,6 +213,8 @@ def on_main(accelerator: Accelerator, action: Callable[[], Result]) -> Result:
             failure = error
             unknown = RuntimeError(f"on the main process: {type(error).__name__}: {error}")
             outcome = [None, error if isinstance(error, SHARED) else unknown]
+    if wait_for_main:
+        wait_for_main()
     broadcast_object_list(outcome)
     if failure or outcome[1]:
         raise failure or outcome[1]

@@ -31,7 +31,7 @@ def check_rendezvous(context: Context) -> Finding:
     device = train.device if context.on_cuda else "cpu"
     precision = "no" if context.wants_impossible_fp16 else assemble.MIXED_PRECISION[train.precision]
     try:
-        context.accelerator = make_accelerator(device, precision, context.environment, TIMEOUT)
+        context.accelerator = make_accelerator(device, precision, context.environment, TIMEOUT, tf32=train.tf32)
     except InputError:
         raise
     except Exception as error:  # torch raises many kinds
@@ -155,10 +155,10 @@ def _milliseconds(tensor: Tensor, repeats: int) -> float:
 
 
 def check_gradients(context: Context) -> Finding:
-    """Make one real training step and compare the gradient norms of the ranks."""
+    """Make one real training step, eagerly, and compare the gradient norms of the ranks."""
     if context.model is None:
         return failure("no model to train", "see above")
-    engine = _one_step(context, context.model)
+    engine, chosen = _one_step(context, context.model)
     norm = engine.update.grad_norm.item()
     if not engine.update.grad_norm.isfinite():
         return failure(f"the norm is {norm} in the first step", "look at the data, model.* and train.precision")
@@ -166,19 +166,26 @@ def check_gradients(context: Context) -> Finding:
         engine.assert_ranks_agree()
     except RuntimeError as error:  # on all ranks alike
         return failure(str(error), "train through the prepared model only; DDP must see every parameter")
-    return ok(f"norm {norm:.4g} after one step" + (", the same on all ranks" if len(context.peers) > 1 else ""))
+    same = ", the same on all ranks" if len(context.peers) > 1 else ""
+    return ok(f"norm {norm:.4g} after one eager step{same}; a run takes engine {chosen}")
 
 
-def _one_step(context: Context, model: VAE) -> Engine:
+def _one_step(context: Context, model: VAE) -> tuple[Engine, str]:
+    """Return an engine that has made a step, and in words the one that a run would take; raises `InputError`.
+
+    The step is eager: compiling takes one rank seconds and another one minutes, longer than the others wait here.
+    """
     accelerator, config = context.accelerator, context.config
     assert accelerator is not None
     data = context.data or _random_images(model.image_shape, model.classes)
     objective, rank = assemble.build_objective(config), accelerator.process_index
     parts = (config, data, model, objective, accelerator.device)
     batches = assemble.build_batches(*parts, rank, accelerator.num_processes)
-    engine = assemble.build_engine(config, accelerator, model, objective, batches)
+    choice = assemble.choose_engine(config, objective, batches, accelerator.device.type, accelerator.num_processes)
+    eagerly = config.model_copy(update={"train": config.train.model_copy(update={"engine": "eager"})})
+    engine = assemble.build_engine(eagerly, accelerator, model, objective, batches)
     engine.advance(0, until=1)
-    return engine
+    return engine, f"{choice.name} ({choice.why})"
 
 
 def _random_images(shape: Sequence[int], classes: int) -> DataSet:

@@ -48,6 +48,10 @@ class Engine(ABC):
             until: as many updates may be made by the end of the call; more than `step`.
         """
 
+    def close(self) -> None:
+        """Let go of what outlives a step; the engine is of no use afterwards."""
+        self.batches.close()
+
     def drain(self) -> Interval:
         """Return the means since the last call and start anew (all ranks); raises `NonFiniteError`."""
         return self.ledger.drain()

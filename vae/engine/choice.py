@@ -1,11 +1,30 @@
 """The choice of the engine that runs the training steps, with its reason."""
 
+from dataclasses import dataclass
+
 from vae.config import TrainConfig
 from vae.errors import InputError
 
 # benchmarks/README.md: compiling the default net takes 20 seconds the first time and saves 1.6 ms of each step
 STEPS_THAT_REPAY_COMPILING = 12_500
+# estimated, never measured on a GPU: 124 kernels of a captured step fewer, at 1.75 us each; compiling takes 13 seconds
+STEPS_THAT_REPAY_COMPILING_A_GRAPH = 60_000
 MOST_NOISE = 2**28  # numbers of an epoch in a static engine's table: 1 GiB
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An engine.
+
+    Attributes:
+        name: `eager`, `compile` or `graph`.
+        why: the reason, in a few words.
+        compiles: whether its step is compiled.
+    """
+
+    name: str
+    why: str
+    compiles: bool
 
 
 def choose(
@@ -17,8 +36,8 @@ def choose(
     across_examples: bool = False,
     observes: bool = False,
     noise: int = 0,
-) -> tuple[str, str]:
-    """Return the engine's name and the reason, in a few words.
+) -> Choice:
+    """Return the engine for a run.
 
     Args:
         train: `engine`, and precision and exact gradients, which not every engine allows.
@@ -40,20 +59,23 @@ def choose(
     if train.engine != "auto":
         if problem := hindered(train.engine):
             raise InputError(f"train.engine = {train.engine!r}: {problem}; use eager or auto")
-        return train.engine, "as asked for"
-    name, reason = _fastest(device, world_size, total_steps)
-    problem = hindered(name)
-    return ("eager", f"auto: no {name} {problem}") if problem else (name, f"auto: {reason}")
+        return Choice(train.engine, "as asked for", compiles=train.engine != "eager")
+    best = _fastest(device, world_size, total_steps)
+    problem = hindered(best.name)
+    return Choice("eager", f"auto: no {best.name} {problem}", compiles=False) if problem else best
 
 
-def _fastest(device: str, world_size: int, total_steps: int) -> tuple[str, str]:
+def _fastest(device: str, world_size: int, total_steps: int) -> Choice:
     if device == "cuda":
-        return "graph", "fastest on CUDA"
+        pays = total_steps >= STEPS_THAT_REPAY_COMPILING_A_GRAPH
+        few = f"; fewer than {STEPS_THAT_REPAY_COMPILING_A_GRAPH:,} steps do not repay compiling"
+        return Choice("graph", f"auto: fastest on CUDA{'' if pays else few}", compiles=pays)
     if world_size > 1:
-        return "eager", "on a CPU shared by several processes"
+        return Choice("eager", "auto: on a CPU shared by several processes", compiles=False)
+    number = f"{STEPS_THAT_REPAY_COMPILING:,} steps"
     if total_steps < STEPS_THAT_REPAY_COMPILING:
-        return "eager", f"on a CPU, fewer than {STEPS_THAT_REPAY_COMPILING:,} steps do not repay compiling"
-    return "compile", f"on a CPU, {STEPS_THAT_REPAY_COMPILING:,} steps and more repay compiling"
+        return Choice("eager", f"auto: on a CPU, fewer than {number} do not repay compiling", compiles=False)
+    return Choice("compile", f"auto: on a CPU, {number} and more repay compiling", compiles=True)
 
 
 def obstacle(name: str, train: TrainConfig, device: str, *, across_examples: bool, observes: bool, noise: int) -> str:
@@ -69,7 +91,7 @@ def obstacle(name: str, train: TrainConfig, device: str, *, across_examples: boo
     if name == "graph" and device != "cuda":
         return f"on a {device.upper()}: it needs a CUDA device"
     if name != "eager" and train.precision == "fp16":
-        return "with train.precision = fp16, whose loss scaler asks the device in each step"
+        return "with train.precision = fp16, whose loss scale is Accelerate's and no part of a step of fixed shape"
     return ""
 
 

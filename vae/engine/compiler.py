@@ -10,7 +10,7 @@ from accelerate.utils import gather_object
 from vae.compat import tracing_autograd
 
 # else the compiler leaves out roundings to half precision between two operations: a step is no longer the eager one
-OPTIONS = {"emulate_precision_casts": True}
+OPTIONS: dict[str, Any] = {"emulate_precision_casts": True}
 # on CUDA: no padding, decided by a benchmark, that gives gradients other strides than their weights have; no choice of
 # kernels by their speed, by which ranks and continued runs would differ; independent small kernels in one launch
 CUDA_OPTIONS = OPTIONS | {"shape_padding": False, "deterministic": True, "combo_kernels": True}

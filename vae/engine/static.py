@@ -9,21 +9,23 @@ inside a graph is seen by no watchdog of NCCL's, and hangs across nodes with som
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from vae.data.batches import staged
 from vae.engine.base import Engine
 from vae.engine.compiler import EngineError, compiled, together
 from vae.engine.local_gradients import Measured, local_gradients
-from vae.engine.update import CompilableAdamW, Numbers
+from vae.engine.update import CompilableAdamW, FusedAdamW, Numbers, total_norm
 from vae.model import VAE
 
 STEPS_A_REPLAY = 20
+# between a compiled step's gradients and the plain one's, of their norm: other orders of sums differ by far less
+TOLERANCE, MIXED_TOLERANCE = 1e-3, 5e-2
 WARM_UP_STEPS = 3  # before a capture, on a stream of their own: libraries set themselves up
 
 
@@ -44,8 +46,8 @@ class StaticStep:
     def __init__(self, engine: Engine, model: VAE):
         self.engine = engine
         self.gradients = local_gradients(engine.accelerator, model, engine.objective, engine.update.parameters)
-        self.measure, self.finish, self.settle = self._measure, self._finish, self._settle
-        self.flat = engine.accelerator.num_processes > 1 or engine.accelerator.device.type == "cuda"
+        self.measure, self.finish, self.settle = self.plain_measure, self._finish, self._settle
+        self.flat: bool = engine.accelerator.num_processes > 1 or engine.accelerator.device.type == "cuda"
         batches, device = engine.batches, engine.accelerator.device
         self.names = list(engine.objective.at(0.0))
         steps, rows = batches.steps_per_epoch, batches.rows
@@ -54,8 +56,8 @@ class StaticStep:
         self.weight = torch.zeros(steps, rows, dtype=batches.dtype, device=device)
         self.count = torch.zeros(steps, dtype=torch.float64, device=device)
         self.now = torch.zeros(steps, len(self.names), dtype=batches.dtype, device=device)
-        # on CUDA the fused optimizer reads a learning rate in float32
-        self.lr = torch.zeros(steps, dtype=torch.float32 if device.type == "cuda" else torch.float64, device=device)
+        fused = isinstance(engine.update, FusedAdamW)  # which reads the learning rate in float32
+        self.lr = torch.zeros(steps, dtype=torch.float32 if fused else torch.float64, device=device)
         self._tables = (self.index, self.noise, self.weight, self.count, self.now, self.lr)
         self.position = torch.zeros(1, dtype=torch.int64, device=device)  # of the next step in its epoch
         self.step = torch.zeros(1, dtype=torch.float64, device=device)  # and in the run
@@ -72,7 +74,7 @@ class StaticStep:
         now = np.array([list(engine.objective.at(at).values()) for at in progress]).reshape(self.now.shape)
         lr = np.array([engine.learning_rate(at) for at in progress])
         rows = (table.index.numpy(), table.noise.numpy(), table.weight.numpy(), table.count.numpy(), now, lr)
-        return [_host_copy(each, there) for each, there in zip(rows, self._tables, strict=True)]
+        return [staged(each, there.device, there.dtype) for each, there in zip(rows, self._tables, strict=True)]
 
     def load(self, epoch: int, rows: Sequence[Tensor]) -> None:
         """Bring an epoch's rows to the device; what is still running there is done with the old ones first."""
@@ -92,7 +94,7 @@ class StaticStep:
         self.meet(gradients)
         self.finish(gradients, nats)
 
-    def _measure(self) -> Measured:
+    def plain_measure(self) -> Measured:
         """Return this rank's gradients, in one tensor if they are `flat`, and its sums, for the next batch."""
         index, noise, weight, now = (self._row(table) for table in (self.index, self.noise, self.weight, self.now))
         scheduled = dict(zip(self.names, now.unbind(), strict=True))
@@ -102,7 +104,8 @@ class StaticStep:
     def meet(self, gradients: Sequence[Tensor]) -> None:
         """Add up the gradients of all ranks (all ranks: one collective, if there are several)."""
         if self.engine.accelerator.num_processes > 1:
-            torch.distributed.all_reduce(*gradients)
+            (flat,) = gradients
+            torch.distributed.all_reduce(flat)
 
     def _finish(self, gradients: Sequence[Tensor], nats: Tensor) -> None:
         """Record and update, with the gradients of all ranks together."""
@@ -135,13 +138,6 @@ class StaticStep:
         return table.index_select(0, self.position)[0]
 
 
-def _host_copy(numbers: np.ndarray, there: Tensor) -> Tensor:
-    """Return a copy of numbers on the CPU, in the dtype of the tensor that they go to; for CUDA it is pinned."""
-    copy = torch.empty(numbers.shape, dtype=there.dtype, pin_memory=there.is_cuda)
-    np.copyto(copy.numpy(), numbers, casting="same_kind")
-    return copy
-
-
 @dataclass
 class Static(Engine):
     """Makes whole steps of fixed shape, fast once `prepare` has been called.
@@ -165,10 +161,6 @@ class Static(Engine):
     def __post_init__(self) -> None:
         self._step = StaticStep(self, self.model)
         self._calls = {1: self._step}
-        begin = None
-        if self.accelerator.device.type == "cuda":  # a thread's own is the machine's first, which may be another rank's
-            begin = partial(torch.cuda.set_device, torch.cuda.current_device())
-        self._ahead = ThreadPoolExecutor(1, thread_name_prefix="batches", initializer=begin)
 
     def prepare(self) -> None:
         """Compile the step, and capture it where it is to be (all ranks); weights and sums stay as they are.
@@ -183,6 +175,9 @@ class Static(Engine):
                 self._compile()
             if self.captured:
                 self._calls = self._capture()
+        except EngineError:
+            self._release()
+            raise
         finally:
             with torch.no_grad():
                 for tensor, value in before:
@@ -198,12 +193,15 @@ class Static(Engine):
         return made
 
     def close(self) -> None:
-        """Let go of the graphs: a process group that is left would wait for those that hold its collectives."""
+        """Let go of the graphs, before the process group that they may have used."""
+        self._release()
+        super().close()
+
+    def _release(self) -> None:
         self._calls.clear()
         for graph in self._graphs:
             graph.reset()
         self._graphs.clear()
-        self._ahead.shutdown(wait=False, cancel_futures=True)
 
     def _seek(self, step: int) -> None:
         """Have the device ready to make `step` next."""
@@ -216,7 +214,7 @@ class Static(Engine):
 
     def _take_rows(self, epoch: int) -> list[Tensor]:
         """Return an epoch's rows, and have the next ones prepared meanwhile."""
-        ready, self._rows = self._rows, (epoch + 1, self._ahead.submit(self._step.rows, epoch + 1))
+        ready, self._rows = self._rows, (epoch + 1, self.batches.ahead.submit(self._step.rows, epoch + 1))
         return ready[1].result() if ready and ready[0] == epoch else self._step.rows(epoch)
 
     def _compile(self) -> None:
@@ -225,6 +223,7 @@ class Static(Engine):
         plain = step.measure()  # torch.distributions looks up KL rules, untraceably, once
         try:
             step.measure = compiled(step.measure, device=device)
+            together(self.disagreement(plain, step.measure()))
             if isinstance(self.update, CompilableAdamW):
                 step.finish = compiled(step.finish, *plain, device=device)
             else:
@@ -232,7 +231,18 @@ class Static(Engine):
         except EngineError as error:
             if not self.captured:
                 raise
+            step.measure = step.plain_measure
             self.why += f"; it is not compiled: {error}"
+
+    def disagreement(self, expected: Measured, found: Measured) -> str:
+        """Return a line if a compiled step's gradients are not those of the step as it is, else nothing."""
+        gradients, others = expected[0], found[0]
+        norm = total_norm(gradients)
+        apart = total_norm([other - gradient for gradient, other in zip(gradients, others, strict=True)])
+        limit = TOLERANCE if self.accelerator.mixed_precision == "no" else MIXED_TOLERANCE
+        if not norm.isfinite() or apart <= limit * norm:  # a batch without finite gradients tells nothing
+            return ""
+        return f"its gradients differ from those of the step as it is, by {(apart / norm).item():.1e} of their norm"
 
     def _capture(self) -> dict[int, Callable[[], None]]:
         """Return calls that replay one step, or several where this process is alone (all ranks).

@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,11 +12,32 @@ from torch import Tensor
 
 from vae.compat import fused_adamw
 
-BETAS, EPSILON = (0.9, 0.999), 1e-8  # of AdamW
 CLIP_EPSILON = 1e-6  # in the clip factor max_norm / (norm + CLIP_EPSILON), as in torch.nn.utils.clip_grad_norm_
 
 State = Mapping[int, Mapping[str, Tensor]]  # moments and step counts, by the position of their weights
 Numbers = tuple[Any, ...]  # from `prepare` for `apply`: tensors (), and a learning rate that may be a float
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of AdamW.
+
+    Attributes:
+        weight_decay: of each weight, decoupled.
+        betas: decay a step of the moving averages of gradients and of their squares.
+        eps: added to the root of the latter average.
+    """
+
+    weight_decay: Sequence[float]
+    betas: tuple[float, float]
+    eps: float
+
+    def groups(self) -> dict[float, list[int]]:
+        """Return each weight decay with the positions of its weights."""
+        groups: dict[float, list[int]] = {}
+        for place, decay in enumerate(self.weight_decay):
+            groups.setdefault(decay, []).append(place)
+        return groups
 
 
 class Update(ABC):
@@ -24,10 +46,11 @@ class Update(ABC):
     Args:
         parameters: of the model, on the device.
         max_grad_norm: threshold for the global gradient norm; None: no clipping.
+        settings: of AdamW.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], max_grad_norm: float | None):
-        self.parameters = list(parameters)
+    def __init__(self, parameters: Sequence[Tensor], max_grad_norm: float | None, settings: Settings):
+        self.parameters, self.settings = list(parameters), settings
         self.max_grad_norm = math.inf if max_grad_norm is None else max_grad_norm
         self.grad_norm = parameters[0].new_zeros(())
 
@@ -71,13 +94,11 @@ class AdamW(Update):
     (The `step` of a `torch.optim.Optimizer` takes 0.3 ms more on a CPU, and cannot be compiled with what is before it.)
 
     Args:
-        parameters, max_grad_norm: see `Update`.
-        weight_decay: decoupled.
+        parameters, max_grad_norm, settings: see `Update`.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], max_grad_norm: float | None, *, weight_decay: float):
-        super().__init__(parameters, max_grad_norm)
-        self.weight_decay = weight_decay
+    def __init__(self, parameters: Sequence[Tensor], max_grad_norm: float | None, settings: Settings):
+        super().__init__(parameters, max_grad_norm, settings)
         self._mean, self._square = ([torch.zeros_like(weight) for weight in parameters] for _ in range(2))
         self._step = self.grad_norm.new_zeros((), dtype=torch.float32)
 
@@ -107,24 +128,26 @@ class CompilableAdamW(AdamW):
 
     @torch.no_grad()
     def prepare(self, skip: Tensor, lr: float | Tensor) -> Numbers:
-        """Count the step; returns `skip`, then factors of gradient, step size, second moment and weight, each ()."""
-        beta1, beta2 = BETAS
+        """Count the step; returns `skip`, then numbers of the whole step, then a weight's factor for each decay."""
+        beta1, beta2 = self.settings.betas
         step = self._step.add_(~skip).double()
-        numbers = [1 / self._scale(), lr / (1 - beta1**step), 1 / (1 - beta2**step).sqrt(), 1 - lr * self.weight_decay]
+        corrected = [1 / self._scale(), lr / (1 - beta1**step), 1 / (1 - beta2**step).sqrt()]
+        numbers = [*corrected, *[1 - lr * decay for decay in self.settings.groups()]]
         # stacked they lie in memory; else a compiler would put their computation into the loops over the weights
         return skip, *torch.stack([n.to(self.grad_norm.dtype) for n in numbers]).unbind()
 
     @torch.no_grad()
     def apply(self, gradients: Sequence[Tensor], numbers: Numbers) -> None:
         """Update the weights, unless the step is skipped."""
-        beta1, beta2 = BETAS
-        skip, factor, size, correction, decay = numbers
-        rows = zip(self.parameters, gradients, self._mean, self._square, strict=True)
-        for weight, gradient, mean, square in rows:
+        beta1, beta2 = self.settings.betas
+        skip, factor, size, correction, *shares = numbers
+        kept = dict(zip(self.settings.groups(), shares, strict=True))
+        rows = zip(self.parameters, gradients, self._mean, self._square, self.settings.weight_decay, strict=True)
+        for weight, gradient, mean, square, decay in rows:
             clipped = gradient * factor
             new_mean = mean + (clipped - mean) * (1 - beta1)
             new_square = square * beta2 + clipped * clipped * (1 - beta2)
-            new_weight = weight * decay - size * new_mean / (new_square.sqrt() * correction + EPSILON)
+            new_weight = weight * kept[decay] - size * new_mean / (new_square.sqrt() * correction + self.settings.eps)
             for old, new in ((weight, new_weight), (mean, new_mean), (square, new_square)):
                 old.copy_(torch.where(skip, old, new))
 
@@ -133,7 +156,8 @@ class FusedAdamW(AdamW):
     """One fused kernel clips and updates, or leaves everything alone.
 
     It divides gradients by a scale as it reads them, and does nothing where `found_inf` is 1: clipping needs no pass of
-    its own, skipping no answer from the device. The scale is float32: for float64 weights a pass clips.
+    its own, skipping no answer from the device. The scale is float32: for float64 weights a pass clips. Weights that
+    decay otherwise take a kernel of their own.
     """
 
     def clip(self, gradients: Sequence[Tensor]) -> Tensor:
@@ -155,11 +179,15 @@ class FusedAdamW(AdamW):
     def apply(self, gradients: Sequence[Tensor], numbers: Numbers) -> None:
         """Update the weights, unless the step is skipped."""
         found_inf, scale, lr = numbers
-        fused_adamw(
-            self.parameters, list(gradients), self._mean, self._square, [], [self._step] * len(self.parameters),
-            lr=lr, beta1=BETAS[0], beta2=BETAS[1], weight_decay=self.weight_decay, eps=EPSILON,
-            amsgrad=False, maximize=False, grad_scale=scale, found_inf=found_inf,
-        )  # fmt: skip
+        beta1, beta2 = self.settings.betas
+        lists = (self.parameters, gradients, self._mean, self._square)
+        for decay, places in self.settings.groups().items():
+            weights, own, means, squares = ([tensors[place] for place in places] for tensors in lists)
+            fused_adamw(
+                weights, own, means, squares, [], [self._step] * len(places),
+                lr=lr, beta1=beta1, beta2=beta2, weight_decay=decay, eps=self.settings.eps,
+                amsgrad=False, maximize=False, grad_scale=scale, found_inf=found_inf,
+            )  # fmt: skip
 
     @property
     def _clips_in_a_pass(self) -> bool:
@@ -171,21 +199,18 @@ class LossScaledAdamW(Update):
 
     Args:
         accelerator: has the scaler.
-        parameters, max_grad_norm, weight_decay: see `AdamW`.
+        parameters, max_grad_norm, settings: see `Update`.
     """
 
     def __init__(
-        self,
-        accelerator: Accelerator,
-        parameters: Sequence[Tensor],
-        max_grad_norm: float | None,
-        *,
-        weight_decay: float,
+        self, accelerator: Accelerator, parameters: Sequence[Tensor], max_grad_norm: float | None, settings: Settings
     ):
-        super().__init__(parameters, max_grad_norm)
+        super().__init__(parameters, max_grad_norm, settings)
         self.accelerator = accelerator
-        plain = torch.optim.AdamW(parameters, betas=BETAS, eps=EPSILON, weight_decay=weight_decay, fused=True)
-        self.optimizer = accelerator.prepare(plain)
+        groups = settings.groups()
+        self._places = [place for places in groups.values() for place in places]  # torch counts group after group
+        own = [{"params": [parameters[i] for i in places], "weight_decay": decay} for decay, places in groups.items()]
+        self.optimizer = accelerator.prepare(torch.optim.AdamW(own, betas=settings.betas, eps=settings.eps, fused=True))
 
     def clip(self, gradients: Sequence[Tensor]) -> Tensor:
         """Return the norm of the global gradient, (), which is clipped by a pass."""
@@ -210,12 +235,13 @@ class LossScaledAdamW(Update):
 
     def state_dict(self) -> State:
         """Return the moments and step counts themselves."""
-        return self.optimizer.state_dict()["state"]
+        return {self._places[row]: moments for row, moments in self.optimizer.state_dict()["state"].items()}
 
     def load_state_dict(self, state: State) -> None:
         """Continue from a `state_dict`."""
         groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        rows = {row: state[place] for row, place in enumerate(self._places) if place in state}
+        self.optimizer.load_state_dict({"state": rows, "param_groups": groups})
 
 
 def total_norm(gradients: Sequence[Tensor]) -> Tensor:

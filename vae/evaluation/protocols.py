@@ -22,7 +22,9 @@ def part_of(data: DataSet, split: str, whose: object = "the run") -> Split:
     return part
 
 
-def protocol(data: DataSet, binarize: str, likelihood: Likelihood, *, seed: int, split: str) -> dict[str, Any]:
+def protocol(
+    data: DataSet, binarize: str, likelihood: Likelihood, *, seed: int, split: str, tf32: bool = False
+) -> dict[str, Any]:
     """Return the protocol of a number: two numbers may be compared only if their protocols agree.
 
     Args:
@@ -31,6 +33,7 @@ def protocol(data: DataSet, binarize: str, likelihood: Likelihood, *, seed: int,
         likelihood: the family of p(x|z).
         seed: of the evaluation noise.
         split: the part that was evaluated.
+        tf32: whether products of float32 numbers were rounded to TF32.
     """
     part = part_of(data, split)
     binary = part.levels == 2
@@ -45,4 +48,5 @@ def protocol(data: DataSet, binarize: str, likelihood: Likelihood, *, seed: int,
         "measure": likelihood.measure(binary=binary),
         "bound": "-ELBO at beta = 1, one z ~ q(z|x) for each example",
         "seed": seed,
+        "tf32": tf32,
     }

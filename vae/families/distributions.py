@@ -17,6 +17,11 @@ def at_least_float32(numbers: Tensor) -> Tensor:
     return numbers.to(torch.promote_types(numbers.dtype, torch.float32))
 
 
+def inverse_softplus(numbers: Tensor) -> Tensor:
+    """Return x where softplus(x) is `numbers`, all of them above 0."""
+    return numbers + torch.log(-torch.expm1(-numbers))
+
+
 class DiagonalGaussian(Independent):
     """N(loc, diag(scale^2)).
 

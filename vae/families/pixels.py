@@ -12,7 +12,8 @@ from torch.distributions import Distribution
 from torch.distributions.constraints import Constraint
 from torch.types import _size
 
-LEVELS = 256  # of an 8-bit pixel, whose value is level / 255
+from vae.data.statistics import LEVELS
+
 WIDTH = 1 / (LEVELS - 1)  # between neighbouring values
 
 # B_2n / (2n (2n)!) for n = 1 ... 6, Bernoulli numbers B: log(sinh(a / 2) / (a / 2)) = sum of these times a^2n
@@ -78,6 +79,16 @@ class ContinuousBernoulli(Pixels):
         series = 0.5 + near * _polynomial(near.square(), derivative)
         exact = -1 / torch.expm1(-far) - 1 / far  # of |a|; that of -|a| is the mirror image
         return torch.where(small, series, torch.where(self.logits > 0, exact, 1 - exact))
+
+    @classmethod
+    def with_mean(cls, mean: Tensor) -> "ContinuousBernoulli":
+        """Return the distribution of means within 0.001 and 0.999, float64, by bisection of its logit."""
+        low, high = torch.full_like(mean, -1000.0), torch.full_like(mean, 1000.0)  # where the mean is 0.001, 0.999
+        for _ in range(60):  # 2000 / 2^60 is the last digit of a logit of 10
+            middle = (low + high) / 2
+            is_below = cls(middle).mean < mean
+            low, high = torch.where(is_below, middle, low), torch.where(is_below, high, middle)
+        return cls((low + high) / 2)
 
     @torch.no_grad()
     def sample(self, sample_shape: _size = _ONE) -> Tensor:

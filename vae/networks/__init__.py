@@ -1,6 +1,6 @@
 """Encoders and decoders: numbers to numbers. The posterior and the likelihood give the numbers their meaning."""
 
-from vae.networks.base import Network
+from vae.networks.base import Decoder, Network
 from vae.networks.convolutional import ConvDecoder, ConvEncoder
 from vae.networks.mlp import MLPDecoder, MLPEncoder, mlp, mlp_widths
 from vae.networks.residual import ResidualMLPDecoder, ResidualMLPEncoder
@@ -11,6 +11,7 @@ __all__ = [
     "ENCODERS",
     "ConvDecoder",
     "ConvEncoder",
+    "Decoder",
     "MLPDecoder",
     "MLPEncoder",
     "Network",
@@ -27,7 +28,7 @@ ENCODERS: dict[str, type[Network]] = {
     "ResidualMLPEncoder": ResidualMLPEncoder,
     "ConvEncoder": ConvEncoder,
 }
-DECODERS: dict[str, type[Network]] = {
+DECODERS: dict[str, type[Decoder]] = {
     "MLPDecoder": MLPDecoder,
     "ResidualMLPDecoder": ResidualMLPDecoder,
     "ConvDecoder": ConvDecoder,

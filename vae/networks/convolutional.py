@@ -8,16 +8,17 @@ checkered (Odena et al. 2016, Deconvolution and checkerboard artifacts).
 import itertools
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 from pydantic import Field
 from torch import Tensor, nn
 
-from vae.networks.base import Network
+from vae.networks.base import Decoder, Network
 from vae.networks.options import (
     Activation,
     ImageNormalization,
     Initialization,
+    Layer,
     activated,
     activated_image,
     initialize,
@@ -120,7 +121,7 @@ class ConvEncoder(Network):
         return self.head(beside(self.stages(x), context))
 
 
-class ConvDecoder(Network):
+class ConvDecoder(Decoder):
     """Latents (B, D) -> numbers (B, C', H, W): the mirror image of `ConvEncoder`, with transposed convolutions.
 
     Args:
@@ -162,6 +163,11 @@ class ConvDecoder(Network):
         network = config.model.decoder
         narrowest = min(config.model.hidden_dim, network["channels"])
         yield from too_narrow_to_normalise("model.decoder", network["normalization"], narrowest)
+
+    @property
+    def output_layer(self) -> Layer:
+        """The last layer."""
+        return cast(nn.ConvTranspose2d, self.layers[-1])
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """Return the numbers of p(x|z), (B, C', H, W), for latents (B, D) and a context (B, context_dim)."""

@@ -3,16 +3,17 @@
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from vae.components import Spec
-from vae.networks.base import Network
+from vae.networks.base import Decoder, Network
 from vae.networks.options import (
     Activation,
     Initialization,
+    Layer,
     LayerNormalization,
     activated,
     initialize,
@@ -105,7 +106,7 @@ class MLPEncoder(Network):
         return self.layers(beside(x.flatten(1), context))
 
 
-class MLPDecoder(Network):
+class MLPDecoder(Decoder):
     """Latents (B, D) -> numbers (B, C', H, W): the mirror image of `MLPEncoder`.
 
     Args:
@@ -137,6 +138,11 @@ class MLPDecoder(Network):
         """Yield a line if the narrowest hidden layer has no unit, or too few to be normalised."""
         model = config.model
         yield from _too_narrow("model.decoder", model.decoder, model.hidden_dim, model.depth)
+
+    @property
+    def output_layer(self) -> Layer:
+        """The last layer."""
+        return cast(nn.Linear, self.layers[-2])
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """Return the numbers of p(x|z), (B, C', H, W), for latents (B, D) and a context (B, context_dim)."""

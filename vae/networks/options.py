@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 Activation = Annotated[
     Literal["silu", "relu", "tanh", "gelu", "elu", "leaky_relu", "softplus"],
@@ -85,6 +85,11 @@ def count_groups(channels: int) -> int:
 
 def _enough(channels: int, groups: int) -> bool:
     return channels >= CHANNELS_A_GROUP or groups == 1
+
+
+def matrices_of(network: nn.Module) -> set[Tensor]:
+    """Return the matrices and kernels of linear and convolutional layers: no bias, embedding, gain or own parameter."""
+    return {layer.weight for layer in network.modules() if isinstance(layer, Layer)}
 
 
 @torch.no_grad()

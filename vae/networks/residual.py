@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from torch import Tensor, nn
 
-from vae.networks.base import Network
+from vae.networks.base import Decoder, Network
 from vae.networks.options import (
     Activation,
     Initialization,
+    Layer,
     LayerNormalization,
     activated,
     initialize,
@@ -80,7 +81,7 @@ class ResidualMLPEncoder(Network):
         return self.layers(beside(x.flatten(1), context))
 
 
-class ResidualMLPDecoder(Network):
+class ResidualMLPDecoder(Decoder):
     """Latents (B, D) -> numbers (B, C', H, W): the mirror image of `ResidualMLPEncoder`.
 
     Args:
@@ -109,6 +110,11 @@ class ResidualMLPDecoder(Network):
         """Yield a line if the layers have too few units to be normalised."""
         normalization = config.model.decoder["normalization"]
         yield from too_narrow_to_normalise("model.decoder", normalization, config.model.hidden_dim)
+
+    @property
+    def output_layer(self) -> Layer:
+        """The last layer."""
+        return cast(nn.Linear, self.layers[-2])
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """Return the numbers of p(x|z), (B, C', H, W), for latents (B, D) and a context (B, context_dim)."""

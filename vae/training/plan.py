@@ -12,6 +12,7 @@ from vae.config import Config, to_yaml, warnings
 from vae.data.batches import TrainingBatches
 from vae.distributed.launch import precision_warnings
 from vae.engine import Engine
+from vae.engine.choice import Choice
 from vae.model import VAE
 from vae.training.agenda import Agenda
 
@@ -44,16 +45,16 @@ class Plan:
         vae: VAE,
         batches: TrainingBatches,
         agenda: Agenda,
-        engine: tuple[str, str],
+        engine: Choice,
     ) -> "Plan":
-        """Return the plan of a run on these pieces; `engine` is its name and the reason."""
+        """Return the plan of a run on these pieces."""
         count, device, threads = accelerator.num_processes, accelerator.device.type, torch.get_num_threads()
         size = f"{vae.count_parameters():,} parameters, "
         size += f"{agenda.total_steps:,} steps of {config.train.batch_size} images, "
         size += f"{count} process{'es' if count > 1 else ''} on {device} ({threads} threads each)"
         notes = warnings(config, batches.progress(agenda.total_steps))
-        notes += precision_warnings(accelerator.mixed_precision, device)
-        return cls(config, folder, size, *engine, notes)
+        notes += precision_warnings(accelerator.mixed_precision, device, tf32=config.train.tf32)
+        return cls(config, folder, size, engine.name, engine.why, notes)
 
     def warnings(self, others: Iterable[str] = ()) -> str:
         """Return a line for each sentence that deserves a warning, `others` first; empty where there is none."""

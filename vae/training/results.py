@@ -49,7 +49,8 @@ def summarise(
 ) -> dict[str, Any]:
     """Return the contents of summary.json: what ran, how fast, and the final numbers with their protocol."""
     assert state.test is not None
-    how = protocol(data, config.data.binarize, model.likelihood, seed=config.run.seed, split="test")
+    tf32 = config.train.tf32 and device == "cuda"
+    how = protocol(data, config.data.binarize, model.likelihood, seed=config.run.seed, split="test", tf32=tf32)
     return {
         "parameters": model.count_parameters(),
         "world_size": world_size,

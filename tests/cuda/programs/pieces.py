@@ -94,7 +94,7 @@ def build(config: Config, accelerator: Accelerator) -> tuple[Engine, str]:
     vae, objective = assemble.build_model(config, SHAPE, CLASSES), assemble.build_objective(config)
     device, rank, world_size = accelerator.device, accelerator.process_index, accelerator.num_processes
     batches = assemble.build_batches(config, data, vae, objective, device, rank, world_size)
-    wanted, _ = assemble.choose_engine(config, objective, batches, device.type, world_size)
+    wanted = assemble.choose_engine(config, objective, batches, device.type, world_size).name
     return assemble.build_engine(config, accelerator, vae, objective, batches), wanted
 
 

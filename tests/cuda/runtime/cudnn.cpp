@@ -34,14 +34,13 @@ API cudnnStatus_t cudnnGetStream(cudnnHandle_t handle, cudaStream_t* stream) {
     return *stream = handle->stream, CUDNN_STATUS_SUCCESS;
 }
 
+struct Descriptor;
+using Shared = std::shared_ptr<Descriptor>;  // a descriptor lives as long as one that it was given to; a handle points to one
+
 struct Attribute {
     int64_t count = 0;
-    std::vector<char> bytes;
-
-    template <class T>
-    const T* values() const {
-        return (const T*)bytes.data();
-    }
+    std::vector<char> bytes;      // the values,
+    std::vector<Shared> parts;    // or the descriptors
 };
 
 struct Descriptor {
@@ -49,19 +48,19 @@ struct Descriptor {
     std::map<int, Attribute> attributes;
 
     // The descriptor that an attribute names first; nullptr without it.
-    const Descriptor* operator[](cudnnBackendAttributeName_t name) const {
+    Shared part(cudnnBackendAttributeName_t name) const {
         auto found = attributes.find(name);
-        return found == attributes.end() ? nullptr : *found->second.values<const Descriptor*>();
+        return found == attributes.end() || found->second.parts.empty() ? nullptr : found->second.parts[0];
     }
 };
 
 API cudnnStatus_t cudnnBackendCreateDescriptor(cudnnBackendDescriptorType_t type, cudnnBackendDescriptor_t* made) {
-    *made = new Descriptor{type, {}};
+    *made = new Shared(new Descriptor{type, {}});
     return CUDNN_STATUS_SUCCESS;
 }
 
-API cudnnStatus_t cudnnBackendDestroyDescriptor(cudnnBackendDescriptor_t descriptor) {
-    delete (Descriptor*)descriptor;
+API cudnnStatus_t cudnnBackendDestroyDescriptor(cudnnBackendDescriptor_t handle) {
+    delete (Shared*)handle;
     return CUDNN_STATUS_SUCCESS;
 }
 
@@ -73,7 +72,6 @@ static size_t size_of(cudnnBackendAttributeType_t type) {
         case CUDNN_TYPE_CHAR: return 1;
         case CUDNN_TYPE_HANDLE:
         case CUDNN_TYPE_VOID_PTR:
-        case CUDNN_TYPE_BACKEND_DESCRIPTOR:
         case CUDNN_TYPE_INT64:
         case CUDNN_TYPE_FRACTION:
         case CUDNN_TYPE_DOUBLE: return 8;
@@ -82,51 +80,50 @@ static size_t size_of(cudnnBackendAttributeType_t type) {
 }
 
 API cudnnStatus_t cudnnBackendSetAttribute(
-    cudnnBackendDescriptor_t descriptor, cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type,
-    int64_t count, const void* values) {
-    Attribute& attribute = ((Descriptor*)descriptor)->attributes[name];
-    attribute.count = count;
-    attribute.bytes.assign((const char*)values, (const char*)values + count * size_of(type));
+    cudnnBackendDescriptor_t handle, cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type, int64_t count,
+    const void* values) {
+    Attribute& attribute = (*(Shared*)handle)->attributes[name];
+    attribute = {count, {}, {}};
+    for (int64_t i = 0; i < count && type == CUDNN_TYPE_BACKEND_DESCRIPTOR; i++)
+        attribute.parts.push_back(*((Shared**)values)[i]);
+    if (type != CUDNN_TYPE_BACKEND_DESCRIPTOR)
+        attribute.bytes.assign((const char*)values, (const char*)values + count * size_of(type));
     return CUDNN_STATUS_SUCCESS;
 }
 
-// What the heuristic and its engine say; all else is what the descriptor was given.
+// The one configuration that a heuristic offers.
+static Shared offered(const Descriptor& heuristic) {
+    Shared engine(new Descriptor{CUDNN_BACKEND_ENGINE_DESCRIPTOR, {}});
+    engine->attributes[CUDNN_ATTR_ENGINE_OPERATION_GRAPH] = heuristic.attributes.at(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH);
+    Shared configuration(new Descriptor{CUDNN_BACKEND_ENGINECFG_DESCRIPTOR, {}});
+    configuration->attributes[CUDNN_ATTR_ENGINECFG_ENGINE] = {1, {}, {engine}};
+    return configuration;
+}
+
+// What a heuristic offers, what a descriptor was given, or the number 0: the bytes of a workspace, the index of an engine.
+static Attribute answer_of(const Descriptor& descriptor, cudnnBackendAttributeName_t name, size_t size) {
+    if (name == CUDNN_ATTR_ENGINEHEUR_RESULTS) return {1, {}, {offered(descriptor)}};
+    auto found = descriptor.attributes.find(name);
+    if (found != descriptor.attributes.end()) return found->second;
+    bool is_list = name == CUDNN_ATTR_ENGINE_NUMERICAL_NOTE || name == CUDNN_ATTR_ENGINE_BEHAVIOR_NOTE ||
+                   name == CUDNN_ATTR_ENGINE_KNOB_INFO || name == CUDNN_ATTR_ENGINECFG_KNOB_CHOICES;
+    return {is_list ? 0 : 1, std::vector<char>(is_list ? 0 : size), {}};
+}
+
+// Descriptors are handed out into those that the caller has made for them.
 API cudnnStatus_t cudnnBackendGetAttribute(
-    cudnnBackendDescriptor_t handle, cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type,
-    int64_t room, int64_t* count, void* values) {
-    auto descriptor = (Descriptor*)handle;
-    int64_t ignored;
-    if (count == nullptr) count = &ignored;
-    if (name == CUDNN_ATTR_ENGINEHEUR_RESULTS) {  // one; the caller has made the descriptor to be filled
-        *count = 1;
-        if (room == 0 || values == nullptr) return CUDNN_STATUS_SUCCESS;
-        auto configuration = *(Descriptor**)values;
-        auto engine = new Descriptor{CUDNN_BACKEND_ENGINE_DESCRIPTOR, {}};  // for ever: torch keeps plans for ever, too
-        engine->attributes[CUDNN_ATTR_ENGINE_OPERATION_GRAPH] =
-            descriptor->attributes[CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH];
-        Attribute& attribute = configuration->attributes[CUDNN_ATTR_ENGINECFG_ENGINE];
-        attribute.count = 1;
-        attribute.bytes.assign((char*)&engine, (char*)&engine + sizeof engine);
-        return CUDNN_STATUS_SUCCESS;
-    }
-    auto found = descriptor->attributes.find(name);
-    if (found == descriptor->attributes.end()) {
-        bool number = type == CUDNN_TYPE_INT64 || type == CUDNN_TYPE_INT32;  // a workspace of 0 bytes, engine 0
-        *count = number ? 1 : 0;
-        if (number && values && room > 0) memset(values, 0, size_of(type));
-        return CUDNN_STATUS_SUCCESS;
-    }
-    *count = found->second.count;
-    if (values == nullptr || room == 0) return CUDNN_STATUS_SUCCESS;
-    if (type == CUDNN_TYPE_BACKEND_DESCRIPTOR) {  // CUDA fills a descriptor of the caller's
-        **(Descriptor**)values = **found->second.values<Descriptor*>();
-        return CUDNN_STATUS_SUCCESS;
-    }
-    memcpy(values, found->second.bytes.data(), std::min(room, *count) * size_of(type));
+    cudnnBackendDescriptor_t handle, cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type, int64_t room,
+    int64_t* count, void* values) {
+    Attribute answer = answer_of(**(Shared*)handle, name, size_of(type));
+    if (count) *count = answer.count;
+    if (values == nullptr) return CUDNN_STATUS_SUCCESS;
+    int64_t given = std::min(room, answer.count);
+    for (int64_t i = 0; i < std::min(given, (int64_t)answer.parts.size()); i++) *((Shared**)values)[i] = answer.parts[i];
+    memcpy(values, answer.bytes.data(), std::min(given * size_of(type), answer.bytes.size()));
     return CUDNN_STATUS_SUCCESS;
 }
 
-static const char* name_of(const Descriptor* operation) {
+static const char* name_of(const Shared& operation) {
     switch (operation ? operation->type : CUDNN_BACKEND_ENGINE_DESCRIPTOR) {
         case CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR: return "product cudnn convolution";
         case CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_DATA_DESCRIPTOR: return "product cudnn convolution, of its input";
@@ -137,17 +134,17 @@ static const char* name_of(const Descriptor* operation) {
 }
 
 API cudnnStatus_t cudnnBackendExecute(
-    cudnnHandle_t handle, cudnnBackendDescriptor_t plan_handle, cudnnBackendDescriptor_t pack_handle) {
+    cudnnHandle_t handle, cudnnBackendDescriptor_t plan, cudnnBackendDescriptor_t pack) {
     Call call;
-    auto plan = (const Descriptor*)plan_handle, pack = (const Descriptor*)pack_handle;
-    auto configuration = (*plan)[CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG];
-    auto engine = configuration ? (*configuration)[CUDNN_ATTR_ENGINECFG_ENGINE] : nullptr;
-    auto graph = engine ? (*engine)[CUDNN_ATTR_ENGINE_OPERATION_GRAPH] : nullptr;
-    std::string name = name_of(graph ? (*graph)[CUDNN_ATTR_OPERATIONGRAPH_OPS] : nullptr);
+    Shared part = *(Shared*)plan;
+    for (auto name : {CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, CUDNN_ATTR_ENGINECFG_ENGINE,
+                      CUDNN_ATTR_ENGINE_OPERATION_GRAPH, CUDNN_ATTR_OPERATIONGRAPH_OPS})
+        if (part) part = part->part(name);
+    std::string name = name_of(part);
     int device = stream_of(handle->stream).device;
     if (handle->device != device)
         violate("wrong device: " + name + " with a handle of device " + std::to_string(handle->device));
-    const Attribute& operands = pack->attributes.at(CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS);
-    for (int64_t i = 0; i < operands.count; i++) check_pointer(operands.values<void*>()[i], device, name);
+    const Attribute& operands = (*(Shared*)pack)->attributes.at(CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS);
+    for (int64_t i = 0; i < operands.count; i++) check_pointer(((void**)operands.bytes.data())[i], device, name);
     return enqueue(handle->stream, {name}) ? CUDNN_STATUS_EXECUTION_FAILED : CUDNN_STATUS_SUCCESS;
 }

@@ -103,7 +103,7 @@ struct Block {
 
 // What was seen of a graph, kept when it is gone.
 struct Sighting {
-    std::vector<std::string> nodes;
+    std::vector<int> nodes;  // numbers of their names
     int collectives = 0;
     long replays = 0;
     bool alive = true;
@@ -120,6 +120,7 @@ struct State {
     std::mutex mutex;
     std::condition_variable changed;  // a stream has got on
     pid_t pid = getpid();
+    int devices = -1;  // not asked yet
     bool working = false;  // the thread that does what had to wait has been started
     unsigned long long next_id = 1;
     std::map<char*, Block> device_memory, pinned_memory;
@@ -131,6 +132,8 @@ struct State {
     // what is reported
     Counter launches, captured, names, copies, allocations, readbacks, readbacks_elsewhere;
     std::map<unsigned long long, Sighting> graphs;
+    std::map<std::string, int> numbers_of_nodes;  // by name; there are few names and many nodes
+    std::vector<std::string> names_of_nodes;
     std::map<std::string, Sequence> communicators;
     std::vector<Violation> violations;
     std::set<int> touched;

@@ -88,6 +88,12 @@ API cudaError_t cudaStreamUpdateCaptureDependencies(
 
 // --- graphs ---
 
+static int number_of(const std::string& name) {
+    auto [entry, is_new] = state().numbers_of_nodes.try_emplace(name, state().names_of_nodes.size());
+    if (is_new) state().names_of_nodes.push_back(name);
+    return entry->second;
+}
+
 API cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* executable, cudaGraph_t handle, unsigned long long) {
     Call call;
     auto graph = std::make_shared<const Graph>(*(Graph*)handle);
@@ -95,7 +101,7 @@ API cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* executable, cudaG
     state().executables[*executable] = {graph, current_device};
     Sighting& sighting = state().graphs[graph->id];
     sighting.collectives = graph->collectives;
-    for (const Work& node : graph->nodes) sighting.nodes.push_back(node.name);
+    for (const Work& node : graph->nodes) sighting.nodes.push_back(number_of(node.name));
     return cudaSuccess;
 }
 

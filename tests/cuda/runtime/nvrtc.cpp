@@ -1,11 +1,13 @@
 // NVRTC: torch compiles a few kernels from source as they are first called (jiterator: torch.special.entr and others).
-// What is compiled here is a name, which the driver finds again in the "module" that is loaded from it.
-#include "fake.h"
-
+// What is compiled here is nothing: the driver loads it as a module, asks it for a kernel by name, and counts its launches.
+//
+// A library of its own, libnvrtc.so.13: torch loads NVRTC by that name and takes its functions from there.
 #include <cstring>
 #include <nvrtc.h>
+#include <set>
+#include <string>
 
-using namespace fake;
+#define API extern "C"
 
 struct _nvrtcProgram {
     std::set<std::string> names;

@@ -118,10 +118,11 @@ static std::string command() {
     return answer;
 }
 
-static std::string report() {
+static std::string report(bool with_graphs) {
     State& now = state();
     std::vector<Sighting> graphs;
-    for (auto& [id, graph] : now.graphs) graphs.push_back(graph);
+    if (with_graphs)
+        for (auto& [id, graph] : now.graphs) graphs.push_back(graph);
     const char* rank = getenv("RANK");
     const std::pair<const char*, std::string> entries[] = {
         {"pid", json((long)getpid())},
@@ -139,6 +140,7 @@ static std::string report() {
         {"violations", list(now.violations)},
         {"communicators", object(now.communicators)},
         {"graphs", list(graphs)},
+        {"names_of_nodes", list(now.names_of_nodes)},
         {"names", object(now.names)},
     };
     std::string answer;
@@ -173,7 +175,7 @@ void write_report() {
     if (!prefix || !*prefix || state().touched.empty()) return;
     watch_for_crashes();
     std::string path = std::string(prefix) + "." + std::to_string(getpid()) + ".json", half = path + ".half";
-    std::ofstream(half) << report();
+    std::ofstream(half) << report(true);
     rename(half.c_str(), path.c_str());
 }
 
@@ -202,7 +204,14 @@ API void _Exit(int code) { _exit(code); }
 API const char* fakecuda_report() {
     Call call;
     static std::string text;
-    text = report();
+    text = report(true);
+    return text.c_str();
+}
+
+API const char* fakecuda_counters() {
+    Call call;
+    static std::string text;
+    text = report(false);
     return text.c_str();
 }
 

@@ -22,8 +22,13 @@ static State* fresh() {
     return made;
 }
 
-// A forked child has nothing of its parent's: CUDA cannot be used in it if the parent has used it.
-static void start_anew() { the_state = fresh(); }
+// A forked child has nothing of its parent's but the kernels, which were registered as libraries were loaded: CUDA cannot be
+// used in a child whose parent has used it.
+static void start_anew() {
+    State* parents = the_state;
+    the_state = fresh();
+    the_state->kernels = parents->kernels;
+}
 
 State& state() {
     static bool once = [] {
@@ -35,9 +40,21 @@ State& state() {
     return *the_state;
 }
 
-int device_count() {
-    static int count = getenv("FAKE_CUDA_DEVICES") ? atoi(getenv("FAKE_CUDA_DEVICES")) : 1;
+// As CUDA does: of the devices that CUDA_VISIBLE_DEVICES names, those before the first that is not there.
+static int visible_of(int there) {
+    const char* named = getenv("CUDA_VISIBLE_DEVICES");
+    if (!named) return there;
+    int count = 0;
+    for (char* rest; isdigit(*named) && strtol(named, &rest, 10) < there; named = rest + 1) {
+        count++;
+        if (*rest != ',') break;
+    }
     return count;
+}
+
+int device_count() {
+    if (state().devices < 0) state().devices = visible_of(getenv("FAKE_CUDA_DEVICES") ? atoi(getenv("FAKE_CUDA_DEVICES")) : 1);
+    return state().devices;
 }
 
 double now() {

@@ -9,9 +9,11 @@ from torch import distributions as td
 
 from vae.components import Piece
 from vae.config import Config
+from vae.data.statistics import PixelStatistics
 
 PIXELS = 3  # event dimensions of p(x|z): (C, H, W)
 CHANNELS = -3  # where they are in numbers (..., C', H, W)
+RAREST = 0.001  # share of the images that differ in a pixel, where in all training images the pixel is the same
 NOT_NORMALISED = "not normalised"  # a measure: such numbers are compared with those of the same family only
 
 
@@ -48,6 +50,17 @@ class Likelihood(nn.Module, Piece, ABC):
             numbers: (..., C', H, W) with the batch shape (B,) or (K, B) in front.
         """
 
+    @abstractmethod
+    def output_bias(self, statistics: PixelStatistics) -> Tensor:
+        """Return the numbers (C', H, W), float64, with which p(x|z) is close to each pixel's own distribution.
+
+        A decoder may start there (Burda et al. 2016). All are finite: a pixel that never changes counts as one that
+        differs in 0.1 % of the images.
+
+        Args:
+            statistics: of the training images; where a decoder's bias is one of a channel, H = W = 1.
+        """
+
     @classmethod
     def normalises(cls, *, binary: bool) -> bool:
         """Return whether the probabilities of all images (or their density) add up to 1.
@@ -69,6 +82,16 @@ class Likelihood(nn.Module, Piece, ABC):
         if cls.levels is None:
             return cls.density
         return "probability of 0/1 pixels" if cls.levels == 2 else f"probability of {cls.levels} grey values"
+
+
+def clipped_mean(statistics: PixelStatistics) -> Tensor:
+    """Return the mean of each pixel, (C, H, W), within 0.001 and 0.999."""
+    return statistics.mean.clamp(RAREST, 1 - RAREST)
+
+
+def clipped_std(statistics: PixelStatistics) -> Tensor:
+    """Return the standard deviation of each pixel, (C, H, W), at least that of 1 among 999 times 0."""
+    return statistics.variance.clamp(min=RAREST * (1 - RAREST)).sqrt()
 
 
 def bits_per_dim(nats: float, image_shape: tuple[int, int, int]) -> float:

@@ -1,11 +1,13 @@
 """p(x|z) from one logit for each pixel."""
 
+import torch
 from torch import Tensor
 from torch import distributions as td
 
+from vae.data.statistics import PixelStatistics
 from vae.families import pixels
 from vae.families.distributions import at_least_float32
-from vae.families.likelihoods.base import Likelihood, each_pixel
+from vae.families.likelihoods.base import Likelihood, clipped_mean, each_pixel
 
 
 class Bernoulli(Likelihood):
@@ -26,6 +28,10 @@ class Bernoulli(Likelihood):
         # validate_args would refuse grey pixels
         return each_pixel(td.Bernoulli(logits=at_least_float32(numbers), validate_args=False))
 
+    def output_bias(self, statistics: PixelStatistics) -> Tensor:
+        """Return the logit of each pixel's mean, (C, H, W), as in the code of Burda et al. 2016."""
+        return torch.logit(clipped_mean(statistics))
+
 
 class ContinuousBernoulli(Likelihood):
     """p(x|z) on [0, 1] for each pixel: the Bernoulli's expression, normalised (Loaiza-Ganem & Cunningham 2019).
@@ -43,3 +49,7 @@ class ContinuousBernoulli(Likelihood):
     def forward(self, numbers: Tensor) -> td.Independent:
         """Return p(x|z) from logits (..., C, H, W); its mean is not their sigmoid, but nearer to 1/2."""
         return each_pixel(pixels.ContinuousBernoulli(at_least_float32(numbers)))
+
+    def output_bias(self, statistics: PixelStatistics) -> Tensor:
+        """Return the logit that gives each pixel its mean, (C, H, W)."""
+        return pixels.ContinuousBernoulli.with_mean(clipped_mean(statistics)).logits

@@ -8,9 +8,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch import distributions as td
 
+from vae.data.statistics import PixelStatistics
 from vae.families import pixels
-from vae.families.distributions import at_least_float32
-from vae.families.likelihoods.base import CHANNELS, Likelihood, each_pixel
+from vae.families.distributions import at_least_float32, inverse_softplus
+from vae.families.likelihoods.base import CHANNELS, RAREST, Likelihood, clipped_std, each_pixel
 from vae.families.posteriors import PositiveScale
 
 MinStd = Annotated[
@@ -40,6 +41,10 @@ class Normal(Likelihood):
         """Return p(x|z) from means (..., C, H, W)."""
         mean = at_least_float32(numbers)
         return each_pixel(td.Normal(mean, torch.full_like(mean, self.std), validate_args=False))
+
+    def output_bias(self, statistics: PixelStatistics) -> Tensor:
+        """Return each pixel's mean, (C, H, W)."""
+        return statistics.mean
 
 
 class NormalLearnedStd(Likelihood):
@@ -72,6 +77,10 @@ class NormalLearnedStd(Likelihood):
         mean, std = at_least_float32(numbers), self.std(at_least_float32(self.raw))
         return each_pixel(td.Normal(mean, std, validate_args=False))
 
+    def output_bias(self, statistics: PixelStatistics) -> Tensor:
+        """Return each pixel's mean, (C, H, W); `std` is a setting of its own."""
+        return statistics.mean
+
 
 class NormalPixelStd(Likelihood):
     """p(x|z) = N(mean, std^2) for each pixel, where the decoder gives a std for each one too.
@@ -95,6 +104,11 @@ class NormalPixelStd(Likelihood):
         """Return p(x|z) from means and raw standard deviations, (..., 2C, H, W)."""
         mean, raw = at_least_float32(numbers).chunk(2, CHANNELS)
         return each_pixel(td.Normal(mean, self.std(raw), validate_args=False))
+
+    def output_bias(self, statistics: PixelStatistics) -> Tensor:
+        """Return each pixel's mean and raw standard deviation, (2C, H, W)."""
+        above = (clipped_std(statistics) - self.std.eps).clamp(min=RAREST)
+        return torch.cat([statistics.mean, inverse_softplus(above)])
 
 
 class OptimalNormal(Likelihood):
@@ -122,6 +136,10 @@ class OptimalNormal(Likelihood):
     def forward(self, numbers: Tensor) -> pixels.OptimalNormal:
         """Return what scores images, from means (..., C, H, W)."""
         return pixels.OptimalNormal(at_least_float32(numbers), self.min_std)
+
+    def output_bias(self, statistics: PixelStatistics) -> Tensor:
+        """Return each pixel's mean, (C, H, W)."""
+        return statistics.mean
 
     @classmethod
     def normalises(cls, *, binary: bool) -> bool:
