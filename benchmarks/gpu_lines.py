@@ -180,7 +180,7 @@ def _predictions() -> dict[tuple[str, str], Prediction]:
         low, high = (STEPS * step / 1e6 + EPOCHS * ms / 1e3 for step, ms in ((chain.low, 2), (chain.high, 20)))
         found |= {
             ("steps", step_key("bf16", 128, kind)): chain,
-            ("nodes", f"{kind} nodes"): Prediction(count, count, "counted"),
+            ("nodes", f"{kind} nodes"): Prediction(count - 1, count + 1, f"{count} counted"),
             ("job", f"{engine} run"): Prediction(
                 low, high, f"{STEPS:,} steps, {us}; {EPOCHS} evaluations of 2 to 20 ms"
             ),
