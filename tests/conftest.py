@@ -26,6 +26,7 @@ WAYS_TO_RUN = {  # the first word of a reason to skip -> what a user can do
     "SLURM": "need a cluster: as root, with the packages that .ci/run installs (slurmctld and others)",
     "chromium": "open reports in a browser: install the package chromium",
     "disk": "mount small file systems: run them as root",
+    "fakecuda": "need the fake CUDA runtime: install g++, and torch with CUDA (on Linux: from PyPI)",
 }
 
 

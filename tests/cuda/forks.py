@@ -156,9 +156,7 @@ class Fake:
         report = Path(mkdtemp(dir=self._folder)) / "report"
         variables = {"TORCHINDUCTOR_CACHE_DIR": str(self._folder / "inductor")} | (env or {})
         variables |= build.environment(processes, report)
-        started = [
-            Program(*words, env=variables | rank, fork=self._server.fork, **how) for rank in ranks(processes)
-        ]
+        started = [Program(*words, env=variables | rank, fork=self._server.fork, **how) for rank in ranks(processes)]
         return Running(started, report)
 
     def run(self, processes: int, *words: Any, **how: Any) -> Ended:

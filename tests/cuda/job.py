@@ -68,7 +68,10 @@ def ones(function: Callable[..., Any]) -> Callable[..., Any]:
         answer = function(*args, **kwargs)
         if isinstance(answer, torch.Tensor):
             return torch.ones_like(answer, device="cpu")
-        values = {field.name: torch.ones_like(getattr(answer, field.name), device="cpu") for field in dataclasses.fields(answer)}
+        values = {
+            field.name: torch.ones_like(getattr(answer, field.name), device="cpu")
+            for field in dataclasses.fields(answer)
+        }
         return dataclasses.replace(answer, **values)
 
     return call

@@ -1,11 +1,10 @@
 """Commands on a run that was made on fake devices."""
 
-import json
 from pathlib import Path
 
 import pytest
 
-from tests.cuda.forks import JOB, Ended, Fake
+from tests.cuda.forks import JOB, Fake
 from tests.helpers.starts import SMALL
 
 

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.cuda import counters
 from tests.cuda.forks import Ended, Fake
 from tests.helpers.runs import rows
 from tests.helpers.starts import SMALL
 
-SHORT = ["train.max_steps=45", "train.log_every=20"]  # of the real MNIST; captured, it has replays of 20 steps and of one
+SHORT = [
+    "train.max_steps=45",
+    "train.log_every=20",
+]  # of the real MNIST; captured, it has replays of 20 steps and of one
 PRECISIONS = ["fp32", "bf16", "fp16", "fp64"]
 ENGINES = ["eager", "compile", "graph"]
 

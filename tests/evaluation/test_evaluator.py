@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ from vae.evaluation.log_likelihood.importance import Estimates, estimate
 from vae.evaluation.log_likelihood.progress import Progress
 from vae.evaluation.log_likelihood.runs import Resources, compare_runs, evaluate_runs, must_agree
 from vae.evaluation.log_likelihood.weights import WeightSums, log_weights
+from vae.evaluation.passes import chunks
 from vae.evaluation.results_file import log_likelihoods
 from vae.model import VAE, VAEOutput
 from vae.objectives import negative_elbo
@@ -52,6 +54,28 @@ def accelerator() -> Iterator[Accelerator]:
 def estimates(accelerator: Accelerator, model: VAE, x: Tensor, samples: int, **more: Any) -> Estimates:
     progress = Progress(accelerator, StopRequest())
     return estimate(accelerator, model, Split(x), samples=samples, seed=3, split="test", progress=progress, **more)
+
+
+@pytest.mark.parametrize(
+    ("on_cuda", "shape", "passes", "size"),
+    [
+        (False, (1, 28, 28), 1, 1000),
+        (False, (1, 28, 28), 10, 100),
+        (True, (1, 28, 28), 1, 10_000),
+        (True, (1, 28, 28), 10, 1000),
+        (True, (2, 28, 28), 1, 5000),
+        (True, (3, 64, 64), 1, 1000),
+        (True, (3, 64, 64), 10_000, 1),
+    ],
+)
+def test_a_chunk_on_cuda_is_as_large_as_its_images_allow(
+    on_cuda: bool, shape: tuple[int, int, int], passes: int, size: int
+) -> None:
+    weight, likelihood = SimpleNamespace(is_cuda=on_cuda), SimpleNamespace(output_shape=shape)
+    model: Any = SimpleNamespace(parameters=lambda: iter([weight]), likelihood=likelihood, passes=passes)
+    sizes = [rows.stop - rows.start for rows in chunks(slice(7, 20_007), model)]
+    assert set(sizes[:-1]) == {size}
+    assert sum(sizes) == 20_000
 
 
 def images(count: int, pixels: int = PIXELS) -> Tensor:
@@ -80,7 +104,7 @@ def linear_gaussian(*, shift: float = 0.0, wider: float = 1.0) -> tuple[VAE, Mul
         decoder.weight.data, decoder.bias.data = w, b
         encoder.weight.data = torch.cat([to_mean, torch.zeros(len(numbers), PIXELS)]).double()
         encoder.bias.data = torch.cat([shift - to_mean @ b, numbers])
-    model.decoder = nn.Sequential(decoder, nn.Unflatten(1, (1, 1, PIXELS)))
+    model.decoder = nn.Sequential(decoder, nn.Unflatten(1, (1, 1, PIXELS)))  # pyright: ignore[reportAttributeAccessIssue]
     model.encoder = nn.Sequential(nn.Flatten(), encoder)
     return model, MultivariateNormal(b, w @ w.T + STD**2 * torch.eye(PIXELS, dtype=torch.float64))
 

@@ -1,6 +1,5 @@
 """A disk that is full, read-only or too small while a run goes on: warnings, nothing lost, and an honest exit code."""
 
-import contextlib
 import os
 import resource
 import subprocess
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.disks import fill, mounted
 from tests.helpers.runs import rows, scalars
 from tests.helpers.starts import JOB, Program, arguments, launch, ranks, together
 from vae.distributed.signals import StopRequest
@@ -26,13 +26,7 @@ SETTINGS += ["train.checkpoint_every=epoch"]
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A small file system of its own."""
-    if os.geteuid() != 0:
-        pytest.skip("disk: mounting a file system needs root")
-    place = tmp_path / "disk"
-    place.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(place)], check=True)
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
+    yield from mounted(tmp_path / "disk")
 
 
 class Job:
@@ -51,15 +45,6 @@ class Job:
 
     def end(self) -> int:
         return together(self.ranks).code
-
-
-def fill(disk: Path) -> Path:
-    """Leave no room on a disk."""
-    filler = disk / "filler"
-    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while file.write(b"\0" * 4096):
-            pass
-    return filler
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -40,8 +40,20 @@ State& state() {
     return *the_state;
 }
 
+// As CUDA does: of the devices that CUDA_VISIBLE_DEVICES names, those before the first that is not there.
+static int visible_of(int there) {
+    const char* named = getenv("CUDA_VISIBLE_DEVICES");
+    if (!named) return there;
+    int count = 0;
+    for (char* rest; isdigit(*named) && strtol(named, &rest, 10) < there; named = rest + 1) {
+        count++;
+        if (*rest != ',') break;
+    }
+    return count;
+}
+
 int device_count() {
-    if (state().devices < 0) state().devices = getenv("FAKE_CUDA_DEVICES") ? atoi(getenv("FAKE_CUDA_DEVICES")) : 1;
+    if (state().devices < 0) state().devices = visible_of(getenv("FAKE_CUDA_DEVICES") ? atoi(getenv("FAKE_CUDA_DEVICES")) : 1);
     return state().devices;
 }
 
