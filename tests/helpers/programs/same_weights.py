@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -30,19 +31,14 @@ SECONDS = 300.0  # for the processes of one place
 
 def train(device: str, engines: Sequence[str], precision: str, steps: int, file: Path, *, uncompiled: bool) -> None:
     """Make the steps in one engine after the other (all ranks), and save this rank's weights."""
-    import torch
-
     from vae import assemble
     from vae.config import load
-    from vae.data.dataset import DataSet, Split
+    from vae.data.dataset import Split
     from vae.distributed import launch
     from vae.engine import static
 
     if uncompiled:
         static.compiled = lambda function, *_, **__: function
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (EXAMPLES, 1, 28, 28), dtype=torch.uint8, generator=generator)
-    data = DataSet("random", Split(images, None), Split(images[:1], None))
     backend = "gloo" if "RANK" in os.environ else None
     accelerator = launch.make_accelerator(device, assemble.MIXED_PRECISION[precision], os.environ, backend=backend)
     launch.set_threads(0, os.environ)
@@ -50,7 +46,10 @@ def train(device: str, engines: Sequence[str], precision: str, steps: int, file:
 
     def weights(engine: str) -> list[np.ndarray]:
         settings = {"engine": engine, "device": device, "precision": precision, "batch_size": 128}
-        config = load(None, [*(f"train.{key}={value}" for key, value in settings.items()), f"optim.lr={LEARNING_RATE}"])
+        given = [f"optim.lr={LEARNING_RATE}", f"data.root={ROOT / 'data'}"]
+        config = load(None, [*given, *(f"train.{key}={value}" for key, value in settings.items())])
+        data = assemble.build_data(config)
+        data = replace(data, train=Split(data.train.images[:EXAMPLES], None))
         vae, objective = assemble.build_model(config, data.image_shape), assemble.build_objective(config)
         batches = assemble.build_batches(config, data, vae, objective, accelerator.device, rank, world_size)
         built = assemble.build_engine(config, accelerator, vae, objective, batches)
