@@ -19,11 +19,13 @@ API cudaError_t cudaGetDevice(int* device) {
     return cudaSuccess;
 }
 
+// CUDA: since version 12 this makes the device's context.
 API cudaError_t cudaSetDevice(int device) {
     Call call;
     if (device < 0 || device >= device_count())
         return fail(cudaErrorInvalidDevice, "cudaSetDevice(" + std::to_string(device) + ")");
     current_device = device;
+    touch(device, "cudaSetDevice");
     return cudaSuccess;
 }
 

@@ -33,11 +33,15 @@ API CUresult cuDeviceGetUuid_v2(CUuuid* uuid, CUdevice device) {
 // A context is the address of its device's legacy stream.
 static CUcontext context_of(int device) { return (CUcontext)&state().legacy[device]; }
 
-API CUresult cuDevicePrimaryCtxGetState(CUdevice, unsigned* flags, int* active) {
+// torch asks, to leave devices alone on which it has no context.
+API CUresult cuDevicePrimaryCtxGetState(CUdevice device, unsigned* flags, int* active) {
+    Call call;
     if (flags) *flags = 0;
-    return *active = 1, CUDA_SUCCESS;
+    return *active = state().touched.count(device), CUDA_SUCCESS;
 }
 API CUresult cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice device) {
+    Call call;
+    touch(device, "cuDevicePrimaryCtxRetain");
     return *context = context_of(device), CUDA_SUCCESS;
 }
 API CUresult cuDevicePrimaryCtxRelease(CUdevice) { return CUDA_SUCCESS; }

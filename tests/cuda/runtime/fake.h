@@ -76,12 +76,14 @@ struct Stream {
     };
     std::deque<Entry> waiting;  // what could not be done at once, in order
     bool busy = false;          // a host function runs
+    long launches = 0;
 };
 
 // A point in a stream's work, reached or not.
 struct Point {
     bool reached = false;
-    double at = 0;  // milliseconds
+    double at = 0;      // milliseconds
+    long launches = 0;  // before it
 };
 
 struct Event {
@@ -152,7 +154,6 @@ class Call {
 
   private:
     std::unique_lock<std::mutex> lock_;
-    size_t violations_;
 };
 
 // Everything below is called with the lock held, unless it says otherwise.

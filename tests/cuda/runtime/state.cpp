@@ -52,15 +52,16 @@ double now() {
 
 // --- the lock of a call ---
 
-Call::Call() : lock_(state().mutex), violations_(state().violations.size()) {}
+static thread_local std::vector<size_t> of_this_call;  // violations
+
+Call::Call() : lock_(state().mutex) { of_this_call.clear(); }
 
 Call::~Call() {
-    if (state().violations.size() == violations_) return;
+    if (of_this_call.empty()) return;
     lock_.unlock();  // Python's lock is taken next, whose holder may wait for ours
     std::string where = python_line();
     lock_.lock();
-    for (size_t i = violations_; i < state().violations.size(); i++)
-        if (state().violations[i].where.empty()) state().violations[i].where = where;
+    for (size_t violation : of_this_call) state().violations[violation].where = where;
     write_report();
 }
 
@@ -161,6 +162,7 @@ std::string kind_of(const std::string& name) {
 }
 
 void count_launch(Stream& stream, const std::string& name) {
+    stream.launches++;
     state().names[name]++;
     (stream.capture ? state().captured : state().launches)[kind_of(name)]++;
 }
@@ -239,6 +241,7 @@ cudaError_t take_last_error(bool forget) {
 }
 
 void violate(const std::string& what) {
+    of_this_call.push_back(state().violations.size());
     state().violations.push_back({what, ""});
     if (getenv("FAKE_CUDA_VERBOSE")) fprintf(stderr, "[fakecuda %d] violation: %s\n", getpid(), what.c_str());
 }
