@@ -106,8 +106,11 @@ API CUresult cuFuncLoad(CUfunction) { return CUDA_SUCCESS; }
 API CUresult cuFuncSetAttribute(CUfunction, CUfunction_attribute, int) { return CUDA_SUCCESS; }
 API CUresult cuFuncSetCacheConfig(CUfunction, CUfunc_cache) { return CUDA_SUCCESS; }
 API CUresult cuFuncGetAttribute(int* value, CUfunction_attribute attribute, CUfunction) {
-    *value = attribute == CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK ? 1024 : attribute == CU_FUNC_ATTRIBUTE_NUM_REGS ? 32 : 0;
-    return CUDA_SUCCESS;
+    switch (attribute) {
+        case CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK: return *value = 1024, CUDA_SUCCESS;
+        case CU_FUNC_ATTRIBUTE_NUM_REGS: return *value = 32, CUDA_SUCCESS;
+        default: return *value = 0, CUDA_SUCCESS;
+    }
 }
 API CUresult cuOccupancyMaxActiveClusters(int* count, CUfunction, const CUlaunchConfig*) {
     return *count = 16, CUDA_SUCCESS;
@@ -139,7 +142,8 @@ API CUresult cuLaunchKernelEx(const CUlaunchConfig* configuration, CUfunction fu
     return launch(function, configuration->hStream);
 }
 API CUresult cuLaunchCooperativeKernel(
-    CUfunction function, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, CUstream stream, void**) {
+    CUfunction function, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, CUstream stream,
+    void**) {
     return launch(function, stream);
 }
 

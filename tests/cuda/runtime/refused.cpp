@@ -1,5 +1,5 @@
-// Functions that are not stood in. Torch refers to them, and some must be there to be asked for; called, each is a violation
-// and answers that it is not supported. No header is included: their arguments do not matter.
+// Functions that are not stood in. Torch refers to them, and some must be there to be asked for; called, each is a
+// violation and answers that it is not supported. No header is included: their arguments do not matter.
 namespace fake {
 int refuse(const char* function, int status);  // state.cpp
 }

@@ -127,8 +127,8 @@ API cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t first, cud
     return cudaSuccess;
 }
 
-// CUDA: a stream that waits for an event of a capture joins the capture. A capturing stream can wait for events of the same
-// capture alone, and no two captures can become one.
+// CUDA: a stream that waits for an event of a capture joins the capture. A capturing stream can wait for events of the
+// same capture alone, and no two captures can become one.
 static cudaError_t wait_in_captures(Stream& stream, const Event& event) {
     bool under_way = event.capture && event.capture->origin->capture == event.capture;
     if (!under_way) {
