@@ -33,6 +33,12 @@ OF_DRIVER(cudaLibraryLoadData) OF_DRIVER(cudaLibraryGetKernel) OF_DRIVER(cudaLib
 OF_DRIVER(cudaIpcGetMemHandle) OF_DRIVER(cudaIpcOpenMemHandle) OF_DRIVER(cudaIpcCloseMemHandle)
 OF_DRIVER(cudaIpcGetEventHandle) OF_DRIVER(cudaIpcOpenEventHandle)
 
+// NVML, so that nobody asks a real one, which would count real devices. `nvmlInit` is left out on purpose: without it
+// torch asks the runtime how many there are.
+OF_DRIVER(nvmlInit_v2) OF_DRIVER(nvmlSystemGetCudaDriverVersion_v2) OF_DRIVER(nvmlDeviceGetHandleByPciBusId_v2)
+OF_DRIVER(nvmlDeviceGetComputeRunningProcesses) OF_DRIVER(nvmlDeviceGetGpuFabricInfoV)
+OF_DRIVER(nvmlDeviceGetNvLinkRemoteDeviceType) OF_DRIVER(nvmlDeviceGetNvLinkRemotePciInfo_v2)
+
 // factorisations and solutions
 OF_CUBLAS(cublasSgetrfBatched) OF_CUBLAS(cublasDgetrfBatched) OF_CUBLAS(cublasSgetrsBatched)
 OF_CUBLAS(cublasDgetrsBatched) OF_CUBLAS(cublasSgeqrfBatched) OF_CUBLAS(cublasDgeqrfBatched)
