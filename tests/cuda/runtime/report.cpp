@@ -129,6 +129,7 @@ static std::string report() {
         {"command", json(command())},
         {"ended", json(now.ended)},
         {"devices", json(device_count())},
+        {"contexts", list(now.contexts)},
         {"touched", list(now.touched)},
         {"launches", object(now.launches)},
         {"captured", object(now.captured)},
