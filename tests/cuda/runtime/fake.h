@@ -152,6 +152,8 @@ class Call {
     Call(const Call&) = delete;
     // Wait until something holds, which streams bring about meanwhile.
     void wait(const std::function<bool()>& holds);
+    // Wait for what is on a stream now; other threads may go on and enqueue more.
+    void wait_for(Stream& stream);
 
   private:
     std::unique_lock<std::mutex> lock_;

@@ -146,6 +146,12 @@ void in_turn(Stream& stream, Attempt attempt, bool calls_host) {
 
 void Call::wait(const std::function<bool()>& holds) { state().changed.wait(lock_, holds); }
 
+void Call::wait_for(Stream& stream) {
+    auto end = std::make_shared<bool>(false);
+    in_turn(stream, [end] { return *end = true; });
+    wait([end] { return *end; });
+}
+
 Stream& stream_of(cudaStream_t handle) {
     // null, cudaStreamLegacy and cudaStreamPerThread
     bool legacy = handle == nullptr || handle == (cudaStream_t)1 || handle == (cudaStream_t)2;
