@@ -138,7 +138,7 @@ struct State {
     std::vector<std::string> names_of_nodes;
     std::map<std::string, Sequence> communicators;
     std::vector<Violation> violations;
-    std::set<int> touched;
+    std::set<int> contexts, touched;  // devices that are set up, and those that hold memory or do work
     bool in_step = false;  // waits and pageable copies are violations
     const char* ended = nullptr;
 };
@@ -154,6 +154,8 @@ class Call {
     Call(const Call&) = delete;
     // Wait until something holds, which streams bring about meanwhile.
     void wait(const std::function<bool()>& holds);
+    // Wait for what is on a stream now; other threads may go on and enqueue more.
+    void wait_for(Stream& stream);
 
   private:
     std::unique_lock<std::mutex> lock_;
@@ -174,7 +176,8 @@ cudaError_t take_last_error(bool forget);
 cudaError_t allowed_now(const std::string& call);
 cudaError_t break_capture(Stream& stream, cudaError_t error, const std::string& why);
 
-// Note that this process uses a device: a rank may use its own alone.
+// Note that this process sets a device up, and that it uses one: a rank may use its own alone.
+void make_context(int device, const std::string& what);
 void touch(int device, const std::string& what);
 void check_pointer(const void* pointer, int device, const std::string& what);
 

@@ -122,7 +122,7 @@ static cudaError_t copy(Call& call, void* to, const void* from, size_t size, cud
         run = [=] { memcpy(to, buffer->data(), size); };
     }
     auto error = enqueue(handle, {name, run ? run : [=] { memmove(to, from, size); }});
-    if (to_pageable) call.wait([&stream] { return idle(stream); });
+    if (to_pageable) call.wait_for(stream);
     return error;
 }
 
@@ -155,8 +155,7 @@ API cudaError_t cudaMemcpy(void* to, const void* from, size_t size, cudaMemcpyKi
     if (auto error = allowed_now("cudaMemcpy")) return error;
     note_wait("cudaMemcpy");
     noted(to, from, current_device);
-    Stream& stream = stream_of(nullptr);
-    call.wait([&stream] { return idle(stream); });
+    call.wait_for(stream_of(nullptr));
     memmove(to, from, size);
     return cudaSuccess;
 }

@@ -43,9 +43,7 @@ API cudaError_t cudaStreamSynchronize(cudaStream_t handle) {
     Stream& stream = stream_of(handle);
     if (auto error = allowed_on(stream, "cudaStreamSynchronize")) return error;
     note_wait("cudaStreamSynchronize");
-    auto end = std::make_shared<bool>(false);  // of what is there now: others may go on enqueuing
-    in_turn(stream, [end] { return *end = true; });
-    call.wait([end] { return *end; });
+    call.wait_for(stream);
     return cudaSuccess;
 }
 
