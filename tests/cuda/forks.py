@@ -118,7 +118,8 @@ class Ended:
     def succeeded(self, code: int = 0) -> "Ended":
         """Assert that every rank has ended with an exit code and kept every law."""
         assert [rank.code for rank in self.outcome.ranks] == [code] * len(self.outcome.ranks), self.out + self.err
-        assert broken(self.reports) == [], self.err
+        faults = broken(self.reports)
+        assert not faults, "\n".join([*faults, self.err])
         return self
 
 
