@@ -11,12 +11,13 @@ WORKERS := --dist worksteal -n $(shell $(PYTHON) -c 'import os; print(min(5, (os
 # the laws of each piece, configurations, and engines on one process: a minute
 CORE := config data engine models
 
-.PHONY: help train test check lint format constraints clean
+.PHONY: help train test check gpu-check lint format constraints clean
 
 help:
 	@echo "make train   set up $(VENV), then train the default VAE on MNIST into runs/mnist (again: continues, or says it is done)"
 	@echo "make test    set up $(VENV), then run all tests"
 	@echo "make check   the minute before a commit: lint, and the tests of the laws, of configurations and of engines on one process"
+	@echo "make gpu-check  what only a GPU can say, within ten minutes on one card: a table with verdicts; PARTS=\"two steps\": some"
 	@echo "make lint    ruff check, ruff format --check, pyright"
 	@echo "make format  let ruff rewrite the sources"
 	@echo "make clean   remove environments and caches (never runs/ or data/)"
@@ -40,6 +41,10 @@ test: $(VENV)/.ready
 check: lint
 	@echo "running the core of the tests"
 	$(BIN)/python -m pytest -q $(WORKERS) $(CORE:%=tests/%) --ignore tests/models/test_combinations.py
+
+gpu-check: $(VENV)/.ready
+	@echo "measuring on the GPU, for at most ten minutes"
+	$(BIN)/python benchmarks/gpu_check.py $(PARTS)
 
 lint: $(VENV)/.ready
 	@echo "ruff check, ruff format --check, pyright"

@@ -28,6 +28,9 @@ from vae.run.versions import versions
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 CONFIG = ROOT / "configs" / "mnist.yaml"
+JOB = Path(
+    os.environ.get("BENCHMARK_JOB", ROOT / "train_ddp.py")
+).resolve()  # under a fake CUDA runtime: tests/cuda/job.py
 
 
 class JobError(RuntimeError):
@@ -92,16 +95,15 @@ def check_engines(names: Sequence[str]) -> None:
             raise InputError(f"{name!r}: there is no such engine; known: {', '.join(known_engines())}")
 
 
-def exit_code_of(main: Callable[[], None]) -> int:
-    """Run a benchmark and return its exit code: 0 done, 1 a job failed, 2 refused input, 130 interrupted."""
+def exit_code_of(main: Callable[[], int | None]) -> int:
+    """Run a benchmark and return its exit code: its own or 0, 1 a job failed, 2 refused input, 130 interrupted."""
     try:
-        main()
+        return main() or 0
     except (InputError, JobError) as error:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
     except KeyboardInterrupt:
         return 130
-    return 0
 
 
 def check_device(device: str) -> None:
@@ -151,9 +153,9 @@ def run(words: Sequence[str], *, processes: int = 1) -> str:
 
 
 def job_words(folder: str, settings: Sequence[str]) -> list[str]:
-    """Return `train_ddp.py` with configs/mnist.yaml, changed by settings, into `folder`/run."""
+    """Return the words that start the job with configs/mnist.yaml, changed by settings, into `folder`/run."""
     place = [f"run.dir={folder}/run", f"data.root={ROOT / 'data'}"]
-    return [str(ROOT / "train_ddp.py"), "--config", str(CONFIG), *place, *settings]
+    return [str(JOB), "--config", str(CONFIG), *place, *settings]
 
 
 def run_job(settings: Sequence[str], *, processes: int = 1) -> dict[str, Any]:
@@ -193,6 +195,12 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         return "  ".join([row[0].ljust(widths[0]), *cells]).rstrip()
 
     return "\n".join([line(headers), "  ".join("-" * width for width in widths), *map(line, rows)])
+
+
+def markdown(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
+    lines = [headers, ["---"] * len(headers), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
 
 
 # --- where the numbers come from --------------------------------------------------------------------------------------

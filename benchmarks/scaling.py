@@ -39,7 +39,7 @@ from vae.errors import InputError
 
 PROGRAM = harness.ROOT / "benchmarks" / "allreduce.py"
 QUICK = {"rounds": 1, "strong": [128], "weak": 0, "patience": 0}
-QUICK_JOB = ["train.max_steps=10"]
+QUICK_JOB = ["train.max_steps=10", "run.figures=false"]
 QUICK_EXCHANGE = ["--steps", "2", "--blocks", "1"]
 
 

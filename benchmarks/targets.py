@@ -14,12 +14,17 @@ LOGGING, WAITED, WRITER = ("logging_seconds",), ("checkpoints", "waited_seconds"
 
 @dataclass(frozen=True)
 class Target:
-    """A promise: the median of `values` is at least, or at most, `bound`; unknown without values."""
+    """A promise: the median of `values` is at least, or at most, `bound`; unknown without values.
+
+    Attributes:
+        key: a name for programs; where targets of several engines are judged, each has it.
+    """
 
     what: str
     at_least: bool
     bound: float
     values: Sequence[float]
+    key: str = ""
 
     @property
     def met(self) -> bool | None:
@@ -74,14 +79,14 @@ def _cuda(rows: Sequence[Row], default: str) -> list[Target]:
     for job, note in _judged(jobs, default):
         name, speed = f"bf16 {_name(job)}{note}", job.images_per_second if job else []
         targets += [
-            Target(f"{name}: seconds for {EPOCHS} epochs with evaluations", False, 4.0, _whole_run(job)),
-            Target(f"{name}: ms an epoch", False, 60.0, epoch_ms(job) if job else []),
-            Target(f"{name}: images/s", True, 1e6, speed),
-            Target(f"{name}: times as fast as {_name(loop, CONVENTIONAL)}", True, 50.0, _ratio(job, loop)),
+            Target(f"{name}: seconds for {EPOCHS} epochs with evaluations", False, 4.0, _whole_run(job), "run"),
+            Target(f"{name}: ms an epoch", False, 60.0, epoch_ms(job) if job else [], "epoch"),
+            Target(f"{name}: images/s", True, 1e6, speed, "images"),
+            Target(f"{name}: times as fast as {_name(loop, CONVENTIONAL)}", True, 50.0, _ratio(job, loop), "loop"),
         ]
     large = fastest(select(rows, JOB, "bf16", 8192))
     speed = large.images_per_second if large else []
-    targets.append(Target(f"bf16 {_name(large)}: images/s at batch 8,192", True, 1e7, speed))
+    targets.append(Target(f"bf16 {_name(large)}: images/s at batch 8,192", True, 1e7, speed, "images 8192"))
     return [*targets, *_costs(jobs)]
 
 
@@ -110,9 +115,10 @@ def _costs(jobs: Sequence[Row]) -> list[Target]:
     """Return what logging and checkpoints may cost; the thread that writes may or may not be in training's way."""
     waiting = _most(jobs, lambda job: job.percent_of_training(LOGGING, WAITED))
     at_worst = _most(jobs, lambda job: job.percent_of_training(LOGGING, WAITED, WRITER))
+    what = "logging and waiting for checkpoints, % of training (the most of the engines)"
     return [
-        Target("logging and waiting for checkpoints, % of training (the most of the engines)", False, 2.0, waiting),
-        Target("the same, if training stood still while a thread writes them", False, 2.0, at_worst),
+        Target(what, False, 2.0, waiting, "waiting"),
+        Target("the same, if training stood still while a thread writes them", False, 2.0, at_worst, "at worst"),
     ]
 
 

@@ -39,14 +39,14 @@ from vae.config import Config, load
 from vae.distributed.launch import cores
 from vae.engine.choice import choose
 
-ENGINES = {"cpu": ["eager", "compile"], "cuda": ["eager", "compile", "graph"]}
+ENGINES = {"cpu": ["eager", "compile"], "cuda": ["auto", "eager", "compile", "graph"]}
 DEFAULTS: dict[str, dict[str, Any]] = {
     "cpu": {"precisions": ["fp32", "bf16"], "steps": 200, "epochs": 2, "patience": 300, "more_batches": []},
     "cuda": {"precisions": ["bf16"], "steps": 500, "epochs": 50, "patience": 0, "more_batches": [1024, 8192, 65536]},
 }
 QUICK = {"rounds": 1, "steps": 3, "workers": [0], "engines": ["eager"], "precisions": ["fp32"], "epochs": 1}
 QUICK |= {"more_batches": [], "patience": 0}
-QUICK_JOB = ["train.max_steps=10"]
+QUICK_JOB = ["train.max_steps=10", "run.figures=false"]
 IMAGE_SHAPE, TRAINING_IMAGES = (1, 28, 28), 60_000  # of MNIST
 WARM_UP = 10  # steps before each turn of a loop or the floor that do not count
 
@@ -179,7 +179,8 @@ def main() -> None:
     with harness.scratch():
         rows = measure(args)
     train = load(harness.CONFIG).train
-    default, _ = choose(train, args.device, 1, total_steps=train.epochs * math.ceil(TRAINING_IMAGES / train.batch_size))
+    steps = train.epochs * math.ceil(TRAINING_IMAGES / train.batch_size)
+    default = "auto" if "auto" in args.engines else choose(train, args.device, 1, total_steps=steps).name
     targets = targets_of(args.device, rows, default)
     show(args, origin, rows, targets)
     verdicts = [asdict(target) | {"met": target.met} for target in targets]

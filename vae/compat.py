@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 __all__ = ["TorchDispatchMode", "forget_accelerator", "fused_adamw", "keep_from_ddp", "tracing_autograd", "tree_leaves"]
 
 # AdamW's kernel: it reads the count of steps, which `torch.optim.adamw.adamw` would first add to, weight by weight
-fused_adamw = torch._fused_adamw_
+fused_adamw = torch._fused_adamw_  # pyright: ignore[reportPrivateImportUsage]
 
 
 def keep_from_ddp(model: nn.Module, names: Iterable[str]) -> None:

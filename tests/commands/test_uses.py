@@ -37,7 +37,7 @@ def linear_model() -> VAE:
             return torch.where(z > 0, 1.0, -1.0)[..., None, None].expand(-1, 1, 4, 4) * math.log(9)
 
     model = VAE(image_shape=(1, 4, 4), latent_dim=1, hidden_dim=4, depth=1)
-    model.encoder, model.decoder = Encoder(), Decoder()
+    model.encoder, model.decoder = Encoder(), Decoder()  # pyright: ignore[reportAttributeAccessIssue]
     model.anchor = nn.Parameter(torch.zeros(1))  # tells the device and the precision
     return model
 

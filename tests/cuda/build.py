@@ -20,7 +20,7 @@ HEADERS = ("nvidia/cu13/include", "nvidia/cudnn/include", "nvidia/nccl/include",
 PACKAGES = ("torch", "nvidia-cuda-runtime", "nvidia-cudnn-cu13", "nvidia-nccl-cu13", "triton")  # that bring the headers
 FLAGS = ("-std=c++17", "-O1", "-g1", "-fPIC", "-Wall")
 LIBRARY, NVRTC = "libfakecuda.so", "libnvrtc.so.13"  # both are preloaded
-DRIVER = "libcuda.so.1"  # a link to the first, by which programs load the driver
+LINKS = ("libcuda.so.1", "libnvidia-ml.so.1")  # to the first: names by which programs load the driver and NVML
 PARTS = {LIBRARY: "exports.map", NVRTC: "nvrtc.map"}  # each with the names that it lets out
 
 
@@ -87,7 +87,7 @@ def _cache() -> Path:
 def _key() -> str:
     """Return a name for what is built: other sources, flags or headers, another name."""
     content = hashlib.sha256(repr((FLAGS, *map(_version, PACKAGES))).encode())
-    for path in sorted(SOURCES.iterdir()):
+    for path in (Path(__file__), *sorted(SOURCES.iterdir())):
         content.update(path.name.encode() + path.read_bytes())
     return content.hexdigest()[:16]
 
@@ -115,6 +115,7 @@ def _build(built: Path, headers: list[Path]) -> None:
         options = [f"-Wl,-soname,{library}", f"-Wl,--version-script={SOURCES / exports}", "-ldl", "-lrt", "-lpthread"]
         subprocess.run([COMPILER, "-shared", *map(str, objects), "-o", half, *options], check=True)
         if library == LIBRARY:
-            (folder / DRIVER).unlink(missing_ok=True)
-            (folder / DRIVER).symlink_to(LIBRARY)
+            for link in LINKS:
+                (folder / link).unlink(missing_ok=True)
+                (folder / link).symlink_to(LIBRARY)
         half.replace(folder / library)

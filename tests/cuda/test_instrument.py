@@ -35,6 +35,7 @@ FOUND = {  # what is planted -> what the runtime calls it
     "read-back in a step": "a wait in a step: cudaStreamSynchronize",
     "pageable copy in a step": "a pageable copy in a step: copy pageable to device",
     "tensor of another device": "wrong device: memset on device 1 with memory of device 0",
+    "operand on another device": "wrong device: product cublasSdot_v2 on device 1 with memory of device 0",
     "stream of another device": "wrong device: memset on a stream of device 0 while device 1 is current",
     "function that is not stood in": "not stood in: cuMemCreate",
 }

@@ -190,7 +190,7 @@ def test_a_traversal_moves_one_dimension_and_leaves_the_others() -> None:
             return z.unflatten(1, (1, 2, 2))
 
     model = VAE(image_shape=(1, 2, 2), latent_dim=4, hidden_dim=4, depth=1)
-    model.encoder, model.decoder = Encoder(), Decoder()
+    model.encoder, model.decoder = Encoder(), Decoder()  # pyright: ignore[reportAttributeAccessIssue]
     model.anchor = nn.Parameter(torch.zeros(1))  # tells the device and the precision
     (moved,) = traverse(model, Split(torch.zeros(3, 1, 2, 2)), 1, [2])
     expected = torch.full((len(PLACES), 4), 0.5)

@@ -104,7 +104,7 @@ def linear_gaussian(*, shift: float = 0.0, wider: float = 1.0) -> tuple[VAE, Mul
         decoder.weight.data, decoder.bias.data = w, b
         encoder.weight.data = torch.cat([to_mean, torch.zeros(len(numbers), PIXELS)]).double()
         encoder.bias.data = torch.cat([shift - to_mean @ b, numbers])
-    model.decoder = nn.Sequential(decoder, nn.Unflatten(1, (1, 1, PIXELS)))
+    model.decoder = nn.Sequential(decoder, nn.Unflatten(1, (1, 1, PIXELS)))  # pyright: ignore[reportAttributeAccessIssue]
     model.encoder = nn.Sequential(nn.Flatten(), encoder)
     return model, MultivariateNormal(b, w @ w.T + STD**2 * torch.eye(PIXELS, dtype=torch.float64))
 

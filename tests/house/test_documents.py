@@ -1,5 +1,6 @@
 """The documents: commands that the programs accept, refusals as they are printed, links and files that are there."""
 
+import ast
 import re
 import shlex
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from vae.errors import InputError
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")]
 SETTINGS = [*(ROOT / "configs").rglob("*.yaml"), *(ROOT / "launch").glob("*/*")]  # with commands in comments
 EXTENDING = "extending.md"  # their pieces exist once their code is there: test_extending.py
+TESTS = sorted((ROOT / "tests").glob("*/test_*.py"))
+ABOUT_THE_INSTRUMENT = {"cuda/test_instrument.py", "cuda/test_gpu_check.py"}  # no part of the product runs there
 LENGTHS = {"README.md": 130, "ARCHITECTURE.md": 90}  # lines, at most
 
 
@@ -104,3 +107,21 @@ def test_files_that_a_document_names_are_there(document: Path) -> None:
 @pytest.mark.parametrize(("name", "most"), list(LENGTHS.items()))
 def test_what_is_read_first_stays_short(name: str, most: int) -> None:
     assert len((ROOT / name).read_text().splitlines()) <= most
+
+
+def test_the_table_of_what_has_run_where_names_tests_that_do() -> None:
+    """Each test file under its heading: those for a real card hold tests marked gpu, and none of these is left out."""
+    text = (ROOT / "docs/running.md").read_text().split("### What has run where")[1].split("\n## ")[0]
+    rows = [line.split("|")[2:5] for line in text.splitlines() if line.startswith("| ")][1:]
+    cpu, fake, card = (re.findall(r"`(\w+/test_\w+\.py)`", "".join(column)) for column in zip(*rows, strict=True))
+    everywhere = {path.relative_to(ROOT / "tests").as_posix(): path.read_text() for path in TESTS}
+    assert {*cpu, *fake, *card} <= everywhere.keys()
+    assert not [name for name in cpu if name.startswith("cuda/")]
+    assert {*fake} == {name for name in everywhere if name.startswith("cuda/")} - ABOUT_THE_INSTRUMENT
+    assert {*card} == {name for name, code in everywhere.items() if has_gpu_tests(code)}
+
+
+def has_gpu_tests(code: str) -> bool:
+    """Return true if a test in a file's code is marked gpu."""
+    functions = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.FunctionDef)]
+    return any(ast.unparse(mark) == "pytest.mark.gpu" for each in functions for mark in each.decorator_list)

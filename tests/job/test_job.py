@@ -138,6 +138,23 @@ def test_training_metrics_are_means_over_the_examples_of_the_interval(job: Job, 
     assert row["loss"] == pytest.approx(row["reconstruction"] + 0.5 * row["kl"], rel=1e-6)
 
 
+def test_an_output_bias_from_data_is_that_of_the_training_images_alone(job: Job, small: Path) -> None:
+    """Next to nothing is learnt; 300 images are held out, and the grey values of the others count, not one draw."""
+    frozen = [
+        "optim.lr=1e-30",
+        "optim.weight_decay=0",
+        "train.max_steps=1",
+        "data.val_size=300",
+        "data.binarize=static",
+    ]
+    assert job(f"data.name={small}", "run.dir=biased", *SMALL[:2], *frozen, "model.output_bias=data").code == 0
+    images = sources.load(str(small), "").hold_out(300).train.images
+    mean = (images.double() / 255).mean(0).clamp(0.001, 0.999).flatten()
+    bias = VAE.from_pretrained("biased/model").decoder.output_layer.bias
+    torch.testing.assert_close(bias, torch.logit(mean).float(), rtol=1e-6, atol=1e-7)
+    assert load(Path("biased/config.yaml")).model.output_bias == "data"
+
+
 def test_evaluation_is_the_exact_mean_over_real_examples(finished: Path, small: Path) -> None:
     """By hand, one example at a time, in double precision."""
     model = VAE.from_pretrained(finished / "model").double()

@@ -305,6 +305,7 @@ def test_a_rank_that_is_frozen_for_a_while_ends_nothing(start: Start, victim: in
     assert [end.code for end in ended] == [85] * 3, ended
 
 
+A_COLLECTIVE_WAITS = 6.0
 FINISHING = """
 import os, sys, time
 import train_ddp
@@ -319,14 +320,15 @@ sys.exit(train_ddp.main(sys.argv[1:]))
 
 
 def finishing(small: Path, folder: Path, seconds: float) -> list[Program]:
-    """Start a job whose collectives wait for a second, and whose last action takes so many."""
-    words = ["-c", FINISHING, *arguments(f"data.name={small}", *SHORT, "train.timeout=1", f"run.dir={folder}")]
-    waits = {"vae.distributed.launch:MIN_SECONDS_TO_MEET": 1.0, "vae.distributed.launch:SECONDS_AFTER_WATCHDOG": 0.0}
+    """Start a job whose collectives wait for `A_COLLECTIVE_WAITS` seconds, and whose last action takes so many."""
+    words = ["-c", FINISHING, *arguments(f"data.name={small}", *SHORT, "train.timeout=600", f"run.dir={folder}")]
+    waits = {"MIN_SECONDS_TO_MEET": A_COLLECTIVE_WAITS, "SECONDS_AFTER_WATCHDOG": A_COLLECTIVE_WAITS - 600}
+    waits = {f"vae.distributed.launch:{name}": seconds for name, seconds in waits.items()} | OFTENER
     return [Program(*words, env=env | {"SECONDS": str(seconds)}, patches=waits) for env in ranks(2)]
 
 
 def test_the_main_process_may_finish_for_longer_than_a_collective_waits(small: Path, tmp_path: Path) -> None:
-    ended = [program.wait(60) for program in finishing(small, tmp_path / "r", seconds=3)]
+    ended = [program.wait(60) for program in finishing(small, tmp_path / "r", seconds=A_COLLECTIVE_WAITS + 3)]
     assert [end.code for end in ended] == [0, 0], ended
     assert (tmp_path / "r" / "summary.json").exists()
 

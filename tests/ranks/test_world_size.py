@@ -114,6 +114,7 @@ def test_an_exact_run_moved_to_other_numbers_of_processes_is_bitwise_the_undistu
     tmp_path: Path, small: Path
 ) -> None:
     settings = [f"data.name={small}", "model.hidden_dim=32", "train.batch_size=64", "train.exact=4"]
+    settings += ["model.output_bias=data", "optim.decayed=matrices", "optim.betas=[0.8, 0.99]", "optim.eps=1e-6"]
     whole = train(1, tmp_path / "whole", *settings, "train.max_steps=90")
     for processes, steps in ((4, 21), (1, 50), (2, 90)):
         train(processes, tmp_path / "moved", *settings, f"train.max_steps={steps}")

@@ -566,7 +566,7 @@ def test_what_the_page_cannot_run_is_said() -> None:
     assert explorer.obstacle(VAE()) is None
     assert "MB" in str(explorer.obstacle(VAE(image_shape=(3, 64, 64), hidden_dim=1024)))
     model = VAE()
-    model.decoder = Other()
+    model.decoder = Other()  # pyright: ignore[reportAttributeAccessIssue]
     assert "cannot run a Other" in str(explorer.obstacle(model))
     assert "cannot run a ConvDecoder" in str(explorer.obstacle(VAE(decoder="ConvDecoder")))
     normalised = VAE(decoder={"name": "MLPDecoder", "normalization": "layer"})

@@ -40,7 +40,13 @@ class RendezvousError(RankLostError):
 
 
 def make_accelerator(
-    device: str, mixed_precision: str, environment: Mapping[str, str], timeout: float = 600.0, *, tf32: bool = False
+    device: str,
+    mixed_precision: str,
+    environment: Mapping[str, str],
+    timeout: float = 600.0,
+    *,
+    tf32: bool = False,
+    backend: str | None = None,
 ) -> Accelerator:
     """Start the process group, if a launcher asked for one, and return the accelerator.
 
@@ -52,6 +58,7 @@ def make_accelerator(
         environment: `os.environ`: what the launcher said.
         timeout: seconds to wait for the other processes, here and in every collective.
         tf32: whether products of float32 numbers may be rounded to TF32.
+        backend: of the collectives on CUDA; None: NCCL, which refuses two processes on one device. `gloo` takes them.
 
     Raises:
         InputError: the device is not there, fp16 has no device, or the launcher started another number of processes.
@@ -71,16 +78,15 @@ def make_accelerator(
     set_products(tf32=tf32)
     for beginning, kind in NOT_FOR_USERS:
         warnings.filterwarnings("ignore", re.escape(beginning), kind)
+    group = InitProcessGroupKwargs(
+        timeout=timedelta(seconds=max(MIN_SECONDS_TO_MEET, timeout + SECONDS_AFTER_WATCHDOG)),
+        **({} if backend is None else {"backend": backend}),
+    )
     accelerator = _start(
         environment,
         cpu=use_cpu,
         mixed_precision=mixed_precision,
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(gradient_as_bucket_view=True),
-            InitProcessGroupKwargs(
-                timeout=timedelta(seconds=max(MIN_SECONDS_TO_MEET, timeout + SECONDS_AFTER_WATCHDOG))
-            ),
-        ],
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True), group],
     )
     if accelerator.num_processes != announced:  # each process would believe to be alone and write the same files
         raise InputError(f"WORLD_SIZE = {announced}: but {accelerator.num_processes} came together; {_HOW_TO_LAUNCH}")

@@ -80,7 +80,7 @@ class Watchdog:
         while not self._store.check([MAIN_HAS_COME]):
             self._moved_at = self._peers[0].heard_at
             time.sleep(self.interval / 4)
-        self.dismiss()
+        self.beat(self.step)  # what all do together from here on is watched again
 
     @contextlib.contextmanager
     def guarding(self) -> Iterator[None]:

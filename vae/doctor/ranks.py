@@ -181,11 +181,11 @@ def _one_step(context: Context, model: VAE) -> tuple[Engine, str]:
     objective, rank = assemble.build_objective(config), accelerator.process_index
     parts = (config, data, model, objective, accelerator.device)
     batches = assemble.build_batches(*parts, rank, accelerator.num_processes)
-    name, why = assemble.choose_engine(config, objective, batches, accelerator.device.type, accelerator.num_processes)
+    choice = assemble.choose_engine(config, objective, batches, accelerator.device.type, accelerator.num_processes)
     eagerly = config.model_copy(update={"train": config.train.model_copy(update={"engine": "eager"})})
     engine = assemble.build_engine(eagerly, accelerator, model, objective, batches)
     engine.advance(0, until=1)
-    return engine, f"{name} ({why})"
+    return engine, f"{choice.name} ({choice.why})"
 
 
 def _random_images(shape: Sequence[int], classes: int) -> DataSet:

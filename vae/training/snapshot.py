@@ -38,7 +38,7 @@ class Snapshot:
         """Copy the model and nested dictionaries of tensors and plain data, as they are when the device comes to it."""
         for tensor, copied in self._weights:
             copied.copy_(tensor, non_blocking=True)
-        self.state = self._taken(state, ())
+        self.state = self._taken(state, (), {})
         if self._copied is not None:
             self._copied.record()
 
@@ -47,14 +47,17 @@ class Snapshot:
         if self._copied is not None:
             self._copied.synchronize()
 
-    def _taken(self, part: Any, place: tuple[Any, ...]) -> Any:
+    def _taken(self, part: Any, place: tuple[Any, ...], copied: dict[int, Tensor]) -> Any:
+        """Return a copy of what lies at `place` of the state; a tensor that lies at several is `copied` once."""
         if isinstance(part, Mapping):
-            return {key: self._taken(value, (*place, key)) for key, value in part.items()}
+            return {key: self._taken(value, (*place, key), copied) for key, value in part.items()}
         if not isinstance(part, Tensor):
             return part
-        if place not in self._memory:
-            self._memory[place] = _host_memory(part)
-        return self._memory[place].copy_(part, non_blocking=True)
+        if id(part) not in copied:
+            if place not in self._memory:
+                self._memory[place] = _host_memory(part)
+            copied[id(part)] = self._memory[place].copy_(part, non_blocking=True)
+        return copied[id(part)]
 
 
 def _host_memory(tensor: Tensor) -> Tensor:

@@ -57,6 +57,12 @@ def wrong_tensor() -> None:
         RUNTIME.cudaMemsetAsync(ctypes.c_void_p(X.data_ptr()), 0, ctypes.c_size_t(40), ctypes.c_void_p())
 
 
+def wrong_operand() -> None:
+    with torch.cuda.device(1):
+        handle = ctypes.c_void_p(torch.cuda.current_blas_handle())
+        RUNTIME.cublasSdot_v2(handle, 3, ctypes.c_void_p(X.data_ptr()), 1, ctypes.c_void_p(X.data_ptr()), 1, None)
+
+
 def wrong_stream() -> None:
     stream = ctypes.c_void_p(torch.cuda.Stream("cuda:0").cuda_stream)
     with torch.cuda.device(1):
@@ -80,6 +86,7 @@ FAULTS: dict[str, Callable[[], object]] = {
     "read-back in a step": lambda: in_step(lambda: X[0].item()),
     "pageable copy in a step": lambda: in_step(lambda: X.copy_(torch.ones(1000), non_blocking=True)),
     "tensor of another device": wrong_tensor,
+    "operand on another device": wrong_operand,
     "stream of another device": wrong_stream,
     "function that is not stood in": lambda: RUNTIME.cuMemCreate(None, 0, None, 0),
 }

@@ -1,7 +1,7 @@
 // cuBLAS and cuBLASLt: products are counted, and their operands looked at; none is computed.
 //
-// Their headers are not included (they need libcu++, which torch does not bring): a function here takes its arguments by a
-// line that says what they are. Callers pass numbers and pointers, which arrive alike in a variadic function.
+// Their headers are not included (they need libcu++, which torch does not bring): a function here takes its arguments
+// by a line that says what they are. Callers pass numbers and pointers, which arrive alike in a variadic function.
 #include "fake.h"
 
 #include <cstdarg>
@@ -37,8 +37,8 @@ API int cublasSetPointerMode_v2(Handle*, int) { return SUCCESS; }
 API int cublasGetPointerMode_v2(Handle*, int* mode) { return *mode = 0, SUCCESS; }
 API int cublasSetSmCountTarget(Handle*, int) { return SUCCESS; }
 
-// Count a product. Its arguments: `i` a number or setting, `l` a stride (64 bits), `p` a factor, which may lie anywhere,
-// `D` an operand on the device.
+// Count a product. Its arguments: `i` a number or setting, `l` a stride (64 bits), `p` a factor, which may lie
+// anywhere, `D` an operand on the device.
 static int product(const char* function, const char* arguments, Handle* handle, va_list list) {
     Call call;
     std::string name = std::string("product ") + function;

@@ -1,7 +1,8 @@
 // cuDNN: convolutions, which torch runs through the backend interface: descriptors that hold attributes.
 //
-// An operation, a graph of operations, a heuristic that offers engines, a plan: each is a descriptor here, that keeps what
-// it is given. The heuristic offers one engine, without notes and workspace. To execute a plan is to count one product.
+// An operation, a graph of operations, a heuristic that offers engines, a plan: each is a descriptor here, that keeps
+// what it is given. The heuristic offers one engine, without notes and workspace. To execute a plan is to count one
+// product.
 #include "fake.h"
 
 #include <cstring>
@@ -35,7 +36,7 @@ API cudnnStatus_t cudnnGetStream(cudnnHandle_t handle, cudaStream_t* stream) {
 }
 
 struct Descriptor;
-using Shared = std::shared_ptr<Descriptor>;  // a descriptor lives as long as one that it was given to; a handle points to one
+using Shared = std::shared_ptr<Descriptor>;  // it lives as long as what it was given to; a handle points to a Shared
 
 struct Attribute {
     int64_t count = 0;
@@ -94,13 +95,15 @@ API cudnnStatus_t cudnnBackendSetAttribute(
 // The one configuration that a heuristic offers.
 static Shared offered(const Descriptor& heuristic) {
     Shared engine(new Descriptor{CUDNN_BACKEND_ENGINE_DESCRIPTOR, {}});
-    engine->attributes[CUDNN_ATTR_ENGINE_OPERATION_GRAPH] = heuristic.attributes.at(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH);
+    const Attribute& graph = heuristic.attributes.at(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH);
+    engine->attributes[CUDNN_ATTR_ENGINE_OPERATION_GRAPH] = graph;
     Shared configuration(new Descriptor{CUDNN_BACKEND_ENGINECFG_DESCRIPTOR, {}});
     configuration->attributes[CUDNN_ATTR_ENGINECFG_ENGINE] = {1, {}, {engine}};
     return configuration;
 }
 
-// What a heuristic offers, what a descriptor was given, or the number 0: the bytes of a workspace, the index of an engine.
+// What a heuristic offers, what a descriptor was given, or the number 0: the bytes of a workspace, the index of an
+// engine.
 static Attribute answer_of(const Descriptor& descriptor, cudnnBackendAttributeName_t name, size_t size) {
     if (name == CUDNN_ATTR_ENGINEHEUR_RESULTS) return {1, {}, {offered(descriptor)}};
     auto found = descriptor.attributes.find(name);
@@ -117,8 +120,8 @@ API cudnnStatus_t cudnnBackendGetAttribute(
     Attribute answer = answer_of(**(Shared*)handle, name, size_of(type));
     if (count) *count = answer.count;
     if (values == nullptr) return CUDNN_STATUS_SUCCESS;
-    int64_t given = std::min(room, answer.count);
-    for (int64_t i = 0; i < std::min(given, (int64_t)answer.parts.size()); i++) *((Shared**)values)[i] = answer.parts[i];
+    size_t given = std::min(room, answer.count);
+    for (size_t i = 0; i < std::min(given, answer.parts.size()); i++) *((Shared**)values)[i] = answer.parts[i];
     memcpy(values, answer.bytes.data(), std::min(given * size_of(type), answer.bytes.size()));
     return CUDNN_STATUS_SUCCESS;
 }
@@ -126,7 +129,8 @@ API cudnnStatus_t cudnnBackendGetAttribute(
 static const char* name_of(const Shared& operation) {
     switch (operation ? operation->type : CUDNN_BACKEND_ENGINE_DESCRIPTOR) {
         case CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR: return "product cudnn convolution";
-        case CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_DATA_DESCRIPTOR: return "product cudnn convolution, of its input";
+        case CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_DATA_DESCRIPTOR:
+            return "product cudnn convolution, of its input";
         case CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_FILTER_DESCRIPTOR:
             return "product cudnn convolution, of its weights";
         default: return "product cudnn";

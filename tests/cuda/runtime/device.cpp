@@ -19,11 +19,13 @@ API cudaError_t cudaGetDevice(int* device) {
     return cudaSuccess;
 }
 
+// CUDA: since version 12 this makes the device's context.
 API cudaError_t cudaSetDevice(int device) {
     Call call;
     if (device < 0 || device >= device_count())
         return fail(cudaErrorInvalidDevice, "cudaSetDevice(" + std::to_string(device) + ")");
     current_device = device;
+    touch(device, "cudaSetDevice");
     return cudaSuccess;
 }
 
@@ -130,7 +132,8 @@ API cudaError_t cudaProfilerStop() { return cudaSuccess; }
 
 // --- errors, in CUDA's words, which torch repeats ---
 
-static const std::map<cudaError_t, std::pair<const char*, const char*>> ERRORS = {
+using Words = std::map<cudaError_t, std::pair<const char*, const char*>>;
+static const Words& ERRORS = *new Words{  // never deleted: threads may ask until the very end
     {cudaSuccess, {"cudaSuccess", "no error"}},
     {cudaErrorInvalidValue, {"cudaErrorInvalidValue", "invalid argument"}},
     {cudaErrorMemoryAllocation, {"cudaErrorMemoryAllocation", "out of memory"}},
@@ -223,7 +226,8 @@ static Run fill(void** arguments) {
     return [=] { std::fill(to, to + count, value); };
 }
 
-// torch's `tensor.fill_(number)`: vectorized_elementwise_kernel<N, FillFunctor<T>, std::array<char*, 1>>(count, functor, ...)
+// torch's `tensor.fill_(number)`: vectorized_elementwise_kernel<N, FillFunctor<T>, std::array<char*, 1>>(count,
+// functor, ...)
 static Run effect_of(const std::string& mangled, void** arguments) {
     static const std::string functor = "FillFunctorI";
     auto at = mangled.find(functor);
@@ -243,7 +247,7 @@ static Run effect_of(const std::string& mangled, void** arguments) {
 
 static cudaError_t launch(const void* host, void** arguments, cudaStream_t stream) {
     Call call;
-    static std::map<const void*, std::string> names;
+    static auto& names = *new std::map<const void*, std::string>;
     const std::string& mangled = state().kernels[host];
     std::string& name = names[host];
     if (name.empty()) name = "kernel " + (mangled.empty() ? "unknown" : demangled(mangled));
@@ -292,6 +296,7 @@ API cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void
 API cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int) { return cudaSuccess; }
 API cudaError_t cudaKernelSetAttributeForDevice(cudaKernel_t, cudaFuncAttribute, int, int) { return cudaSuccess; }
 
-API cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, const void*, int, size_t, unsigned) {
+API cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
+    int* blocks, const void*, int, size_t, unsigned) {
     return *blocks = 4, cudaSuccess;
 }

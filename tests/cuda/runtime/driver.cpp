@@ -33,11 +33,15 @@ API CUresult cuDeviceGetUuid_v2(CUuuid* uuid, CUdevice device) {
 // A context is the address of its device's legacy stream.
 static CUcontext context_of(int device) { return (CUcontext)&state().legacy[device]; }
 
-API CUresult cuDevicePrimaryCtxGetState(CUdevice, unsigned* flags, int* active) {
+// torch asks, to leave devices alone on which it has no context.
+API CUresult cuDevicePrimaryCtxGetState(CUdevice device, unsigned* flags, int* active) {
+    Call call;
     if (flags) *flags = 0;
-    return *active = 1, CUDA_SUCCESS;
+    return *active = state().touched.count(device), CUDA_SUCCESS;
 }
 API CUresult cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice device) {
+    Call call;
+    touch(device, "cuDevicePrimaryCtxRetain");
     return *context = context_of(device), CUDA_SUCCESS;
 }
 API CUresult cuDevicePrimaryCtxRelease(CUdevice) { return CUDA_SUCCESS; }
@@ -102,8 +106,11 @@ API CUresult cuFuncLoad(CUfunction) { return CUDA_SUCCESS; }
 API CUresult cuFuncSetAttribute(CUfunction, CUfunction_attribute, int) { return CUDA_SUCCESS; }
 API CUresult cuFuncSetCacheConfig(CUfunction, CUfunc_cache) { return CUDA_SUCCESS; }
 API CUresult cuFuncGetAttribute(int* value, CUfunction_attribute attribute, CUfunction) {
-    *value = attribute == CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK ? 1024 : attribute == CU_FUNC_ATTRIBUTE_NUM_REGS ? 32 : 0;
-    return CUDA_SUCCESS;
+    switch (attribute) {
+        case CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK: return *value = 1024, CUDA_SUCCESS;
+        case CU_FUNC_ATTRIBUTE_NUM_REGS: return *value = 32, CUDA_SUCCESS;
+        default: return *value = 0, CUDA_SUCCESS;
+    }
 }
 API CUresult cuOccupancyMaxActiveClusters(int* count, CUfunction, const CUlaunchConfig*) {
     return *count = 16, CUDA_SUCCESS;
@@ -135,7 +142,8 @@ API CUresult cuLaunchKernelEx(const CUlaunchConfig* configuration, CUfunction fu
     return launch(function, configuration->hStream);
 }
 API CUresult cuLaunchCooperativeKernel(
-    CUfunction function, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, CUstream stream, void**) {
+    CUfunction function, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, CUstream stream,
+    void**) {
     return launch(function, stream);
 }
 

@@ -1,9 +1,9 @@
 // The fake CUDA runtime: what its files share.
 //
-// A program that is started with this library preloaded finds here the functions of the CUDA runtime, cuBLAS, cuDNN, NVRTC,
-// NCCL and the driver that torch and Triton call. Device memory is host memory. Copies, memsets, fills and collectives
-// happen; other kernels and products are counted and not run. Captures, streams and devices follow CUDA's rules, and what
-// breaks one of them is noted as a violation. Values of kernels, and speed, mean nothing here.
+// A program that is started with this library preloaded finds here the functions of the CUDA runtime, cuBLAS, cuDNN,
+// NVRTC, NCCL and the driver that torch and Triton call. Device memory is host memory. Copies, memsets, fills and
+// collectives happen; other kernels and products are counted and not run. Captures, streams and devices follow CUDA's
+// rules, and what breaks one of them is noted as a violation. Values of kernels, and speed, mean nothing here.
 //
 //   state.cpp    streams that work in order, memory, devices, captures, violations
 //   device.cpp   runtime: devices, errors, launches of kernels
@@ -38,9 +38,9 @@ using Attempt = std::function<bool()>;  // the same, where it may have to wait: 
 
 // A piece of work: what it is called, and what it does if it does anything.
 struct Work {
-    std::string name;                  // "kernel ...", "product ...", "copy pinned to device", "memset", "ncclAllReduce ..."
-    Run run = nullptr;                 // at once, in the stream's turn
-    std::function<Attempt()> begin = nullptr;  // a collective: an attempt that is new each time the work is done
+    std::string name;  // "kernel ...", "product ...", "copy pinned to device", "memset", "ncclAllReduce ..."
+    Run run = nullptr;
+    std::function<Attempt()> begin = nullptr;  // of a collective: an attempt that is new each time the work is done
 };
 
 struct Stream;
@@ -76,12 +76,14 @@ struct Stream {
     };
     std::deque<Entry> waiting;  // what could not be done at once, in order
     bool busy = false;          // a host function runs
+    long launches = 0;
 };
 
 // A point in a stream's work, reached or not.
 struct Point {
     bool reached = false;
-    double at = 0;  // milliseconds
+    double at = 0;      // milliseconds
+    long launches = 0;  // before it
 };
 
 struct Event {
@@ -143,7 +145,8 @@ struct State {
 
 State& state();
 
-// The lock that each call of the program holds. At its end violations of the call get the line of the program that made it.
+// The lock that each call of the program holds. At its end violations of the call get the line of the program that
+// made it.
 class Call {
   public:
     Call();
@@ -154,7 +157,6 @@ class Call {
 
   private:
     std::unique_lock<std::mutex> lock_;
-    size_t violations_;
 };
 
 // Everything below is called with the lock held, unless it says otherwise.

@@ -43,7 +43,8 @@ API cudaError_t cudaStreamEndCapture(cudaStream_t handle, cudaGraph_t* graph) {
     Call call;
     Stream& stream = stream_of(handle);
     *graph = nullptr;
-    if (!stream.capture || stream.capture->origin != &stream) return fail(cudaErrorIllegalState, "the end of no capture");
+    if (!stream.capture || stream.capture->origin != &stream)
+        return fail(cudaErrorIllegalState, "the end of no capture");
     auto capture = stream.capture;
     if (capture->mode != cudaStreamCaptureModeRelaxed && capture->thread != std::this_thread::get_id())
         return fail(cudaErrorStreamCaptureWrongThread, "the end of a capture in another thread");
@@ -51,7 +52,8 @@ API cudaError_t cudaStreamEndCapture(cudaStream_t handle, cudaGraph_t* graph) {
     for (Stream* other : state().streams)
         if (other->capture == capture) other->capture = nullptr;
     if (capture->broken) return remember(cudaErrorStreamCaptureInvalidated);
-    if (!all_joined) return fail(cudaErrorStreamCaptureUnjoined, "the end of a capture with a stream that was not joined");
+    if (!all_joined)
+        return fail(cudaErrorStreamCaptureUnjoined, "the end of a capture with a stream that was not joined");
     *graph = (cudaGraph_t) new Graph(std::move(capture->graph));
     return cudaSuccess;
 }

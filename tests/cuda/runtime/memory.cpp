@@ -9,8 +9,8 @@ using namespace fake;
 
 // --- memory ---
 
-// CUDA: an allocation may wait for the device, so it is refused during a capture, but in the relaxed mode, which torch's
-// allocator takes for the memory of a graph.
+// CUDA: an allocation may wait for the device, so it is refused during a capture, but in the relaxed mode, which
+// torch's allocator takes for the memory of a graph.
 API cudaError_t cudaMalloc(void** pointer, size_t size) {
     Call call;
     if (auto error = allowed_now("cudaMalloc")) return error;

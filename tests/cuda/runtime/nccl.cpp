@@ -1,10 +1,11 @@
 // NCCL: the processes of one machine exchange data through shared memory.
 //
-// A communicator is a board with a seat for each rank. A collective is made in rounds of at most ROOM bytes: a rank writes
-// its part and what it calls at its seat, looks whether all others have come and call the same, and takes its result.
-// As with NCCL a call only enqueues; the stream waits where a rank is missing, and the program where it waits for the
-// stream. That a rank never comes is not noticed here, as NCCL would not: the job's own watchdog is what is tested. But ranks
-// that call different things, for which NCCL waits for ever or mixes numbers, end here, and say what they called.
+// A communicator is a board with a seat for each rank. A collective is made in rounds of at most ROOM bytes: a rank
+// writes its part and what it calls at its seat, looks whether all others have come and call the same, and takes its
+// result. As with NCCL a call only enqueues; the stream waits where a rank is missing, and the program where it waits
+// for the stream. That a rank never comes is not noticed here, as NCCL would not: the job's own watchdog is what is
+// tested. But ranks that call different things, for which NCCL waits for ever or mixes numbers, end here, and say what
+// they called.
 #include "fake.h"
 
 #include <algorithm>
@@ -113,11 +114,13 @@ API ncclResult_t ncclCommInitRankScalable(
 API ncclResult_t ncclCommGetAsyncError(ncclComm_t, ncclResult_t* error) { return *error = ncclSuccess, ncclSuccess; }
 API ncclResult_t ncclCommCount(const ncclComm_t comm, int* count) { return *count = comm->size, ncclSuccess; }
 API ncclResult_t ncclCommUserRank(const ncclComm_t comm, int* rank) { return *rank = comm->rank, ncclSuccess; }
-API ncclResult_t ncclCommRegister(const ncclComm_t, void*, size_t, void** handle) { return *handle = nullptr, ncclSuccess; }
+API ncclResult_t ncclCommRegister(const ncclComm_t, void*, size_t, void** handle) {
+    return *handle = nullptr, ncclSuccess;
+}
 API ncclResult_t ncclCommDeregister(const ncclComm_t, void*) { return ncclSuccess; }
 
-// NCCL: a communicator waits, at its end, for every graph that holds one of its collectives. The project's law is wider: no
-// graph outlives its process group.
+// NCCL: a communicator waits, at its end, for every graph that holds one of its collectives. The project's law is
+// wider: no graph outlives its process group.
 static void leave(const std::string& function) {
     if (state().executables.empty()) return;
     int holding = 0;
@@ -243,8 +246,8 @@ static ncclResult_t collective(ncclComm* comm, cudaStream_t stream, Collective w
     Call call;
     int device = stream_of(stream).device;
     if (comm->device != device)
-        violate("wrong device: " + what.name + " on device " + std::to_string(device) + " by a communicator of device " +
-                std::to_string(comm->device));
+        violate("wrong device: " + what.name + " on device " + std::to_string(device) +
+                " by a communicator of device " + std::to_string(comm->device));
     check_pointer(what.from, device, what.name);
     check_pointer(to, device, what.name);
     note_order(*comm, what.name);
@@ -314,7 +317,8 @@ API ncclResult_t ncclReduce(
     auto take = [=](size_t at, size_t bytes) {
         if (comm->rank == root) reduce(*comm, (char*)to + at, bytes, type, operation);
     };
-    std::string name = named("ncclReduce", count, type, ", " + name_of(operation) + ", to rank " + std::to_string(root));
+    std::string more = ", " + name_of(operation) + ", to rank " + std::to_string(root);
+    std::string name = named("ncclReduce", count, type, more);
     return collective(comm, stream, {name, "", from, count * size_of(type), take}, to);
 }
 

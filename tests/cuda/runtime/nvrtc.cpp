@@ -1,5 +1,6 @@
 // NVRTC: torch compiles a few kernels from source as they are first called (jiterator: torch.special.entr and others).
-// What is compiled here is nothing: the driver loads it as a module, asks it for a kernel by name, and counts its launches.
+// What is compiled here is nothing: the driver loads it as a module, asks it for a kernel by name, and counts its
+// launches.
 //
 // A library of its own, libnvrtc.so.13: torch loads NVRTC by that name and takes its functions from there.
 #include <cstring>

@@ -1,5 +1,5 @@
-// Functions that are not stood in. Torch refers to them, and some must be there to be asked for; called, each is a violation
-// and answers that it is not supported. No header is included: their arguments do not matter.
+// Functions that are not stood in. Torch refers to them, and some must be there to be asked for; called, each is a
+// violation and answers that it is not supported. No header is included: their arguments do not matter.
 namespace fake {
 int refuse(const char* function, int status);  // state.cpp
 }
@@ -32,6 +32,12 @@ OF_DRIVER(cudaLibraryLoadData) OF_DRIVER(cudaLibraryGetKernel) OF_DRIVER(cudaLib
 // memory and events between processes
 OF_DRIVER(cudaIpcGetMemHandle) OF_DRIVER(cudaIpcOpenMemHandle) OF_DRIVER(cudaIpcCloseMemHandle)
 OF_DRIVER(cudaIpcGetEventHandle) OF_DRIVER(cudaIpcOpenEventHandle)
+
+// NVML, so that nobody asks a real one, which would count real devices. `nvmlInit` is left out on purpose: without it
+// torch asks the runtime how many there are.
+OF_DRIVER(nvmlInit_v2) OF_DRIVER(nvmlSystemGetCudaDriverVersion_v2) OF_DRIVER(nvmlDeviceGetHandleByPciBusId_v2)
+OF_DRIVER(nvmlDeviceGetComputeRunningProcesses) OF_DRIVER(nvmlDeviceGetGpuFabricInfoV)
+OF_DRIVER(nvmlDeviceGetNvLinkRemoteDeviceType) OF_DRIVER(nvmlDeviceGetNvLinkRemotePciInfo_v2)
 
 // factorisations and solutions
 OF_CUBLAS(cublasSgetrfBatched) OF_CUBLAS(cublasDgetrfBatched) OF_CUBLAS(cublasSgetrsBatched)

@@ -20,8 +20,8 @@ static bool of_project(const std::string& file) {
     return !file.empty() && file[0] != '<';
 }
 
-// Return file, line and function of the innermost frame of Python that is the project's, or nothing. The interpreter is not
-// linked to: it is there, or this is another program.
+// Return file, line and function of the innermost frame of Python that is the project's, or nothing. The interpreter
+// is not linked to: it is there, or this is another program.
 std::string python_line() {
     using Object = void*;
     auto find = [](const char* name) { return dlsym(RTLD_DEFAULT, name); };

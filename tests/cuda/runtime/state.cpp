@@ -22,8 +22,8 @@ static State* fresh() {
     return made;
 }
 
-// A forked child has nothing of its parent's but the kernels, which were registered as libraries were loaded: CUDA cannot be
-// used in a child whose parent has used it.
+// A forked child has nothing of its parent's but the kernels, which were registered as libraries were loaded: CUDA
+// cannot be used in a child whose parent has used it.
 static void start_anew() {
     State* parents = the_state;
     the_state = fresh();
@@ -64,16 +64,17 @@ double now() {
 
 // --- the lock of a call ---
 
-Call::Call() : lock_(state().mutex), violations_(state().violations.size()) {}
+static thread_local std::vector<size_t> of_this_call;  // violations
+
+Call::Call() : lock_(state().mutex) { of_this_call.clear(); }
 
 Call::~Call() {
-    if (state().violations.size() == violations_) return;
+    if (of_this_call.empty()) return;
     lock_.unlock();  // Python's lock is taken next, whose holder may wait for ours
     std::string where = python_line();
     lock_.lock();
-    for (size_t i = violations_; i < state().violations.size(); i++)
-        if (state().violations[i].where.empty()) state().violations[i].where = where;
-    write_report();
+    for (size_t violation : of_this_call) state().violations[violation].where = where;
+    if (state().violations.size() < 100) write_report();  // this process may be killed
 }
 
 // --- streams ---
@@ -159,20 +160,22 @@ void Call::wait(const std::function<bool()>& holds) { state().changed.wait(lock_
 
 Stream& stream_of(cudaStream_t handle) {
     // null, cudaStreamLegacy and cudaStreamPerThread
-    if (handle == nullptr || handle == (cudaStream_t)1 || handle == (cudaStream_t)2) return state().legacy[current_device];
+    bool legacy = handle == nullptr || handle == (cudaStream_t)1 || handle == (cudaStream_t)2;
+    if (legacy) return state().legacy[current_device];
     return *reinterpret_cast<Stream*>(handle);
 }
 
 std::string kind_of(const std::string& name) {
     static const std::pair<const char*, const char*> kinds[] = {
-        {"kernel", "kernels"}, {"product", "products"}, {"copy", "copies"}, {"memset", "memsets"}, {"nccl", "collectives"},
-        {"graph", "graphs"}};
+        {"kernel", "kernels"}, {"product", "products"},  {"copy", "copies"},
+        {"memset", "memsets"}, {"nccl", "collectives"}, {"graph", "graphs"}};
     for (auto& [beginning, kind] : kinds)
         if (name.compare(0, strlen(beginning), beginning) == 0) return kind;
     return "host functions";
 }
 
 void count_launch(Stream& stream, const std::string& name) {
+    stream.launches++;
     state().names[name]++;
     (stream.capture ? state().captured : state().launches)[kind_of(name)]++;
 }
@@ -219,8 +222,8 @@ cudaError_t break_capture(Stream& stream, cudaError_t error, const std::string& 
     return fail(error, why + " during a capture");
 }
 
-// CUDA: "potentially unsafe" calls are refused to the thread that captures, and while a capture in global mode goes on to
-// all threads that have not been set to another mode; cudaStreamCaptureModeRelaxed refuses nothing.
+// CUDA: "potentially unsafe" calls are refused to the thread that captures, and while a capture in global mode goes on
+// to all threads that have not been set to another mode; cudaStreamCaptureModeRelaxed refuses nothing.
 static Capture* forbidding() {
     if (thread_mode == cudaStreamCaptureModeRelaxed) return nullptr;
     for (Stream* stream : state().streams) {
@@ -233,8 +236,9 @@ static Capture* forbidding() {
 }
 
 cudaError_t allowed_now(const std::string& call) {
-    if (Capture* capture = forbidding()) return break_capture(*capture->origin, cudaErrorStreamCaptureUnsupported, call);
-    return cudaSuccess;
+    Capture* capture = forbidding();
+    if (capture == nullptr) return cudaSuccess;
+    return break_capture(*capture->origin, cudaErrorStreamCaptureUnsupported, call);
 }
 
 // --- errors and violations ---
@@ -251,6 +255,7 @@ cudaError_t take_last_error(bool forget) {
 }
 
 void violate(const std::string& what) {
+    of_this_call.push_back(state().violations.size());
     state().violations.push_back({what, ""});
     if (getenv("FAKE_CUDA_VERBOSE")) fprintf(stderr, "[fakecuda %d] violation: %s\n", getpid(), what.c_str());
 }

@@ -1,6 +1,8 @@
 // The CUDA runtime: streams and events.
 #include "fake.h"
 
+#include <algorithm>
+
 using namespace fake;
 
 // --- streams ---
@@ -76,6 +78,7 @@ API cudaError_t cudaEventRecord(cudaEvent_t handle, cudaStream_t stream_handle) 
     Stream& stream = stream_of(stream_handle);
     event.capture = stream.capture;
     event.point = std::make_shared<Point>();
+    event.point->launches = stream.launches;
     if (stream.capture) {
         event.reach = stream.reach;
         return cudaSuccess;
@@ -118,12 +121,14 @@ API cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t first, cud
     auto &from = *(Event*)first, &to = *(Event*)second;
     if (!from.point || !to.point) return remember(cudaErrorInvalidResourceHandle);
     if (!from.point->reached || !to.point->reached) return cudaErrorNotReady;
-    *milliseconds = (float)(to.point->at - from.point->at) + 1e-3f;  // never 0: programs divide by it
+    // a launch takes a millisecond at least: a benchmark, whose answer means nothing, repeats fast kernels more often
+    double launches = (double)(to.point->launches - from.point->launches);
+    *milliseconds = (float)std::max({to.point->at - from.point->at, launches, 1e-3});
     return cudaSuccess;
 }
 
-// CUDA: a stream that waits for an event of a capture joins the capture. A capturing stream can wait for events of the same
-// capture alone, and no two captures can become one.
+// CUDA: a stream that waits for an event of a capture joins the capture. A capturing stream can wait for events of the
+// same capture alone, and no two captures can become one.
 static cudaError_t wait_in_captures(Stream& stream, const Event& event) {
     bool under_way = event.capture && event.capture->origin->capture == event.capture;
     if (!under_way) {
