@@ -25,7 +25,7 @@ API cudaError_t cudaSetDevice(int device) {
     if (device < 0 || device >= device_count())
         return fail(cudaErrorInvalidDevice, "cudaSetDevice(" + std::to_string(device) + ")");
     current_device = device;
-    touch(device, "cudaSetDevice");
+    make_context(device, "cudaSetDevice");
     return cudaSuccess;
 }
 

@@ -37,11 +37,11 @@ static CUcontext context_of(int device) { return (CUcontext)&state().legacy[devi
 API CUresult cuDevicePrimaryCtxGetState(CUdevice device, unsigned* flags, int* active) {
     Call call;
     if (flags) *flags = 0;
-    return *active = state().touched.count(device), CUDA_SUCCESS;
+    return *active = state().contexts.count(device), CUDA_SUCCESS;
 }
 API CUresult cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice device) {
     Call call;
-    touch(device, "cuDevicePrimaryCtxRetain");
+    make_context(device, "cuDevicePrimaryCtxRetain");
     return *context = context_of(device), CUDA_SUCCESS;
 }
 API CUresult cuDevicePrimaryCtxRelease(CUdevice) { return CUDA_SUCCESS; }

@@ -138,7 +138,7 @@ struct State {
     std::vector<std::string> names_of_nodes;
     std::map<std::string, Sequence> communicators;
     std::vector<Violation> violations;
-    std::set<int> touched;
+    std::set<int> contexts, touched;  // devices that are set up, and those that hold memory or do work
     bool in_step = false;  // waits and pageable copies are violations
     const char* ended = nullptr;
 };
@@ -174,7 +174,8 @@ cudaError_t take_last_error(bool forget);
 cudaError_t allowed_now(const std::string& call);
 cudaError_t break_capture(Stream& stream, cudaError_t error, const std::string& why);
 
-// Note that this process uses a device: a rank may use its own alone.
+// Note that this process sets a device up, and that it uses one: a rank may use its own alone.
+void make_context(int device, const std::string& what);
 void touch(int device, const std::string& what);
 void check_pointer(const void* pointer, int device, const std::string& what);
 

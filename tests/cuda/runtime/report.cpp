@@ -130,6 +130,7 @@ static std::string report(bool with_graphs) {
         {"command", json(command())},
         {"ended", json(now.ended)},
         {"devices", json(device_count())},
+        {"contexts", list(now.contexts)},
         {"touched", list(now.touched)},
         {"launches", object(now.launches)},
         {"captured", object(now.captured)},

@@ -279,13 +279,17 @@ static int own_device() {
     return rank && device_count() > 1 ? atoi(rank) : -1;
 }
 
-void touch(int device, const std::string& what) {
-    if (!state().touched.insert(device).second) return;
+void make_context(int device, const std::string& what) {
+    if (!state().contexts.insert(device).second) return;
     int own = own_device();
-    if (own >= 0 && device != own)  // each context takes half a gigabyte of a device that another rank fills
+    if (own >= 0 && device != own)  // a context takes half a gigabyte of a device that another rank fills
         violate("not its own device: " + what + " on device " + std::to_string(device) + " by local rank " +
                 std::to_string(own));
-    write_report();
+}
+
+void touch(int device, const std::string& what) {
+    make_context(device, what);
+    if (state().touched.insert(device).second) write_report();
 }
 
 const Block* block_at(const std::map<char*, Block>& memory, const void* pointer) {
