@@ -21,6 +21,8 @@ from tests.helpers.forking import IMPORTING, Start
 from tests.helpers.starts import SECONDS_TO_FOLLOW, Outcome, Program, arguments, environment, ranks, together
 
 JOB = ROOT / "tests/cuda/job.py"
+# what is compiled, is compiled by the process itself: each one of a pool would import torch
+COMPILING = {"TORCHINDUCTOR_COMPILE_THREADS": "1"}
 AT_A_POINT = ROOT / "tests/cuda/programs/at_a_point.py"
 
 
@@ -31,7 +33,7 @@ class Server:
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             words = [sys.executable, "-m", "tests.cuda.server", str(theirs.fileno())]
-            variables = environment() | IMPORTING | build.environment(devices=1)
+            variables = environment() | IMPORTING | COMPILING | build.environment(devices=1)
             self._process = subprocess.Popen(words, cwd=ROOT, env=variables, pass_fds=[theirs.fileno()])
 
     def fork(self, start: Start, *, stdout: int, stderr: int) -> "Fork":
@@ -118,7 +120,8 @@ class Ended:
     def succeeded(self, code: int = 0) -> "Ended":
         """Assert that every rank has ended with an exit code and kept every law."""
         assert [rank.code for rank in self.outcome.ranks] == [code] * len(self.outcome.ranks), self.out + self.err
-        assert broken(self.reports) == [], self.err
+        faults = broken(self.reports)
+        assert not faults, "\n".join([*faults, self.err])
         return self
 
 
@@ -145,7 +148,7 @@ class Fake:
 
     Args:
         server: what they are forked from.
-        folder: of their reports, and of what Inductor has compiled.
+        folder: of their reports.
     """
 
     def __init__(self, server: Server, folder: Path):
@@ -154,8 +157,7 @@ class Fake:
     def start(self, processes: int, *words: Any, env: dict[str, str] | None = None, **how: Any) -> "Running":
         """Start a program on so many ranks; `how` as for `Program`."""
         report = Path(mkdtemp(dir=self._folder)) / "report"
-        variables = {"TORCHINDUCTOR_CACHE_DIR": str(self._folder / "inductor")} | (env or {})
-        variables |= build.environment(processes, report)
+        variables = (env or {}) | build.environment(processes, report)
         started = [Program(*words, env=variables | rank, fork=self._server.fork, **how) for rank in ranks(processes)]
         return Running(started, report)
 

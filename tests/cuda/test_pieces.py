@@ -24,5 +24,5 @@ def test_no_piece_waits_for_the_device_or_breaks_a_rule_in_a_step(fake: Fake, tm
             assert row["engine"] == (row["wanted"] if row["asked"] == "auto" else "eager"), (case, row["why"])
             assert row["violations"] == [], case
             assert row["pageable"] == {}, case
-            assert row["readbacks"] == {} or row["engine"] == "eager", case
+            assert row["readbacks"] == {} or (processes > 1 and row["engine"] == "eager"), case
     assert {row["engine"] for row in ranks[0]} == {"eager", "graph"}

@@ -1,4 +1,4 @@
-"""Run by test_budget.py under the fake runtime: one compiled and captured step of each configuration, node by node."""
+"""Run by test_budget.py under the fake runtime: one compiled and captured step of two configurations, node by node."""
 
 import json
 import os
@@ -16,8 +16,8 @@ from vae.distributed import launch
 
 CASES = {
     "bf16": ["train.precision=bf16"],
-    "fp32": [],
-    # the weights of the first layer have 794 columns: products that are padded give gradients with other strides
+    # more nodes than the default net in fp32; with 794 columns the first layer's gradient would have other strides than
+    # its weights where products are padded
     "fp32, conditional": ["model.condition=true"],
 }
 
