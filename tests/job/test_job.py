@@ -198,7 +198,8 @@ def test_a_finished_run_started_again_says_so_and_changes_nothing(job: Job, fini
 
 
 def test_a_finished_run_can_be_extended(job: Job, finished: Path, small: Path) -> None:
-    assert job(f"data.name={small}", "run.name=short", "run.figures=true", *SMALL, "train.epochs=3").code == 0
+    as_before = ["run.name=short", "run.figures=true", "train.checkpoint_every=epoch"]
+    assert job(f"data.name={small}", *as_before, *SMALL, "train.epochs=3").code == 0
     assert job(f"data.name={small}", "run.name=straight", *SMALL, "train.epochs=3").code == 0
     assert largest_difference(finished, Path("runs/straight")) == 0
     assert load(finished / "config.yaml").train.epochs == 3
