@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
+from filelock import FileLock
 
 from tests.cuda import build, counters
 from tests.helpers import ROOT
@@ -61,7 +62,19 @@ class Checked:
 def checked(tmp_path_factory: pytest.TempPathFactory) -> Checked:
     if reason := build.why_not():
         pytest.skip(reason)
-    folder = tmp_path_factory.mktemp("gpu-check")
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "gpu-check"
+    with FileLock(f"{folder}.lock"):  # workers that share these tests share the one run
+        if not folder.exists():
+            folder.mkdir()
+            _check(folder)
+    parts = json.loads((folder / "result.json").read_text())["parts"]
+    return Checked(
+        {part["name"]: part for part in parts}, (folder / "result.md").read_text(), counters.reports(folder / "seen")
+    )
+
+
+def _check(folder: Path) -> None:
     words = [FAKE, "--devices", "1", "--report", folder / "seen", sys.executable, "benchmarks/gpu_check.py"]
     done = subprocess.run(
         [sys.executable, *map(str, words), "--quick", "--budget", "1000", "--output", str(folder / "result.json")],
@@ -69,10 +82,6 @@ def checked(tmp_path_factory: pytest.TempPathFactory) -> Checked:
         capture_output=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    parts = json.loads((folder / "result.json").read_text())["parts"]
-    return Checked(
-        {part["name"]: part for part in parts}, (folder / "result.md").read_text(), counters.reports(folder / "seen")
-    )
 
 
 @pytest.mark.parametrize("name", ["exactness", "two", "tf32", "job", "steps"])
