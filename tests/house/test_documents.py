@@ -17,7 +17,7 @@ DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "benchm
 SETTINGS = [*(ROOT / "configs").rglob("*.yaml"), *(ROOT / "launch").glob("*/*")]  # with commands in comments
 EXTENDING = "extending.md"  # their pieces exist once their code is there: test_extending.py
 TESTS = sorted((ROOT / "tests").glob("*/test_*.py"))
-ABOUT_THE_INSTRUMENT = {"cuda/test_instrument.py", "cuda/test_gpu_check.py"}  # no part of the product runs there
+ABOUT_THE_INSTRUMENT = {"cuda/test_instrument.py", "cuda/test_forks.py", "cuda/test_gpu_check.py"}  # not the product
 LENGTHS = {"README.md": 130, "ARCHITECTURE.md": 90}  # lines, at most
 
 
