@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from tests.helpers.folders import in_float64, write_data, write_run
 from tests.helpers.runs import events, rows, scalars
-from tests.helpers.starts import Outcome, Program, on_ranks
+from tests.helpers.starts import Outcome, Program, on_ranks, ranks
 from vae import __main__ as cli
 from vae.data import randomness
 from vae.data.dataset import Split
@@ -367,6 +368,22 @@ def test_several_processes_find_what_one_finds(finished: Path, processes: int) -
     assert together["made"]["world_size"] == processes
     assert (together["protocol"], together["checkpoint"]) == (alone["protocol"], alone["checkpoint"])
     assert flat(together["results"]) == pytest.approx(flat(alone["results"]), rel=1e-12)
+
+
+@pytest.mark.parametrize("words", [["evaluate", "--split=val"], ["score"]], ids=lambda words: words[0])
+def test_a_rank_that_dies_ends_an_evaluation_with_a_line_that_names_it(finished: Path, words: list[str]) -> None:
+    """Of draws that would last for hours."""
+    name, *options = words
+    line = ["-m", "vae", name, finished, "--samples=1000000000", *options]
+    patches = {"vae.distributed.watchdog:SECONDS_BETWEEN_BEATS": 0.1}
+    first, second = (Program(*line, env=rank, patches=patches) for rank in ranks(2))
+    first.wait_until(lambda: "images, K = " in first.out, "under way")
+    second.kill()
+    ended = first.wait(60)
+    assert ended.code == 1
+    named = rf"python -m vae: rank 0: cannot go on after step \d+: rank 1 \(.*pid {second.pid}\) gives no sign of life"
+    assert re.search(named, ended.err), ended
+    assert "Traceback" not in ended.err
 
 
 def test_an_evaluation_says_how_it_was_made_and_is_that_of_the_functions(finished: Path) -> None:

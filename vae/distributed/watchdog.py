@@ -49,10 +49,14 @@ class Watchdog:
         accelerator: the process group.
         timeout: seconds without progress.
         environment: `os.environ`: MASTER_ADDR, which is rank 0's host.
+        limit: name of the setting that `timeout` is.
     """
 
-    def __init__(self, accelerator: Accelerator, timeout: float, environment: Mapping[str, str]):
+    def __init__(
+        self, accelerator: Accelerator, timeout: float, environment: Mapping[str, str], limit: str = "train.timeout"
+    ):
         self.rank, self.world_size, self.timeout = accelerator.process_index, accelerator.num_processes, timeout
+        self._limit = limit
         self.interval = min(max(SECONDS_BETWEEN_BEATS, self.world_size / 64), timeout / 10)
         self._patience = max(1.0, self.interval)  # with the store
         self._patience_for_the_gone = 2 * BEATS_TO_MISS * self.interval + 2.0  # gloo's own error comes sooner
@@ -163,7 +167,7 @@ class Watchdog:
             self._closed = self._lifelines.closed()
             waited, problem = time.monotonic() - self._moved_at, ""
             if waited > self.timeout:
-                problem = f"no progress for train.timeout = {self.timeout:g} s at step {self.step:,}"
+                problem = f"no progress for {self._limit} = {self.timeout:g} s at step {self.step:,}"
             elif waited > self._patience_for_the_gone and self._gone():
                 problem = f"cannot go on after step {self.step:,}"
             if problem:

@@ -19,7 +19,7 @@ from vae.evaluation import images_of, visible
 from vae.evaluation.heldout import has_probabilities
 from vae.evaluation.log_likelihood.evaluator import Request, estimated
 from vae.evaluation.log_likelihood.importance import estimate
-from vae.evaluation.log_likelihood.progress import Progress
+from vae.evaluation.log_likelihood.progress import Progress, watching
 from vae.evaluation.log_likelihood.runs import Resources
 from vae.evaluation.log_likelihood.text import title
 from vae.evaluation.passes import mean_and_error
@@ -88,15 +88,18 @@ def score(
     model, asked = _asked(Path(run), data, data_root, against, count, Request(samples, split, seed))
     accelerator = launch.make_accelerator(resources.device, "no", resources.environment)
     launch.set_threads(0, resources.environment)
-    if output is not None:
-        launch.on_main(accelerator, partial(must_be_writable, output))
-    model.to(accelerator.device)
+    watchdog = watching(accelerator, resources.environment)
+    progress = Progress(accelerator, resources.stop, watchdog)
     scores: dict[str, Scores] = {}
-    for each in asked:
-        say(title([each.protocol]))
-        scores[each.name] = _score(accelerator, model, each, resources)
-        for line in _in_words(scores[each.name]):
-            say(line)
+    with watchdog.guarding():
+        if output is not None:
+            launch.on_main(accelerator, partial(must_be_writable, output))
+        model.to(accelerator.device)
+        for each in asked:
+            say(title([each.protocol]))
+            scores[each.name] = _score(accelerator, model, each, progress, resources.at_once)
+            for line in _in_words(scores[each.name]):
+                say(line)
     area = _area(scores)
     if area is not None:
         say(_verdict(area, list(scores)))
@@ -130,11 +133,10 @@ def _one(images: Images, name: str, count: int | None, request: Request) -> Aske
     return Asked(name, kept, has_probabilities(model, part), how)
 
 
-def _score(accelerator: Accelerator, model: VAE, asked: Asked, resources: Resources) -> Scores:
+def _score(accelerator: Accelerator, model: VAE, asked: Asked, progress: Progress, at_once: int | None) -> Scores:
     """Return the scores (all ranks)."""
     how = {name: asked.protocol[name] for name in ("samples", "seed", "split")}
-    progress = Progress(accelerator, resources.stop)
-    found = estimate(accelerator, model, asked.part, **how, progress=progress, at_once=resources.at_once)
+    found = estimate(accelerator, model, asked.part, **how, progress=progress, at_once=at_once)
     if lost := int((~found.log_likelihood.isfinite()).sum()):
         raise InputError(f"{asked.name}: log p(x) of {lost} of {len(asked.part)} images is not finite")
     return Scores(asked.protocol, found, model.image_shape, asked.has_bits)

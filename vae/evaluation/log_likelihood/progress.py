@@ -1,7 +1,7 @@
-"""Progress of an evaluation: a bar of the main process, and a vote of all ranks to stop."""
+"""Progress of an evaluation: a bar of the main process, a vote of all ranks to stop, a watch over lost ones."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -10,7 +10,15 @@ from tqdm import tqdm
 
 from vae.distributed.signals import StopRequest
 from vae.distributed.stopping import StopVote
+from vae.distributed.watchdog import Watchdog
 from vae.errors import Stopped
+
+SECONDS_A_STEP = 600.0  # at most, before the ranks are held to be stuck
+
+
+def watching(accelerator: Accelerator, environment: Mapping[str, str]) -> Watchdog:
+    """Return the watchdog of an evaluation (all ranks: gather)."""
+    return Watchdog(accelerator, SECONDS_A_STEP, environment, "the longest step of an evaluation")
 
 
 class Progress:
@@ -19,10 +27,11 @@ class Progress:
     Args:
         accelerator: the process group; the main process shows the bar.
         request: notes the signals that reach this process.
+        watchdog: hears of each step; None: nobody watches.
     """
 
-    def __init__(self, accelerator: Accelerator, request: StopRequest):
-        self._shown, self._device = accelerator.is_main_process, accelerator.device
+    def __init__(self, accelerator: Accelerator, request: StopRequest, watchdog: Watchdog | None = None):
+        self._shown, self._device, self._watchdog = accelerator.is_main_process, accelerator.device, watchdog
         self._vote, self._step = StopVote(accelerator, request), 0
         self._bar: tqdm | None = None
         self._before: torch.cuda.Event | None = None
@@ -42,6 +51,8 @@ class Progress:
         """Advance the bar by `units` (all ranks); raises `Stopped` on all ranks if a signal has reached one."""
         assert self._bar is not None
         self._step += 1
+        if self._watchdog is not None:
+            self._watchdog.beat(self._step)
         if self._device.type == "cuda":  # the bar is not to run ahead of the device
             if self._before is not None:
                 self._before.synchronize()

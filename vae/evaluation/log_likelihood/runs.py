@@ -13,7 +13,7 @@ from vae.distributed.signals import StopRequest
 from vae.errors import InputError
 from vae.evaluation import results_file
 from vae.evaluation.log_likelihood.evaluator import PreparedRun, Request, assess, prepare
-from vae.evaluation.log_likelihood.progress import Progress
+from vae.evaluation.log_likelihood.progress import Progress, watching
 from vae.evaluation.log_likelihood.text import in_full, table, title
 from vae.evaluation.results_file import Kept, Protocol
 from vae.run.contents import EVALUATION
@@ -58,19 +58,22 @@ def evaluate_runs(paths: Sequence[Path], request: Request, resources: Resources)
     must_agree({run.folder: run.protocol for run in prepared})
     accelerator = launch.make_accelerator(resources.device, "no", resources.environment)
     launch.set_threads(0, resources.environment)
-    for run in prepared:
-        launch.on_main(accelerator, partial(results_file.must_be_writable, run.folder))
-    yield title([run.protocol for run in prepared])
+    watchdog = watching(accelerator, resources.environment)
+    progress = Progress(accelerator, resources.stop, watchdog)
     found: dict[Path, Kept] = {}
-    for run in prepared:
-        look = partial(results_file.known, run.folder, run.protocol, run.checkpoint)
-        known = None if resources.again else launch.on_main(accelerator, look)
-        yield f"{run.folder}: {'evaluated already' if known else 'evaluating'}"
-        result = found[run.folder] = known or _evaluated(accelerator, run, request, resources)
-        yield from in_full(result)
-        if not known:
-            launch.on_main(accelerator, partial(results_file.keep, run.folder, result))
-        yield f"  in {run.folder / EVALUATION}"
+    with watchdog.guarding():
+        for run in prepared:
+            launch.on_main(accelerator, partial(results_file.must_be_writable, run.folder))
+        yield title([run.protocol for run in prepared])
+        for run in prepared:
+            look = partial(results_file.known, run.folder, run.protocol, run.checkpoint)
+            known = None if resources.again else launch.on_main(accelerator, look)
+            yield f"{run.folder}: {'evaluated already' if known else 'evaluating'}"
+            result = found[run.folder] = known or _evaluated(accelerator, run, request, progress, resources.at_once)
+            yield from in_full(result)
+            if not known:
+                launch.on_main(accelerator, partial(results_file.keep, run.folder, result))
+            yield f"  in {run.folder / EVALUATION}"
     if len(found) > 1:
         yield from table(found)
 
@@ -103,9 +106,11 @@ def must_agree(protocols: Mapping[Path, Protocol]) -> None:
         raise InputError(f"{', '.join(map(str, protocols))}: not one protocol: {'; '.join(different)}; {hint}")
 
 
-def _evaluated(accelerator: Accelerator, run: PreparedRun, request: Request, resources: Resources) -> Kept:
+def _evaluated(
+    accelerator: Accelerator, run: PreparedRun, request: Request, progress: Progress, at_once: int | None
+) -> Kept:
     try:
-        return assess(accelerator, run, request, Progress(accelerator, resources.stop), resources.at_once)
+        return assess(accelerator, run, request, progress, at_once)
     except torch.OutOfMemoryError:
         raise InputError(
             "--batch: so many draws at once do not fit in the device's memory; give a smaller one"
