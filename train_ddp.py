@@ -71,7 +71,7 @@ def train(job: Job) -> None:
     folder = launch.on_main(accelerator, lambda: folder_of(config, job.config_file))  # all ranks: broadcast
     plan = Plan.of(config, folder, accelerator, vae, batches, agenda, choice)
     if job.dry_run:
-        say(plan.warnings(), end="", file=sys.stderr)
+        say(plan.warnings(job.notes), end="", file=sys.stderr)
         say(plan.dry_run())
         return
 
@@ -90,7 +90,7 @@ def train(job: Job) -> None:
 
     # Train.
     watchdog = Watchdog(accelerator, timeout, os.environ)  # all ranks: gather
-    say(plan.warnings(start.notes), end="", file=sys.stderr)
+    say(plan.warnings([*job.notes, *start.notes]), end="", file=sys.stderr)
     say(plan.training(engine, state.step, start.changed))
     first_step, startup_seconds = state.step, 0.0
     tracker = Tracker(accelerator, folder, config, step=state.step, total_steps=total_steps)  # all ranks: broadcast

@@ -123,6 +123,19 @@ def test_settings_that_need_a_gpu_are_failures_and_the_rest_is_still_looked_at(
     assert levels(done.out)["gradients"] == "ok"
 
 
+def test_the_launchers_precision_is_named_where_the_run_does_not_follow_it_or_cannot() -> None:
+    launched = {"ACCELERATE_MIXED_PRECISION": "fp16"}
+
+    def finding(precision: str) -> Finding:
+        wanted = config.load(overrides=[f"train.precision={precision}", "train.device=cpu"])
+        return machine.check_precision(Context(wanted, None, launched))
+
+    ignored, impossible = finding("fp32"), finding("fp16")
+    assert (ignored.level, impossible.level) == ("warning", "failure")
+    assert "'fp32' was given and is used, not the launcher's fp16" in ignored.advice
+    assert "fp16 needs a CUDA device (the launcher asks for fp16" in impossible.found
+
+
 def test_a_wrong_key_is_refused_in_one_line(doctor: Doctor) -> None:
     done = doctor("train.epoch=3")
     assert (done.code, done.out) == (2, "")

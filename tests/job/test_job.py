@@ -311,11 +311,14 @@ def test_the_best_checkpoint_is_chosen_on_validation_and_kept(job: Job, small: P
 # --- several processes ------------------------------------------------------------------------------------------------
 
 
-def test_accelerate_launch_with_the_shipped_file_starts_two_processes(tmp_path: Path, small: Path) -> None:
+def test_accelerate_launch_with_the_shipped_file_starts_two_processes_in_the_precision_asked_for(
+    tmp_path: Path, small: Path
+) -> None:
     settings = arguments(f"data.name={small}", f"run.dir={tmp_path / 'r'}", *SMALL)
-    done = run(*ACCELERATE, JOB, *settings, real=True)
+    done = run(*ACCELERATE, "--mixed_precision", "bf16", JOB, *settings, real=True)
     assert done.code == 0, done.err
-    assert json.loads((tmp_path / "r" / "summary.json").read_text())["world_size"] == 2
+    summary = json.loads((tmp_path / "r" / "summary.json").read_text())
+    assert (summary["world_size"], summary["precision"]) == (2, "bf16")
 
 
 # --- resume -----------------------------------------------------------------------------------------------------------

@@ -77,6 +77,13 @@ def test_what_is_wrong_with_the_arguments_is_said_without_torch(
 
 
 @COMMANDS
+def test_what_the_launcher_asks_for_in_vain_is_said_without_torch(program: str, command: list[str]) -> None:
+    refused = without(TORCH, program, *command, env=LAUNCHED | {"ACCELERATE_USE_DEEPSPEED": "true"})
+    assert (refused.code, refused.out) == (2, "")
+    assert "ACCELERATE_USE_DEEPSPEED = true: the launcher asks for DeepSpeed; here each process" in refused.line
+
+
+@COMMANDS
 @pytest.mark.parametrize("task", [{"LOCAL_RANK": "1"}, {"LOCAL_RANK": "0", "SLURM_LOCALID": "1"}], ids=str)
 def test_what_all_processes_of_a_machine_find_one_of_them_says(
     program: str, command: list[str], task: dict[str, str]

@@ -1,5 +1,6 @@
 """Sweep files: what runs they describe, and what is said of those that cannot be used."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -109,3 +110,19 @@ def test_the_list_names_each_run_and_an_index_out_of_range_is_refused(capsys: py
     assert all("train.log_every=7" in line for line in lines)
     assert main(["sweep", quick, "--index", "4"]) == 2
     assert "4: quick has the members 0 to 3" in capsys.readouterr().err
+
+
+def test_a_member_is_not_trained_in_the_launchers_precision_which_its_status_would_not_know(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = next(str(path) for path in SWEEPS if path.stem == "quick")
+    started: list[Mapping[str, str]] = []
+    monkeypatch.setattr("os.execve", lambda _program, _words, environment: started.append(environment))
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    monkeypatch.setattr("vae.sweep.runner.Runner.run", lambda runner: started.append(runner.environment) or 0)
+    monkeypatch.setattr("vae.commands.sweep._report", lambda _sweep: None)
+    assert main(["sweep", quick, "--run"]) == 0
+    assert "train.precision=bf16 sets it for all of them" in capsys.readouterr().err
+    assert main(["sweep", quick, "--index", "0"]) == 0
+    assert all("PATH" in variables and "ACCELERATE_MIXED_PRECISION" not in variables for variables in started)
+    assert len(started) == 2

@@ -4,8 +4,7 @@ import argparse
 import os
 import time
 
-from vae.commands.parsing import add_configuration
-from vae.config import load
+from vae.commands.parsing import add_configuration, configuration_of
 from vae.distributed import ending, slurm
 
 SECONDS_FOR_RANK_0 = 5  # to finish its report, before a launcher ends it because another process has ended
@@ -19,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print each finding, on one of the processes; the exit code is the same on all: 1 if there is a failure."""
     os.environ.update(slurm.process_environment(os.environ))  # before torch is imported
-    config = load(args.config, args.overrides)
+    config = configuration_of(args, os.environ)
     from vae.doctor.examination import examine, summary  # imports torch
     from vae.doctor.findings import Context
 

@@ -1,12 +1,16 @@
 """The parser of all command lines, and the arguments that several of them share. Imports no torch."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
+from vae.distributed import accelerate_settings
 from vae.errors import InputError
 from vae.run.contents import USES
+
+if TYPE_CHECKING:
+    from vae.config import Config
 
 SPLITS = ("test", "train", "val")
 
@@ -48,6 +52,28 @@ def add_configuration(parser: argparse.ArgumentParser, keys: str) -> None:
     """Let a command take a configuration: `--config` and `key=value`; `keys` says where the keys are listed."""
     parser.add_argument("--config", metavar="FILE", help="YAML that holds what differs from the defaults")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"any key {keys}, the value in YAML")
+
+
+def configuration_of(args: argparse.Namespace, environment: Mapping[str, str]) -> "Config":
+    """Return the configuration of a job, by the arguments of `add_configuration` and what its launcher asks for.
+
+    Args:
+        args: the arguments.
+        environment: `os.environ`.
+
+    Raises:
+        InputError: an argument or a value cannot be used, or the launcher asks for what a job cannot do.
+    """
+    from vae.config import load  # imports pydantic, a moment in which a signal may come
+
+    accelerate_settings.refuse_unsupported(environment)
+    asked = accelerate_settings.precision(environment)
+    try:
+        return load(args.config, args.overrides, {"train": {"precision": asked}} if asked else None)
+    except InputError as error:
+        if asked is None or "precision" not in str(error):
+            raise
+        raise InputError(f"{error}{accelerate_settings.naming_launcher(environment)}") from None
 
 
 def add_runs(parser: argparse.ArgumentParser) -> None:

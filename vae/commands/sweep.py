@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vae.commands.printing import print_line, print_lines
+from vae.distributed import accelerate_settings
 from vae.distributed.signals import StopRequest
 from vae.errors import InputError
 from vae.sweep import Sweep, load
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     if args.folder is not None:
         return print_lines([sweep.member(args.folder).folder])
     if args.index is not None:
-        os.execv(sys.executable, [sys.executable, *sweep.member(args.index).command])
+        os.execve(sys.executable, [sys.executable, *sweep.member(args.index).command], _environment())
     if args.run:
         return _train(sweep, jobs=args.jobs or 0, retry=args.retry)
     if args.report:
@@ -62,6 +63,14 @@ def _list(sweep: Sweep, file: Path, overrides: Sequence[str]) -> int:
     return print_lines([f"as a SLURM job array: sbatch {shlex.join(words)}"])
 
 
+def _environment() -> dict[str, str]:
+    """Return the environment of members, whose settings are the sweep's alone, so that each start finds them again."""
+    if asked := accelerate_settings.precision(os.environ):
+        ignored = f"the launcher's {asked} ({accelerate_settings.PRECISION}) is not for the runs of a sweep"
+        print(f"warning: {ignored}; train.precision={asked} sets it for all of them", file=sys.stderr)
+    return accelerate_settings.without_precision(os.environ)
+
+
 def _train(sweep: Sweep, *, jobs: int, retry: bool) -> int:
     """Train the members that are not done, then report."""
     stop = StopRequest()
@@ -69,7 +78,7 @@ def _train(sweep: Sweep, *, jobs: int, retry: bool) -> int:
     sweep.check()
     from vae.sweep.runner import Runner  # imports torch
 
-    code = Runner(sweep, os.environ, stop=stop, jobs=jobs, retry=retry).run()
+    code = Runner(sweep, _environment(), stop=stop, jobs=jobs, retry=retry).run()
     if not stop.signum:
         try:
             _report(sweep)

@@ -1,11 +1,13 @@
 """The command line of train_ddp.py."""
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vae.commands.parsing import Parser, add_configuration
+from vae.commands.parsing import Parser, add_configuration, configuration_of
+from vae.distributed import accelerate_settings
 
 if TYPE_CHECKING:
     from vae.config import Config
@@ -20,12 +22,14 @@ class Job:
         config_file: the file that it comes from, which may name the run's folder.
         resume: `auto`, `never` or `must`.
         dry_run: true for a job that only says what would run.
+        notes: sentences that deserve a warning.
     """
 
     config: "Config"
     config_file: str | None
     resume: str
     dry_run: bool
+    notes: tuple[str, ...] = ()
 
 
 def read(description: str | None, argv: Sequence[str] | None = None) -> Job:
@@ -36,9 +40,9 @@ def read(description: str | None, argv: Sequence[str] | None = None) -> Job:
         argv: arguments; None: those of this process.
 
     Raises:
-        InputError: an argument or a value of the configuration cannot be used.
+        InputError: an argument or a value of the configuration cannot be used, or the launcher asks for the impossible.
     """
-    from vae.config import describe, load  # imports pydantic, a moment in which a signal may come
+    from vae.config import describe  # imports pydantic, a moment in which a signal may come
 
     parser = Parser("train_ddp.py", description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_configuration(parser, "below")
@@ -48,4 +52,6 @@ def read(description: str | None, argv: Sequence[str] | None = None) -> Job:
     parser.add_argument("--dry-run", action="store_true", help="print the resolved configuration and what would run")
     parser.epilog = "keys:\n" + describe()
     args = parser.parse_intermixed_args(argv)
-    return Job(load(args.config, args.overrides), args.config, args.resume, args.dry_run)
+    config = configuration_of(args, os.environ)
+    note = accelerate_settings.contradiction(os.environ, config.train.precision)
+    return Job(config, args.config, args.resume, args.dry_run, (note,) if note else ())

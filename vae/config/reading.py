@@ -1,4 +1,4 @@
-"""Reading a configuration: defaults < YAML file < `key=value`, strict, one clear line when something is wrong."""
+"""Reading a configuration: defaults < launcher < YAML file < `key=value`, strict, one clear line for each mistake."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -16,19 +16,25 @@ from vae.errors import InputError
 from vae.schedules import ScheduleSpec
 
 
-def load(path: str | Path | None = None, overrides: list[str] | tuple[str, ...] = ()) -> Config:
-    """Return the configuration: defaults, changed by the file, changed by the overrides.
+def load(
+    path: str | Path | None = None,
+    overrides: list[str] | tuple[str, ...] = (),
+    launcher: Mapping[str, Any] | None = None,
+) -> Config:
+    """Return the configuration: defaults, changed by the launcher, by the file, by the overrides.
 
     Wrong keys and plain values are refused before the components, and with them torch, are imported.
 
     Args:
         path: a YAML file that holds only what differs from the defaults.
         overrides: `key=value` each, the value in YAML, e.g. `model.prior={name: StandardNormal}`.
+        launcher: keys and values that a launcher asks for, in place of defaults.
 
     Raises:
         InputError: a file or value that cannot be used; the message is one line.
     """
     raw = defaults()
+    _merge(raw, dict(launcher or {}), source="the launcher")
     if path is not None:
         _merge(raw, read_yaml(Path(path).expanduser()), source=str(path))
     for override in overrides:

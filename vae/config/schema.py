@@ -162,7 +162,9 @@ class TrainConfig(Section):
     max_steps: int = Field(default=0, ge=0, description="stop after so many steps (optimiser updates); 0: no limit")
     batch_size: int = Field(default=128, ge=1, description="examples a step over all processes together (global)")
     precision: Literal["fp32", "bf16", "fp16", "fp64"] = Field(
-        default="fp32", description="bf16, fp16: autocast over fp32 weights (fp16 needs CUDA); fp64: for verification"
+        default="fp32",
+        description="bf16, fp16: autocast over fp32 weights (fp16 needs CUDA); fp64: for verification; left alone: "
+        "what `accelerate launch` asks for",
     )
     tf32: bool = Field(
         default=False,

@@ -18,6 +18,7 @@ from accelerate.utils import (
 )
 
 from vae.compat import forget_accelerator
+from vae.distributed import accelerate_settings
 from vae.distributed.ending import SHARED
 from vae.errors import InputError, RankLostError
 
@@ -61,18 +62,25 @@ def make_accelerator(
         backend: of the collectives on CUDA; None: NCCL, which refuses two processes on one device. `gloo` takes them.
 
     Raises:
-        InputError: the device is not there, fp16 has no device, or the launcher started another number of processes.
+        InputError: the device is not there, fp16 has no device, or the launcher asks for what a job cannot do or
+            started another number of processes.
         RendezvousError: the others did not come within the time.
     """
+    accelerate_settings.refuse_unsupported(environment)
     announced, here = _check_launcher(environment), _processes_here(environment)
     if not _certainly_alone(environment):  # before there is a process group, which it would hold: see leave
         importlib.import_module("torch.distributed.nn.functional")
     has_cuda = torch.cuda.is_available()
     if device == "cuda" and not has_cuda:
         raise InputError("train.device = 'cuda': this machine has no CUDA device; use auto or cpu")
-    use_cpu = device == "cpu" or not has_cuda
+    launched_on_cpu = accelerate_settings.wants_cpu(environment)
+    if device == "cuda" and launched_on_cpu:  # Accelerate would take the CPU, without a word
+        problem = f"the launcher asks for the CPU ({accelerate_settings.CPU})"
+        raise InputError(f"train.device = 'cuda': {problem}; launch without --cpu, or leave train.device alone")
+    use_cpu = device == "cpu" or not has_cuda or launched_on_cpu
     if mixed_precision == "fp16" and use_cpu:
-        raise InputError("train.precision = 'fp16': needs a CUDA device; use bf16 or fp32 on a CPU")
+        source = accelerate_settings.naming_launcher(environment, "fp16")
+        raise InputError(f"train.precision = 'fp16': needs a CUDA device; use bf16 or fp32 on a CPU{source}")
     if not use_cpu:
         _check_devices(device, torch.cuda.device_count(), here, environment)
     set_products(tf32=tf32)

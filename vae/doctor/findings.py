@@ -12,6 +12,7 @@ from accelerate import Accelerator
 
 from vae.config import Config
 from vae.data.dataset import DataSet
+from vae.distributed.accelerate_settings import wants_cpu
 from vae.model import VAE
 from vae.run.folder import folder_of
 
@@ -132,7 +133,8 @@ class Context:
     @property
     def on_cuda(self) -> bool:
         """True if the run would use a CUDA device."""
-        return self.config.train.device != "cpu" and torch.cuda.is_available()
+        stays_on_cpu = self.config.train.device == "cpu" or wants_cpu(self.environment)
+        return not stays_on_cpu and torch.cuda.is_available()
 
     @property
     def wants_impossible_fp16(self) -> bool:

@@ -12,6 +12,7 @@ from torch import distributed
 
 from vae import assemble
 from vae.data.torchvision import FETCHED
+from vae.distributed.accelerate_settings import contradiction, naming_launcher
 from vae.distributed.launch import cores, cpu_has_bf16
 from vae.doctor.findings import Context, Finding, failure, ok, warning
 from vae.run.versions import versions
@@ -66,7 +67,10 @@ def check_precision(context: Context) -> Finding:
         has_bf16, what = cpu_has_bf16(), "this CPU"
     text = f"train.precision={wanted}; {what} has {'bf16' if has_bf16 else 'no bf16'} in hardware"
     if context.wants_impossible_fp16:
-        return failure(f"{text}; fp16 needs a CUDA device", "set train.precision to bf16 or fp32")
+        source = naming_launcher(context.environment, wanted)
+        return failure(f"{text}; fp16 needs a CUDA device{source}", "set train.precision to bf16 or fp32")
+    if note := contradiction(context.environment, wanted):
+        return warning(text, note)
     if wanted == "bf16" and not has_bf16:
         return warning(text, f"it is emulated: measure it against {'fp16' if context.on_cuda else 'fp32'}")
     return ok(text)

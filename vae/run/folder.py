@@ -112,7 +112,8 @@ class RunFolder:
         altering, harmless = differences(load(self.folder / CONFIG), config)
         if altering:
             changes = "; ".join(altering)
-            raise InputError(f"{self.folder}: holds a run with other settings ({changes}); choose another run.name")
+            hint = "keep to its settings, or choose another run.name"
+            raise InputError(f"{self.folder}: holds a run with other settings ({changes}); {hint}")
         newest, notes = checkpoint.newest_valid(self.folder / CHECKPOINTS)
         if newest is None and resume == "must":
             raise InputError(

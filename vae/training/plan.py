@@ -52,6 +52,7 @@ class Plan:
         size = f"{vae.count_parameters():,} parameters, "
         size += f"{agenda.total_steps:,} steps of {config.train.batch_size} images, "
         size += f"{count} process{'es' if count > 1 else ''} on {device} ({threads} threads each)"
+        size += f" in {config.train.precision}"
         notes = warnings(config, batches.progress(agenda.total_steps))
         notes += precision_warnings(accelerator.mixed_precision, device, tf32=config.train.tf32)
         return cls(config, folder, size, engine.name, engine.why, notes)
