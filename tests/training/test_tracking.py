@@ -1,5 +1,6 @@
 """The stopwatch, records that outlive a full disk, and what a finished run leaves for TensorBoard."""
 
+import contextlib
 import errno
 import json
 import re
@@ -22,6 +23,7 @@ from tests.helpers.runs import events, scalars
 from tests.helpers.starts import Outcome
 from vae.config import load
 from vae.data import sources
+from vae.distributed import launch
 from vae.errors import InputError
 from vae.evaluation.latents_file import measure
 from vae.model import VAE
@@ -30,7 +32,7 @@ from vae.training.records import Lines, cut
 from vae.training.sinks import SINKS
 from vae.training.sinks.tensorboard import TensorBoard, outwait_event_files
 from vae.training.tags import Tags
-from vae.training.tracking import Stopwatch
+from vae.training.tracking import Stopwatch, Tracker
 
 
 def test_a_paused_stopwatch_stands_still_and_goes_on_from_there() -> None:
@@ -94,6 +96,20 @@ def test_a_journal_is_cut_back_to_a_step_and_loses_a_torn_last_line(tmp_path: Pa
     path.write_text('{"step": 1}\n{"step": 5}\n{"step": 2}\n{"step": 2')
     cut(path, 2)
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_a_log_on_a_full_disk_costs_a_run_nothing_but_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Path("/dev/full").open("w", buffering=1) as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        monkeypatch.setattr(sys, "stderr", full)
+        with Tracker(launch.make_accelerator("cpu", "no", {}), tmp_path, load(), step=0, total_steps=10) as tracker:
+            tracker.say("a line")
+            tracker.warn("a warning")
+        with pytest.raises(OSError, match="No space left"):
+            full.flush()
+        monkeypatch.undo()
+        with contextlib.suppress(OSError):
+            full.close()
 
 
 def test_no_line_is_lost_while_another_thread_flushes(tmp_path: Path) -> None:

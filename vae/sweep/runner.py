@@ -167,7 +167,7 @@ class Runner:
     def _process(self, member: Member, slot: int) -> subprocess.Popen[bytes]:
         """Start a member's process; slots take turns at the GPUs, so that more slots than GPUs share them."""
         threads = [] if "train.threads" in member.settings else [f"train.threads={self.threads}"]
-        variables = {**self.environment, "PYTHONUNBUFFERED": "1"}
+        variables = dict(self.environment)
         if self.devices:
             variables["CUDA_VISIBLE_DEVICES"] = self.devices[slot % len(self.devices)]
         return start_process([*member.command, *threads], variables)
@@ -258,7 +258,6 @@ class Runner:
 
     def _say(self, line: str) -> None:
         tqdm.write(line)
-        sys.stdout.flush()
 
 
 def start_process(words: Sequence[str], variables: Mapping[str, str]) -> subprocess.Popen[bytes]:

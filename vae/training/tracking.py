@@ -1,4 +1,7 @@
-"""Records of a run: metrics.jsonl, trackers, the console. On all ranks but the main one, calls do nothing."""
+"""Records of a run: metrics.jsonl, trackers, the console. On all ranks but the main one, calls do nothing.
+
+A console that takes no lines, such as a log on a full disk, costs the run nothing but these lines.
+"""
 
 import contextlib
 import json
@@ -134,12 +137,14 @@ class Tracker:
     def say(self, line: str) -> None:
         """Print a line above the progress bar."""
         if self.enabled:
-            tqdm.write(line)
+            with contextlib.suppress(OSError):
+                tqdm.write(line)
 
     def warn(self, sentence: str) -> None:
         """Print a warning to stderr, above the progress bar."""
         if self.enabled:
-            tqdm.write(f"warning: {sentence}", file=sys.stderr)
+            with contextlib.suppress(OSError):
+                tqdm.write(f"warning: {sentence}", file=sys.stderr)
 
     def log_training(
         self, interval: Interval, *, step: int, epoch: float, beta: float, lr: float, images_per_second: float
