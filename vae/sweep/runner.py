@@ -14,6 +14,7 @@ import torch
 from filelock import FileLock
 from tqdm import tqdm
 
+from vae.bars import Pace
 from vae.distributed import launch
 from vae.distributed.ending import INTERRUPTED, REQUEUE_ME, exit_code_of_signal
 from vae.distributed.signals import StopRequest
@@ -110,6 +111,7 @@ class Runner:
             dynamic_ncols=True, smoothing=0.05,
             bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} runs [{elapsed}<{remaining}{postfix}]",
         )  # fmt: skip
+        self._pace = Pace(len(self._mine), self._made())
 
     def run(self) -> int:
         """Run until nothing is left to start here, or a signal comes; returns the exit code.
@@ -207,14 +209,16 @@ class Runner:
             self._pause()
 
     def _show(self, *, now: bool = False) -> None:
-        """Update the progress bar, at most once a second unless `now`."""
+        """Update the progress bar, at most once a second unless `now`; without a terminal print a line a minute."""
         if time.monotonic() < self._next_look and not now:
             return
         self._next_look = time.monotonic() + SECONDS_BETWEEN_DISPLAYS
         for member in self._all("running"):
             self.states[member] = replace(recorded(member), state="running")
-        self.bar.n = self._made()
+        self.bar.n = made = self._made()
         self.bar.set_postfix_str(self._count())
+        if self.bar.disable and self._pace.due():
+            self._say(f"{self.sweep.name}: {made:.1f} of {self._pace.total} runs made, {self._pace.left(made)}")
 
     def _pause(self) -> None:
         self.stop.watch()

@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
+from vae.bars import Pace
 from vae.canvas import tile
 from vae.components import build
 from vae.config import Config, flatten
@@ -95,12 +96,13 @@ class Tracker:
         folder: the run folder.
         config: of the run: its trackers, and what their tags are called.
         step: updates made already; records of later steps, left by a run that was cut off, are removed.
-        total_steps: of the whole run, for the progress bar.
+        total_steps: of the whole run, for the progress bar and the time left.
     """
 
     def __init__(self, accelerator: Accelerator, folder: Path, config: Config, *, step: int, total_steps: int):
         self.enabled = accelerator.is_main_process
-        self.config, self.tags = config, Tags.of(config)
+        self.config, self.tags, self.total_steps = config, Tags.of(config), total_steps
+        self._pace: Pace | None = None  # from the first logging point on: the steps before include what is compiled
         self.sinks: list[Sink] = []
         self._closing = contextlib.ExitStack()
         on_main(accelerator, lambda: self._open(folder, step))
@@ -149,7 +151,7 @@ class Tracker:
     def log_training(
         self, interval: Interval, *, step: int, epoch: float, beta: float, lr: float, images_per_second: float
     ) -> None:
-        """Record the means since the last logging point."""
+        """Record the means since the last logging point; without a terminal, print a line about it once a minute."""
         if not self.enabled:
             return
         if interval.skipped:
@@ -166,6 +168,7 @@ class Tracker:
         self._record(row, self.tags.of_training(list(interval.extra)))
         shown = {key: f"{value:.1f}" for key, value in losses.items()}
         self.bar.set_postfix(shown | {"img/s": f"{images_per_second:,.0f}"}, refresh=False)
+        self._say_where(interval.loss, step, images_per_second)
 
     def log_evaluation(
         self, split: str, result: Evaluation, *, step: int, epoch: float, beta: float, lr: float, collapsed: bool
@@ -245,6 +248,17 @@ class Tracker:
             self.metrics.flush()
             for sink in self.sinks:
                 sink.flush()
+
+    def _say_where(self, loss: float, step: int, images_per_second: float) -> None:
+        """Print where the run is, if there is no bar to show it and the last such line is a minute ago."""
+        if not self.bar.disable:
+            return
+        self._pace = self._pace or Pace(self.total_steps, step)
+        if self._pace.due():
+            left = self._pace.left(step)
+            self.say(
+                f"step {step:,} of {self.total_steps:,}  loss {loss:.2f}, {images_per_second:,.0f} images/s, {left}"
+            )
 
     def _record(self, row: dict[str, Any], tags: dict[str, str]) -> None:
         """Add a row to metrics.jsonl, and of each key that has a tag a point to its curve."""
