@@ -15,29 +15,36 @@ T = TypeVar("T")
 class Pace:
     """Says when the next line about progress is due, and how much time is left at the pace so far.
 
+    The pace is that since the first call of `due`: what came before, such as compiling, is not done again.
+
     Args:
         total: units of the whole work.
-        done: units of it that are made already.
         clock: seconds.
     """
 
-    def __init__(self, total: float, done: float = 0, *, clock: Callable[[], float] = time.monotonic):
-        self.total, self._first, self._clock = total, done, clock
-        self._began = self._said = clock()
+    def __init__(self, total: float, *, clock: Callable[[], float] = time.monotonic):
+        self.total, self._clock = total, clock
+        self._said = clock()
+        self._start: tuple[float, float] | None = None  # seconds, and units that were made then
 
-    def due(self) -> bool:
-        """Return true where the last line, or the beginning, is a minute ago; the next one is due a minute later."""
+    def due(self, done: float) -> bool:
+        """Return true, with so many units made, if the last line or the beginning is a minute ago.
+
+        The next line is due a minute later.
+        """
         now = self._clock()
+        self._start = self._start or (now, done)
         if now - self._said < SECONDS_BETWEEN_LINES:
             return False
         self._said = now
         return True
 
     def left(self, done: float) -> str:
-        """Return the time left, in words, when so many units are made."""
-        if done <= self._first:
+        """Return the time left, in words, with so many units made."""
+        began, first = self._start or (self._clock(), done)
+        if done <= first:
             return "time left unknown"
-        seconds = (self.total - done) / (done - self._first) * (self._clock() - self._began)
+        seconds = (self.total - done) / (done - first) * (self._clock() - began)
         return f"{tqdm.format_interval(seconds)} left"
 
 
@@ -59,6 +66,8 @@ class Bar:
             desc=name, total=total, unit=f" {unit}", dynamic_ncols=True, leave=False, disable=on_terminal, **look
         )
         self._pace = Pace(total) if shown and self._bar.disable else None
+        if self._pace:
+            self._pace.due(0)
 
     def __enter__(self) -> "Bar":
         return self
@@ -70,7 +79,7 @@ class Bar:
         """Note that so many units are done."""
         self._done += units
         self._bar.update(units)
-        if self._pace and self._pace.due():
+        if self._pace and self._pace.due(self._done):
             done = f"{self._done:,} of {self._pace.total:,} {self.unit}s"
             sys.stderr.write(f"{self.name}: {done}, {self._pace.left(self._done)}\n")
 

@@ -111,7 +111,7 @@ class Runner:
             dynamic_ncols=True, smoothing=0.05,
             bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} runs [{elapsed}<{remaining}{postfix}]",
         )  # fmt: skip
-        self._pace = Pace(len(self._mine), self._made())
+        self._pace = Pace(len(self._mine))
 
     def run(self) -> int:
         """Run until nothing is left to start here, or a signal comes; returns the exit code.
@@ -217,7 +217,7 @@ class Runner:
             self.states[member] = replace(recorded(member), state="running")
         self.bar.n = made = self._made()
         self.bar.set_postfix_str(self._count())
-        if self.bar.disable and self._pace.due():
+        if self.bar.disable and self._pace.due(made):
             self._say(f"{self.sweep.name}: {made:.1f} of {self._pace.total} runs made, {self._pace.left(made)}")
 
     def _pause(self) -> None:

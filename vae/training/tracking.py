@@ -101,8 +101,7 @@ class Tracker:
 
     def __init__(self, accelerator: Accelerator, folder: Path, config: Config, *, step: int, total_steps: int):
         self.enabled = accelerator.is_main_process
-        self.config, self.tags, self.total_steps = config, Tags.of(config), total_steps
-        self._pace: Pace | None = None  # from the first logging point on: the steps before include what is compiled
+        self.config, self.tags, self._pace = config, Tags.of(config), Pace(total_steps)
         self.sinks: list[Sink] = []
         self._closing = contextlib.ExitStack()
         on_main(accelerator, lambda: self._open(folder, step))
@@ -251,14 +250,9 @@ class Tracker:
 
     def _say_where(self, loss: float, step: int, images_per_second: float) -> None:
         """Print where the run is, if there is no bar to show it and the last such line is a minute ago."""
-        if not self.bar.disable:
-            return
-        self._pace = self._pace or Pace(self.total_steps, step)
-        if self._pace.due():
-            left = self._pace.left(step)
-            self.say(
-                f"step {step:,} of {self.total_steps:,}  loss {loss:.2f}, {images_per_second:,.0f} images/s, {left}"
-            )
+        if self.bar.disable and self._pace.due(step):
+            speed, left = f"{images_per_second:,.0f} images/s", self._pace.left(step)
+            self.say(f"step {step:,} of {self._pace.total:,}  loss {loss:.2f}, {speed}, {left}")
 
     def _record(self, row: dict[str, Any], tags: dict[str, str]) -> None:
         """Add a row to metrics.jsonl, and of each key that has a tag a point to its curve."""
