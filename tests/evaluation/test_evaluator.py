@@ -23,6 +23,7 @@ from tests.helpers.folders import in_float64, write_data, write_run
 from tests.helpers.runs import events, rows, scalars
 from tests.helpers.starts import Outcome, Program, on_ranks, ranks
 from vae import __main__ as cli
+from vae.components import build
 from vae.data import randomness
 from vae.data.dataset import Split
 from vae.distributed import launch
@@ -40,7 +41,7 @@ from vae.evaluation.log_likelihood.weights import WeightSums, log_weights
 from vae.evaluation.passes import chunks
 from vae.evaluation.results_file import log_likelihoods
 from vae.model import VAE, VAEOutput
-from vae.objectives import negative_elbo
+from vae.objectives import OBJECTIVES, negative_elbo
 from vae.run import checkpoint
 
 PIXELS, D, STD = 5, 2, 0.7
@@ -202,14 +203,18 @@ def test_sums_of_weights_far_out_of_range() -> None:
     assert sums.effective_sample_size.tolist() == pytest.approx([16 / 6, 16 / 10], rel=1e-9)
 
 
-def test_several_layers_labels_and_a_posterior_without_other_z(accelerator: Accelerator) -> None:
+def test_several_layers_labels_and_a_posterior_without_other_z(
+    accelerator: Accelerator, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Models that the closed forms above do not reach are evaluated, each draw being that of a forward pass."""
     layers: dict[str, Any] = {"name": "BottomUp", "latent_dims": [2], "hidden_dims": [4], "depth": 1}
     model = VAE((1, 1, 16), 3, hidden_dim=8, hierarchy=layers, condition=True, classes=4).double()
     part = Split(images(5, 16), torch.arange(5) % 4)
     progress = Progress(accelerator, StopRequest())
     how: dict[str, Any] = {"seed": 3, "split": "test"}
+    monkeypatch.setattr("vae.bars.SECONDS_BETWEEN_LINES", 0.0)
     found = estimate(accelerator, model, part, samples=1, progress=progress, **how)
+    assert "log p(x): 5 of 5 draws, 00:00 left\n" in capsys.readouterr().err
     streams = [randomness.generator(3, "importance/test", block=i) for i in range(5)]
     noise = torch.from_numpy(np.stack([stream.standard_normal(5, dtype=np.float32) for stream in streams])).double()
     with torch.no_grad():
@@ -300,6 +305,22 @@ def test_a_collapse_is_said_once_and_again_when_it_changes() -> None:
     assert remark(4, 14.0) == "no posterior collapse any more: 4 of 32 latent dimensions are active"
     assert remark(19, 15.0) is None
     assert CollapseWatch(0.0, 0.0).remark(LatentMeasures((0.0,), None, 0.0, 1), 1.0, 1.0) is None
+
+
+@pytest.mark.parametrize(
+    ("objective", "first"),
+    [
+        ({"name": "IWAE"}, 1.0),
+        ({"name": "ELBO", "beta": {"name": "LinearWarmup", "epochs": 0.2}}, 1.0),
+        ({"name": "ELBO", "beta": {"name": "LinearWarmup", "epochs": 3}}, 3.01),
+        ({"name": "CapacityVAE", "capacity": {"name": "LinearWarmup", "epochs": 3, "end": 25}}, 3.01),
+    ],
+)
+def test_a_collapse_is_news_once_an_epoch_and_the_warm_up_are_over(objective: dict[str, Any], first: float) -> None:
+    watch = CollapseWatch.of(build(OBJECTIVES, objective), min_active=0.1)
+    nothing = LatentMeasures((0.0,) * 4, None, 0.0, 1)
+    found = [epoch for epoch in (0.01, 0.3, 0.99, 1.0, 2.0, 3.0, 3.01) if watch.collapsed(nothing, epoch)]
+    assert found[0] == first
 
 
 def test_a_run_whose_posterior_collapses_says_so_everywhere(job: Callable[..., Outcome], small: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from tests.helpers import ROOT
 
 LAYERS = (  # each imports of its own layer and of those above it in this list
-    ("errors", "compat", "files", "components", "canvas"),
+    ("errors", "compat", "files", "components", "canvas", "bars"),
     ("networks", "data", "figures", "schedules"),
     ("families", "config", "distributed"),
     ("model",),

@@ -57,7 +57,7 @@ def test_what_is_refused_is_said_alike(tmp_path: Path) -> None:
 
 @BOTH
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 85), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
-def test_a_signal_ends_it_with_the_same_code(
+def test_its_lines_are_in_a_file_while_it_runs_and_a_signal_ends_it_with_the_same_code(
     real: bool, sent: signal.Signals, code: int, tmp_path: Path, small: Path
 ) -> None:
     endless = ["train.epochs=100000", "train.engine=eager", "train.log_every=5", "train.eval_every=0"]
@@ -65,6 +65,7 @@ def test_a_signal_ends_it_with_the_same_code(
     job = Program(JOB, *settings, real=real)
     metrics = tmp_path / "run" / "metrics.jsonl"
     job.wait_until(lambda: metrics.exists() and metrics.stat().st_size, "training")
+    assert "1,600,000 steps of 64 images" in job.out, "said before the first step"
     job.send_signal(sent)
     assert job.wait(30).code == code
 

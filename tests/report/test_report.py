@@ -330,9 +330,13 @@ def test_a_finished_run_gets_pictures_page_and_table(
     assert "not a normalised likelihood" in table
 
 
-def test_a_sweep_gets_a_page_and_its_members_are_left_alone(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sweep_gets_a_page_and_its_members_are_left_alone(
+    sweep: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = contents(sweep)
+    monkeypatch.setattr("vae.bars.SECONDS_BETWEEN_LINES", 0.0)
     assert cli.main(["report", str(sweep)]) == 0
+    assert "measuring: 3 of 3 runs, 00:00 left\n" in capsys.readouterr().err
     pages = {sweep / "report.html", sweep / "report.md"}
     assert {path: text for path, text in contents(sweep).items() if path not in pages} == before
     text = (sweep / "report.html").read_text()

@@ -63,12 +63,15 @@ def start(*words: str) -> Program:
 
 
 def test_members_are_trained_one_that_diverges_fails_and_only_what_is_missing_runs_again(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("vae.bars.SECONDS_BETWEEN_LINES", 0.0)
     sweep = sweep_of(tmp_path, "{optim.lr: [1e-3, 1e30]}", **{"train.max_steps": 10})
     assert states(sweep) == ["waiting", "waiting"]
     assert run(sweep) == 1
     said = capsys.readouterr()
+    assert "\ns: 0.0 of 2 runs made, time left unknown\n" in said.out
+    assert "\ns: 2.0 of 2 runs made, 00:00 left\n" in said.out
     assert said.out.endswith("\ns: 1 done, 1 failed\nthe same command with --retry starts the failed ones again\n")
     assert states(sweep) == ["done", "failed"]
     good, bad = sweep.members

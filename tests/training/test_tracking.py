@@ -1,8 +1,11 @@
 """The stopwatch, records that outlive a full disk, and what a finished run leaves for TensorBoard."""
 
+import contextlib
 import errno
+import io
 import json
 import re
+import signal
 import sys
 import threading
 import time
@@ -18,10 +21,12 @@ from tensorboard.plugins.hparams import metadata
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from tests.helpers import ROOT
-from tests.helpers.runs import events, scalars
-from tests.helpers.starts import Outcome
+from tests.helpers.runs import events, rows, scalars
+from tests.helpers.starts import JOB, SMALL, Outcome, Program, arguments
+from vae.bars import Bar, Pace, following
 from vae.config import load
 from vae.data import sources
+from vae.distributed import launch
 from vae.errors import InputError
 from vae.evaluation.latents_file import measure
 from vae.model import VAE
@@ -30,7 +35,7 @@ from vae.training.records import Lines, cut
 from vae.training.sinks import SINKS
 from vae.training.sinks.tensorboard import TensorBoard, outwait_event_files
 from vae.training.tags import Tags
-from vae.training.tracking import Stopwatch
+from vae.training.tracking import Stopwatch, Tracker
 
 
 def test_a_paused_stopwatch_stands_still_and_goes_on_from_there() -> None:
@@ -94,6 +99,83 @@ def test_a_journal_is_cut_back_to_a_step_and_loses_a_torn_last_line(tmp_path: Pa
     path.write_text('{"step": 1}\n{"step": 5}\n{"step": 2}\n{"step": 2')
     cut(path, 2)
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_a_log_on_a_full_disk_costs_a_run_nothing_but_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Path("/dev/full").open("w", buffering=1) as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        monkeypatch.setattr(sys, "stderr", full)
+        with Tracker(launch.make_accelerator("cpu", "no", {}), tmp_path, load(), step=0, total_steps=10) as tracker:
+            tracker.say("a line")
+            tracker.warn("a warning")
+        with pytest.raises(OSError, match="No space left"):
+            full.flush()
+        monkeypatch.undo()
+        with contextlib.suppress(OSError):
+            full.close()
+    launch.leave()
+
+
+def test_a_line_is_due_each_minute_and_says_the_time_left() -> None:
+    now = 1000.0
+    pace = Pace(total=500, clock=lambda: now)
+    assert pace.left(100) == "time left unknown"
+    said = []
+    for now in (1000.0, 1059.9, 1060.0, 1061.0, 1119.9, 1200.0, 1259.0, 1260.0):
+        if pace.due(100 + now - 1000):
+            said.append(now)
+    assert said == [1060.0, 1200.0, 1260.0]
+    now = 1030.0  # 50 units in 30 s; 350 are left
+    assert pace.left(150) == "03:30 left"
+    assert pace.left(500) == "00:00 left"
+
+
+class Terminal(io.StringIO):
+    """A terminal, as far as `isatty` says so."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_work_is_followed_by_lines_in_a_file_by_a_bar_on_a_terminal_and_elsewhere_not_at_all(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert list(following([4, 5], "imputing", "sweep")) == [4, 5]
+    assert capsys.readouterr() == ("", ""), "shorter than a minute"
+    monkeypatch.setattr("vae.bars.SECONDS_BETWEEN_LINES", 0.0)
+    assert list(following(range(2000), "imputing", "sweep")) == list(range(2000))
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert len(err.splitlines()) == 2000
+    assert re.fullmatch(r"imputing: 1,000 of 2,000 sweeps, \d\d:\d\d left", err.splitlines()[999])
+    with Bar("log p(x)", 7, "draw", shown=False) as bar:
+        bar.advance(7)
+    assert capsys.readouterr() == ("", "")
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    assert len(list(following(range(7), "imputing", "sweep", mininterval=0))) == 7
+    assert "7/7 [" in terminal.getvalue()
+    assert " left" not in terminal.getvalue()
+
+
+def test_a_run_whose_output_is_a_file_says_where_it_is(tmp_path: Path, small: Path) -> None:
+    settings = [
+        f"data.name={small}",
+        *SMALL,
+        "train.epochs=100000",
+        "train.engine=eager",
+        f"run.dir={tmp_path / 'run'}",
+    ]
+    job = Program(JOB, *arguments(*settings), patches={"vae.bars:SECONDS_BETWEEN_LINES": 0.0})
+    evaluation = r"^epoch +1\.00  test loss .*\n"
+    where = r"^step [\d,]+ of 1,600,000  loss \d+\.\d\d, [\d,]+ images/s, \d.*:\d\d left\n"
+    for line in (evaluation, where):
+        job.wait_until(lambda line=line: re.search(line, job.out, re.MULTILINE), f"a line {line}")
+    job.send_signal(signal.SIGTERM)
+    done = job.wait(60)
+    assert done.code == 85, done.err
+    steps = [int(step.replace(",", "")) for step in re.findall(r"^step ([\d,]+) of", done.out, re.MULTILINE)]
+    assert steps == [row["step"] for row in rows(tmp_path / "run") if row["split"] == "train"]
 
 
 def test_no_line_is_lost_while_another_thread_flushes(tmp_path: Path) -> None:

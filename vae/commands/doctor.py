@@ -27,9 +27,9 @@ def run(args: argparse.Namespace) -> int:
         findings.append(finding)
         also_speaks = {"main": False, "machine": ending.speaks(os.environ), "rank": True}
         if context.rank == 0 or also_speaks[finding.speaker]:
-            print(finding, flush=True)
+            print(finding)
     if context.rank == 0:
-        print(summary(findings), flush=True)
+        print(summary(findings))
     if any(finding.parts_ranks for finding in findings):
         time.sleep(SECONDS_FOR_RANK_0 if context.rank else 0)
         ending.abandon(None)  # to leave the process group would be to wait for the others

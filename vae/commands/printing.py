@@ -7,9 +7,9 @@ from vae.distributed.ending import DONE
 
 
 def print_line(line: object) -> None:
-    """Print a line at once, on the main process alone."""
+    """Print a line, on the main process alone."""
     if os.environ.get("RANK", "0") == "0":
-        print(line, flush=True)
+        print(line)
 
 
 def print_lines(lines: Iterable[object]) -> int:

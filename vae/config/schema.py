@@ -193,8 +193,8 @@ class TrainConfig(Section):
         default=0.1,
         ge=0,
         le=1,
-        description="share of the latent dimensions that should be active once beta has settled; fewer are warned of "
-        "as posterior collapse; 0: never",
+        description="share of the latent dimensions that should be active after an epoch and the warm-up; fewer are "
+        "warned of as posterior collapse; 0: never",
     )
     exact: int = Field(
         default=0,

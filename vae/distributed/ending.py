@@ -1,8 +1,9 @@
-"""The end of a program: its exit code, the line that says why it ended, and the process group left or abandoned.
+"""A program's work and its end: the exit code, the line that says why it ended, the process group left or abandoned.
 
 Standard library only: a command line can be refused before torch is imported.
 """
 
+import io
 import os
 import signal
 import sys
@@ -32,7 +33,7 @@ def exit_code_of_signal(signum: int) -> int:
 
 
 def run(program: str, environment: Mapping[str, str], action: Callable[[], int | None]) -> int:
-    """Run a program's work and leave the process group; returns the exit code.
+    """Run a program's work, each line of its output written at once, and leave the process group.
 
     An error that is not of `SHARED` passes through, as a traceback. The process group is not left then: this rank alone
     would wait for the others.
@@ -41,7 +42,12 @@ def run(program: str, environment: Mapping[str, str], action: Callable[[], int |
         program: its name, which begins the line that says what ended it.
         environment: `os.environ`, which says which process of a machine speaks.
         action: the work; returns the exit code, None for 0.
+
+    Returns:
+        The exit code.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # into a file, Python would keep the lines back, kilobytes at a time
+        sys.stdout.reconfigure(line_buffering=True)
     try:
         code = action() or DONE
     except SHARED as error:

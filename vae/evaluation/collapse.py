@@ -1,6 +1,7 @@
-"""Posterior collapse: too few latent dimensions are active, although the weight of the KL has settled."""
+"""Posterior collapse: too few latent dimensions are active, although the objective has settled."""
 
 from vae.evaluation.latents import LatentMeasures
+from vae.objectives import Objective
 
 ADVICE = "try a longer warm-up of objective.beta, a smaller beta, or free bits (the ELBO's free_bits)"
 
@@ -10,16 +11,22 @@ class CollapseWatch:
 
     Args:
         min_active: the least share of the latent dimensions that should be active; 0: any share is right.
-        settled: epochs after which the weight of the KL no longer changes; there is no remark before.
+        settled: epochs after which the objective no longer changes. There is no remark before, nor in the first epoch,
+            in which a posterior that is not collapsed may still look so.
     """
 
     def __init__(self, min_active: float, settled: float):
         self.min_active, self.settled = min_active, settled
         self._said: int | None = None
 
+    @classmethod
+    def of(cls, objective: Objective, *, min_active: float) -> "CollapseWatch":
+        """Return the watch for a model that is trained with this objective."""
+        return cls(min_active, max((each.ends_at for each in objective.schedules.values()), default=0.0))
+
     def collapsed(self, measures: LatentMeasures, epoch: float) -> bool:
-        """Return whether too few dimensions are active, and `epoch` is past the warm-up."""
-        return epoch > self.settled and measures.active < self.min_active * len(measures.variance)
+        """Return whether too few dimensions are active, and `epoch` is past the first one and the warm-up."""
+        return epoch >= 1.0 and epoch > self.settled and measures.active < self.min_active * len(measures.variance)
 
     def remark(self, measures: LatentMeasures, epoch: float, since: float) -> str | None:
         """Return a sentence if the collapse, or its end, is news.

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from vae.bars import following
 from vae.data.dataset import Split
 from vae.evaluation.passes import chunks, evaluating, images_of, labels_for
 from vae.families.codes import Quantized
@@ -65,7 +65,7 @@ def encode(model: VAE, part: Split, noise: Tensor | None = None) -> Codes:
     found: dict[str, list[Tensor]] = {"mean": [], "std": [], "codes": [], "z": []}
     with evaluating(model):
         rows_of_all = list(chunks(slice(0, len(part))))
-        for rows in tqdm(rows_of_all, desc="encoding", unit="chunk", delay=1, disable=None, leave=False):
+        for rows in following(rows_of_all, "encoding", "chunk", delay=1):
             x = images_of(model, part, rows)
             own = x.new_zeros(len(x), model.noise_dim) if noise is None else noise[rows].to(x)
             layer = model.infer(x, own, labels_for(model, part, rows))[0]

@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from vae.bars import following
 from vae.config import to_yaml
 from vae.evaluation.latents_file import measure
 from vae.evaluation.results_file import log_likelihoods
@@ -76,7 +77,9 @@ def _complete(run: Run) -> bool:
 
 
 def _active(report: Report) -> dict[Path, int]:
-    return {run.folder: measure(run.folder, report.loader).active for run in report.finished if _complete(run)}
+    complete = list(filter(_complete, report.finished))
+    runs = following(complete, "measuring", "run", delay=1)
+    return {run.folder: measure(run.folder, report.loader).active for run in runs}
 
 
 def _weighted(report: Report) -> dict[Path, Mapping[int, float]]:
@@ -120,11 +123,11 @@ def _draw_named(report: Report) -> list[Path]:
     """Draw the figures of the finished runs that were named themselves into their folders; return the files."""
     named = {path.resolve() for path in report.paths}
     written = []
-    for run in report.runs:
-        if run.folder.resolve() in named and _complete(run):
-            opened = report.loader.open(run.folder)
-            measures = measure(run.folder, report.loader)
-            written += draw_figures(run.folder, opened.model, opened.data, measures, run.seed)
+    drawn = [run for run in report.runs if run.folder.resolve() in named and _complete(run)]
+    for run in following(drawn, "drawing", "run", delay=1):
+        opened = report.loader.open(run.folder)
+        measures = measure(run.folder, report.loader)
+        written += draw_figures(run.folder, opened.model, opened.data, measures, run.seed)
     return written
 
 

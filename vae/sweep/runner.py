@@ -14,6 +14,7 @@ import torch
 from filelock import FileLock
 from tqdm import tqdm
 
+from vae.bars import Pace
 from vae.distributed import launch
 from vae.distributed.ending import INTERRUPTED, REQUEUE_ME, exit_code_of_signal
 from vae.distributed.signals import StopRequest
@@ -110,6 +111,7 @@ class Runner:
             dynamic_ncols=True, smoothing=0.05,
             bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} runs [{elapsed}<{remaining}{postfix}]",
         )  # fmt: skip
+        self._pace = Pace(len(self._mine))
 
     def run(self) -> int:
         """Run until nothing is left to start here, or a signal comes; returns the exit code.
@@ -167,7 +169,7 @@ class Runner:
     def _process(self, member: Member, slot: int) -> subprocess.Popen[bytes]:
         """Start a member's process; slots take turns at the GPUs, so that more slots than GPUs share them."""
         threads = [] if "train.threads" in member.settings else [f"train.threads={self.threads}"]
-        variables = {**self.environment, "PYTHONUNBUFFERED": "1"}
+        variables = dict(self.environment)
         if self.devices:
             variables["CUDA_VISIBLE_DEVICES"] = self.devices[slot % len(self.devices)]
         return start_process([*member.command, *threads], variables)
@@ -207,14 +209,16 @@ class Runner:
             self._pause()
 
     def _show(self, *, now: bool = False) -> None:
-        """Update the progress bar, at most once a second unless `now`."""
+        """Update the progress bar, at most once a second unless `now`; without a terminal print a line a minute."""
         if time.monotonic() < self._next_look and not now:
             return
         self._next_look = time.monotonic() + SECONDS_BETWEEN_DISPLAYS
         for member in self._all("running"):
             self.states[member] = replace(recorded(member), state="running")
-        self.bar.n = self._made()
+        self.bar.n = made = self._made()
         self.bar.set_postfix_str(self._count())
+        if self.bar.disable and self._pace.due(made):
+            self._say(f"{self.sweep.name}: {made:.1f} of {self._pace.total} runs made, {self._pace.left(made)}")
 
     def _pause(self) -> None:
         self.stop.watch()
@@ -258,7 +262,6 @@ class Runner:
 
     def _say(self, line: str) -> None:
         tqdm.write(line)
-        sys.stdout.flush()
 
 
 def start_process(words: Sequence[str], variables: Mapping[str, str]) -> subprocess.Popen[bytes]:

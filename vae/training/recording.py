@@ -43,7 +43,7 @@ class Recorder:
     _held_out: dict[str, HeldOut] = field(init=False, default_factory=dict)  # by the name of the split
 
     def __post_init__(self) -> None:
-        self.collapse = CollapseWatch(self.config.train.min_active, self.engine.objective.beta.ends_at)
+        self.collapse = CollapseWatch.of(self.engine.objective, min_active=self.config.train.min_active)
 
     def report_training(self) -> None:
         """Record the means since the last time (all ranks); raises `NonFiniteError`."""

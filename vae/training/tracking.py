@@ -1,4 +1,7 @@
-"""Records of a run: metrics.jsonl, trackers, the console. On all ranks but the main one, calls do nothing."""
+"""Records of a run: metrics.jsonl, trackers, the console. On all ranks but the main one, calls do nothing.
+
+A console that takes no lines, such as a log on a full disk, costs the run nothing but these lines.
+"""
 
 import contextlib
 import json
@@ -15,6 +18,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
+from vae.bars import Pace
 from vae.canvas import tile
 from vae.components import build
 from vae.config import Config, flatten
@@ -92,12 +96,12 @@ class Tracker:
         folder: the run folder.
         config: of the run: its trackers, and what their tags are called.
         step: updates made already; records of later steps, left by a run that was cut off, are removed.
-        total_steps: of the whole run, for the progress bar.
+        total_steps: of the whole run, for the progress bar and the time left.
     """
 
     def __init__(self, accelerator: Accelerator, folder: Path, config: Config, *, step: int, total_steps: int):
         self.enabled = accelerator.is_main_process
-        self.config, self.tags = config, Tags.of(config)
+        self.config, self.tags, self._pace = config, Tags.of(config), Pace(total_steps)
         self.sinks: list[Sink] = []
         self._closing = contextlib.ExitStack()
         on_main(accelerator, lambda: self._open(folder, step))
@@ -134,17 +138,19 @@ class Tracker:
     def say(self, line: str) -> None:
         """Print a line above the progress bar."""
         if self.enabled:
-            tqdm.write(line)
+            with contextlib.suppress(OSError):
+                tqdm.write(line)
 
     def warn(self, sentence: str) -> None:
         """Print a warning to stderr, above the progress bar."""
         if self.enabled:
-            tqdm.write(f"warning: {sentence}", file=sys.stderr)
+            with contextlib.suppress(OSError):
+                tqdm.write(f"warning: {sentence}", file=sys.stderr)
 
     def log_training(
         self, interval: Interval, *, step: int, epoch: float, beta: float, lr: float, images_per_second: float
     ) -> None:
-        """Record the means since the last logging point."""
+        """Record the means since the last logging point; without a terminal, print a line about it once a minute."""
         if not self.enabled:
             return
         if interval.skipped:
@@ -161,6 +167,7 @@ class Tracker:
         self._record(row, self.tags.of_training(list(interval.extra)))
         shown = {key: f"{value:.1f}" for key, value in losses.items()}
         self.bar.set_postfix(shown | {"img/s": f"{images_per_second:,.0f}"}, refresh=False)
+        self._say_where(interval.loss, step, images_per_second)
 
     def log_evaluation(
         self, split: str, result: Evaluation, *, step: int, epoch: float, beta: float, lr: float, collapsed: bool
@@ -240,6 +247,12 @@ class Tracker:
             self.metrics.flush()
             for sink in self.sinks:
                 sink.flush()
+
+    def _say_where(self, loss: float, step: int, images_per_second: float) -> None:
+        """Print where the run is, if there is no bar to show it and the last such line is a minute ago."""
+        if self.bar.disable and self._pace.due(step):
+            speed, left = f"{images_per_second:,.0f} images/s", self._pace.left(step)
+            self.say(f"step {step:,} of {self._pace.total:,}  loss {loss:.2f}, {speed}, {left}")
 
     def _record(self, row: dict[str, Any], tags: dict[str, str]) -> None:
         """Add a row to metrics.jsonl, and of each key that has a tag a point to its curve."""

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from vae.bars import following
 from vae.data import randomness
 from vae.evaluation import evaluating
 from vae.model import VAE
@@ -65,7 +65,7 @@ def impute(
     start = torch.where(missing, mean_image.to(x), x)
     filled, total, counted = start, torch.zeros_like(x), 0
     with evaluating(model):
-        for sweep in tqdm(range(sweeps), desc="imputing", unit="sweep", disable=None, leave=False):
+        for sweep in following(range(sweeps), "imputing", "sweep"):
             noise = x.new_zeros(len(x), model.noise_dim)
             if draw:
                 noise = randomness.normal(len(x), model.noise_dim, seed, "impute", sweep).to(x)

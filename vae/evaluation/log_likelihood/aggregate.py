@@ -103,7 +103,7 @@ def _log_aggregate(
     """Return log q(z), (M,), float64, for this rank's z (M, D) (all ranks); no rank has more than `longest`."""
     log_sum = z.new_full((len(z),), -math.inf, dtype=torch.float64)
     batch = None
-    with progress.stage("q(z)", len(z) * len(part), "pairs"):
+    with progress.stage("q(z)", len(z) * len(part), "pair"):
         for columns in chunks(slice(0, len(part))):
             q = model.encode(images_of(model, part, columns), labels_for(model, part, columns))
             batch = batch or largest_batch(accelerator, _densities(q), few=2)

@@ -69,7 +69,7 @@ def estimate(
         draws = samples // times  # made for each image
         images_a_pass, draws_a_pass = min(max(1, at_once // draws), longest), min(at_once, draws)
         found = []
-        with progress.stage("log p(x)", (mine.stop - mine.start) * samples, "draws"):
+        with progress.stage("log p(x)", (mine.stop - mine.start) * samples, "draw"):
             for first in range(mine.start, mine.start + longest, images_a_pass):  # as many passes on each rank
                 rows = range(first, min(first + images_a_pass, mine.stop))
                 block = _Block(model, part, rows, seed, split, pool)

@@ -2,12 +2,11 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import torch
 from accelerate import Accelerator
-from tqdm import tqdm
 
+from vae.bars import Bar
 from vae.distributed.signals import StopRequest
 from vae.distributed.stopping import StopVote
 from vae.distributed.watchdog import Watchdog
@@ -33,19 +32,14 @@ class Progress:
     def __init__(self, accelerator: Accelerator, request: StopRequest, watchdog: Watchdog | None = None):
         self._shown, self._device, self._watchdog = accelerator.is_main_process, accelerator.device, watchdog
         self._vote, self._step = StopVote(accelerator, request), 0
-        self._bar: tqdm | None = None
+        self._bar: Bar | None = None
         self._before: torch.cuda.Event | None = None
 
     @contextlib.contextmanager
     def stage(self, what: str, total: int, unit: str) -> Iterator[None]:
         """Show a bar named `what` meanwhile, for `total` units of this rank's work."""
-        look: dict[str, Any] = {"desc": what, "unit": f" {unit}", "unit_scale": True}
-        disabled = None if self._shown else True  # None: where stderr is no terminal
-        self._bar = tqdm(total=total, dynamic_ncols=True, leave=False, disable=disabled, **look)
-        try:
+        with Bar(what, total, unit, shown=self._shown, unit_scale=True) as self._bar:
             yield
-        finally:
-            self._bar.close()
 
     def advance(self, units: int) -> None:
         """Advance the bar by `units` (all ranks); raises `Stopped` on all ranks if a signal has reached one."""
@@ -60,4 +54,4 @@ class Progress:
             self._before.record()
         if signum := self._vote(self._step):
             raise Stopped(signum, "stopped before the evaluation was complete; nothing of it is kept")
-        self._bar.update(units)
+        self._bar.advance(units)

@@ -3,8 +3,8 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from vae.bars import Bar
 from vae.data import randomness
 from vae.data.batches import to_unit_interval
 from vae.data.dataset import Split
@@ -60,7 +60,7 @@ def train(part: Split, classes: int, *, seed: int, epochs: int = EPOCHS) -> Clas
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=LEARNING_RATE)
     steps = epochs * -(-len(part) // BATCH)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
-    with tqdm(total=steps, desc="training the classifier", unit="step", disable=None, leave=False) as bar:
+    with Bar("training the classifier", steps, "step") as bar:
         for epoch in range(epochs):
             for rows in randomness.permutation(len(part), seed, "classifier/order", epoch).split(BATCH):
                 logits = classifier(to_unit_interval(part.images[rows], torch.float32))
@@ -68,7 +68,7 @@ def train(part: Split, classes: int, *, seed: int, epochs: int = EPOCHS) -> Clas
                 F.cross_entropy(logits, part.labels[rows]).backward()
                 optimizer.step()
                 schedule.step()
-                bar.update()
+                bar.advance()
     return classifier.eval()
 
 
