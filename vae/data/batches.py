@@ -5,15 +5,19 @@ last one is shorter, and each rank takes its slice of it. Any world size sees th
 """
 
 import math
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from vae.data import randomness
+
+Made = TypeVar("Made")
 
 NUMBERS_AT_ONCE = 2**24  # of noise, 64 MiB: an epoch's for most models, not for 50 draws of 50 latents each
 
@@ -93,6 +97,24 @@ def staged(numbers: np.ndarray, device: torch.device, dtype: torch.dtype | None 
     return copy
 
 
+class Ahead(Generic[Made]):
+    """A function of the epoch; that of the next epoch is computed meanwhile, by a thread.
+
+    Args:
+        thread: computes ahead.
+        function: of the epoch.
+    """
+
+    def __init__(self, thread: ThreadPoolExecutor, function: Callable[[int], Made]):
+        self._thread, self._function = thread, function
+        self._next: tuple[int, Future[Made]] | None = None
+
+    def __call__(self, epoch: int) -> Made:
+        """Return the value of an epoch: at once where the epoch before was asked for last."""
+        ready, self._next = self._next, (epoch + 1, self._thread.submit(self._function, epoch + 1))
+        return ready[1].result() if ready and ready[0] == epoch else self._function(epoch)
+
+
 class TrainingBatches:
     """`batches(step)` is this rank's part of the global batch of that step, a pure function of seed and step.
 
@@ -133,11 +155,11 @@ class TrainingBatches:
         self.steps_per_epoch = math.ceil(len(images) / batch_size)
         self.rows = math.ceil(batch_size / world_size)  # the most examples that a batch of ours has
         self._epoch = -1
-        self._thresholds: tuple[int, Future[Tensor]] | None = None
         begin = None
         if images.is_cuda:  # a thread's own device is the machine's first, which may be another rank's
             begin = partial(torch.cuda.set_device, images.device)
         self.ahead = ThreadPoolExecutor(1, thread_name_prefix="batches", initializer=begin)
+        self._thresholds = Ahead(self.ahead, self._draw_thresholds)
         numbers = max(1, math.prod(self.noise_shape))
         self._block = max(1, NUMBERS_AT_ONCE // numbers)  # positions whose noise is drawn at once
 
@@ -158,9 +180,7 @@ class TrainingBatches:
         """
         if not self.dynamic:
             return self.images
-        ready, self._thresholds = self._thresholds, (epoch + 1, self.ahead.submit(self._draw_thresholds, epoch + 1))
-        drawn = ready[1].result() if ready and ready[0] == epoch else self._draw_thresholds(epoch)
-        return randomness.above(drawn.to(self.images.device, non_blocking=True), self.images)
+        return randomness.above(self._thresholds(epoch).to(self.images.device, non_blocking=True), self.images)
 
     def table(self, epoch: int) -> EpochTable:
         """Return all batches of an epoch at once, on the CPU; `index` is into `pixels(epoch)`.

@@ -9,14 +9,13 @@ inside a graph is seen by no watchdog of NCCL's, and hangs across nodes with som
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vae.data.batches import staged
+from vae.data.batches import Ahead, staged
 from vae.engine.base import Engine
 from vae.engine.compiler import EngineError, compiled, together
 from vae.engine.local_gradients import Measured, local_gradients
@@ -156,11 +155,12 @@ class Static(Engine):
     _graphs: list[torch.cuda.CUDAGraph] = field(init=False, default_factory=list)
     _epoch: int = field(init=False, default=-1)
     _next: int = field(init=False, default=-1)
-    _rows: tuple[int, Future[list[Tensor]]] | None = field(init=False, default=None)
+    _rows: Ahead[list[Tensor]] = field(init=False)
 
     def __post_init__(self) -> None:
         self._step = StaticStep(self, self.model)
         self._calls = {1: self._step}
+        self._rows = Ahead(self.batches.ahead, self._step.rows)
 
     def prepare(self) -> None:
         """Compile the step, and capture it where it is to be (all ranks); weights and sums stay as they are.
@@ -207,15 +207,10 @@ class Static(Engine):
         """Have the device ready to make `step` next."""
         epoch, position = divmod(step, self.batches.steps_per_epoch)
         if epoch != self._epoch:
-            self._step.load(epoch, self._take_rows(epoch))
+            self._step.load(epoch, self._rows(epoch))
             self._epoch = epoch
         if step != self._next or position == 0:
             self._step.seek(position, step)
-
-    def _take_rows(self, epoch: int) -> list[Tensor]:
-        """Return an epoch's rows, and have the next ones prepared meanwhile."""
-        ready, self._rows = self._rows, (epoch + 1, self.batches.ahead.submit(self._step.rows, epoch + 1))
-        return ready[1].result() if ready and ready[0] == epoch else self._step.rows(epoch)
 
     def _compile(self) -> None:
         """Compile the halves of the step, and compare the gradients (all ranks)."""

@@ -50,7 +50,7 @@ class Update(ABC):
     """
 
     def __init__(self, parameters: Sequence[Tensor], max_grad_norm: float | None, settings: Settings):
-        self.parameters, self.settings = list(parameters), settings
+        self.parameters, self.settings, self.groups = list(parameters), settings, settings.groups()
         self.max_grad_norm = math.inf if max_grad_norm is None else max_grad_norm
         self.grad_norm = parameters[0].new_zeros(())
 
@@ -132,7 +132,7 @@ class CompilableAdamW(AdamW):
         beta1, beta2 = self.settings.betas
         step = self._step.add_(~skip).double()
         corrected = [1 / self._scale(), lr / (1 - beta1**step), 1 / (1 - beta2**step).sqrt()]
-        numbers = [*corrected, *[1 - lr * decay for decay in self.settings.groups()]]
+        numbers = [*corrected, *[1 - lr * decay for decay in self.groups]]
         # stacked they lie in memory; else a compiler would put their computation into the loops over the weights
         return skip, *torch.stack([n.to(self.grad_norm.dtype) for n in numbers]).unbind()
 
@@ -141,7 +141,7 @@ class CompilableAdamW(AdamW):
         """Update the weights, unless the step is skipped."""
         beta1, beta2 = self.settings.betas
         skip, factor, size, correction, *shares = numbers
-        kept = dict(zip(self.settings.groups(), shares, strict=True))
+        kept = dict(zip(self.groups, shares, strict=True))
         rows = zip(self.parameters, gradients, self._mean, self._square, self.settings.weight_decay, strict=True)
         for weight, gradient, mean, square, decay in rows:
             clipped = gradient * factor
@@ -181,7 +181,7 @@ class FusedAdamW(AdamW):
         found_inf, scale, lr = numbers
         beta1, beta2 = self.settings.betas
         lists = (self.parameters, gradients, self._mean, self._square)
-        for decay, places in self.settings.groups().items():
+        for decay, places in self.groups.items():
             weights, own, means, squares = ([tensors[place] for place in places] for tensors in lists)
             fused_adamw(
                 weights, own, means, squares, [], [self._step] * len(places),
@@ -207,9 +207,9 @@ class LossScaledAdamW(Update):
     ):
         super().__init__(parameters, max_grad_norm, settings)
         self.accelerator = accelerator
-        groups = settings.groups()
-        self._places = [place for places in groups.values() for place in places]  # torch counts group after group
-        own = [{"params": [parameters[i] for i in places], "weight_decay": decay} for decay, places in groups.items()]
+        groups = self.groups.items()
+        self._places = [place for _, places in groups for place in places]  # torch counts group after group
+        own = [{"params": [parameters[i] for i in places], "weight_decay": decay} for decay, places in groups]
         self.optimizer = accelerator.prepare(torch.optim.AdamW(own, betas=settings.betas, eps=settings.eps, fused=True))
 
     def clip(self, gradients: Sequence[Tensor]) -> Tensor:
