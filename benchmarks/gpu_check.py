@@ -56,7 +56,7 @@ PART = harness.ROOT / "benchmarks" / "gpu_parts.py"
 
 @dataclass
 class Outcome:
-    """How a part went.
+    """The end of a part.
 
     Attributes:
         name: of the part.
@@ -182,7 +182,7 @@ def cells(line: Line, outcome: Outcome, *, quick: bool) -> list[str]:
 
 
 def prediction_cells(line: Line, values: Sequence[float]) -> list[str]:
-    """Return what was predicted, whether it was right, and where it came from."""
+    """Return three cells: the prediction, the verdict on it, and its origin."""
     if line.prediction is None:
         return ["", "", ""]
     low, high = number(line.prediction.low), number(line.prediction.high)

@@ -41,25 +41,25 @@ class Line:
     law: bool = False
 
     def met(self, values: Sequence[float]) -> bool | None:
-        """Return whether the promise is kept; None: nothing is promised, or nothing was measured."""
+        """Return true if the promise is kept; None: nothing is promised, or nothing was measured."""
         return None if self.bound is None else Target(self.what, self.at_least, self.bound, values).met
 
     @property
     def prediction(self) -> "Prediction | None":
-        """What was predicted, if anything was."""
+        """The prediction, if there is one."""
         return PREDICTIONS.get((self.part, self.key))
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The lowest and the highest value that a line was expected to have, and where that came from."""
+    """The lowest and the highest value that a line was expected to have, with their origin."""
 
     low: float
     high: float
     origin: str
 
     def right(self, values: Sequence[float]) -> bool | None:
-        """Return whether the median of some values is within; None: nothing was measured."""
+        """Return true if the median of some values is within; None: nothing was measured."""
         return self.low <= median(values) <= self.high if values else None
 
 

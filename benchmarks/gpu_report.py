@@ -14,7 +14,7 @@ class NotRun(Exception):  # noqa: N818
 
 @dataclass(frozen=True)
 class Report:
-    """Where the numbers of a part go, each as soon as it is known: a part that is stopped leaves what it has.
+    """A file for the numbers of a part, each as soon as it is known: a part that is stopped leaves those it has.
 
     Attributes:
         file: gets a line for each.
@@ -31,7 +31,7 @@ class Report:
 
 
 def read(file: Path) -> dict[str, dict[str, Any]]:
-    """Return what a part has reported, by the key of a line."""
+    """Return the numbers that a part has reported, by the key of a line."""
     if not file.exists():
         return {}
     return {one.pop("key"): one for one in map(json.loads, file.read_text().splitlines())}
