@@ -70,19 +70,7 @@ def make_accelerator(
     announced, here = _check_launcher(environment), _processes_here(environment)
     if not _certainly_alone(environment):  # before there is a process group, which it would hold: see leave
         importlib.import_module("torch.distributed.nn.functional")
-    has_cuda = torch.cuda.is_available()
-    if device == "cuda" and not has_cuda:
-        raise InputError("train.device = 'cuda': this machine has no CUDA device; use auto or cpu")
-    launched_on_cpu = accelerate_settings.wants_cpu(environment)
-    if device == "cuda" and launched_on_cpu:  # Accelerate would take the CPU, without a word
-        problem = f"the launcher asks for the CPU ({accelerate_settings.CPU})"
-        raise InputError(f"train.device = 'cuda': {problem}; launch without --cpu, or leave train.device alone")
-    use_cpu = device == "cpu" or not has_cuda or launched_on_cpu
-    if mixed_precision == "fp16" and use_cpu:
-        source = accelerate_settings.naming_launcher(environment, "fp16")
-        raise InputError(f"train.precision = 'fp16': needs a CUDA device; use bf16 or fp32 on a CPU{source}")
-    if not use_cpu:
-        _check_devices(device, torch.cuda.device_count(), here, environment)
+    use_cpu = _runs_on_cpu(device, mixed_precision, here, environment)
     set_products(tf32=tf32)
     for beginning, kind in NOT_FOR_USERS:
         warnings.filterwarnings("ignore", re.escape(beginning), kind)
@@ -99,6 +87,24 @@ def make_accelerator(
     if accelerator.num_processes != announced:  # each process would believe to be alone and write the same files
         raise InputError(f"WORLD_SIZE = {announced}: but {accelerator.num_processes} came together; {_HOW_TO_LAUNCH}")
     return accelerator
+
+
+def _runs_on_cpu(device: str, mixed_precision: str, here: int, environment: Mapping[str, str]) -> bool:
+    """Return whether the CPU is the device; refuses a CUDA device that is not there, and fp16 without one."""
+    has_cuda = torch.cuda.is_available()
+    if device == "cuda" and not has_cuda:
+        raise InputError("train.device = 'cuda': this machine has no CUDA device; use auto or cpu")
+    launched_on_cpu = accelerate_settings.wants_cpu(environment)
+    if device == "cuda" and launched_on_cpu:  # Accelerate would take the CPU, without a word
+        problem = f"the launcher asks for the CPU ({accelerate_settings.CPU})"
+        raise InputError(f"train.device = 'cuda': {problem}; launch without --cpu, or leave train.device alone")
+    use_cpu = device == "cpu" or not has_cuda or launched_on_cpu
+    if mixed_precision == "fp16" and use_cpu:
+        source = accelerate_settings.naming_launcher(environment, "fp16")
+        raise InputError(f"train.precision = 'fp16': needs a CUDA device; use bf16 or fp32 on a CPU{source}")
+    if not use_cpu:
+        _check_devices(device, torch.cuda.device_count(), here, environment)
+    return use_cpu
 
 
 def set_products(*, tf32: bool) -> None:
