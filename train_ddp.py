@@ -86,6 +86,7 @@ def train(job: Job) -> None:
     say(plan.building(), end="")
     engine = assemble.build_engine(config, accelerator, vae, objective, batches)  # all ranks: DDP's broadcast
     state = resume(start.checkpoint, vae, engine, total_steps=total_steps, fingerprint=data.fingerprint)
+    model, raw = engine.models(vae)  # the one reported: vae, or with averaged weights; then vae has the raw ones
     launch.on_main(accelerator, lambda: run.record(config, start, state.step, world_size))  # all ranks: broadcast
 
     # Train.
@@ -101,7 +102,7 @@ def train(job: Job) -> None:
     vote = StopVote(accelerator, STOP, saver.wanted)
     recorder = Recorder(accelerator, config, data, vae, engine, state, tracker, watch)
     with closing(engine), tracker, saying_how_to_go_on(folder, config), watchdog.guarding():
-        while state.step < total_steps:
+        while state.step < total_steps and not state.is_out_of_patience(config.train.patience):
             # Stop where a signal asked for it.
             if signum := vote(state.step):  # all ranks: gather, about once a second
                 saver.finish(state)  # all ranks: gather, broadcast
@@ -136,13 +137,15 @@ def train(job: Job) -> None:
 
         # Write the results.
         profiler.close()
+        if state.step < total_steps:
+            tracker.say(plan.early_end(state))
         saver.finish(state)  # all ranks: gather, broadcast
         watchdog.dismiss()
         place = {"world_size": world_size, "device": device.type, "engine": engine.name}
         costs = {"checkpoints": saver.costs(), "startup_seconds": startup_seconds}
         summary = summarise(config, state, vae, data, epochs=batches.progress(state.step), **place, **costs)
-        draw = partial(draw_figures, folder, vae, data, seed=config.run.seed, before_each=STOP.obey)
-        finish = partial(write_results, folder, config, summary, vae, data, tracker, draw)
+        draw = partial(draw_figures, folder, model, data, seed=config.run.seed, before_each=STOP.obey)
+        finish = partial(write_results, folder, config, summary, model, raw, data, tracker, draw)
         launch.on_main(accelerator, finish, watchdog.wait_for_main)  # all ranks: broadcast, for which the others wait
     accelerator.wait_for_everyone()  # all ranks: barrier
     run.release()

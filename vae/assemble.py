@@ -15,6 +15,7 @@ from vae.data.batches import TrainingBatches, count_steps
 from vae.data.dataset import DataSet
 from vae.data.sources import load
 from vae.engine import Engine
+from vae.engine.average import Average
 from vae.engine.choice import Choice, choose
 from vae.engine.compiler import EngineError
 from vae.engine.eager import Eager
@@ -45,11 +46,21 @@ def build_data(config: Config, draw: int | None = None) -> DataSet:
         draw: the seed of the 0/1 pixels; None: run.seed.
     """
     data = load(config.data.name, config.data.root).hold_out(config.data.val_size)
+    _check_validation(config, data)
     if config.data.labelled:
         data = data.hide_labels(config.data.labelled, config.data.repeat_labelled, config.run.seed)
     if config.data.binarize == "none":
         return data
     return data.binarize_evaluation(config.run.seed if draw is None else draw)
+
+
+def _check_validation(config: Config, data: DataSet) -> None:
+    """Raise `InputError` if a run is to end by a validation loss without validation data."""
+    if config.train.patience and data.val is None:
+        raise InputError(
+            f"train.patience = {config.train.patience}: ends a run by its validation loss, and data.val_size = 0 holds "
+            f"out nothing; set data.val_size={max(1, len(data.train) // 10)}, or patience=0"
+        )
 
 
 def build_model(
@@ -105,6 +116,11 @@ def build_update(config: Config, accelerator: Accelerator, model: VAE, engine: s
     slow = accelerator.device.type == "cpu" or parameters[0].dtype == torch.float64
     kind = CompilableAdamW if engine != "eager" and slow else FusedAdamW
     return kind(parameters, optim.max_grad_norm, settings)
+
+
+def build_average(config: Config, model: VAE) -> Average | None:
+    """Return the average of the weights of a model that is on the device, with the same weights on all ranks."""
+    return Average(model, decay=config.optim.ema) if config.optim.ema else None
 
 
 def build_learning_rate(config: Config) -> Callable[[float], float]:
@@ -197,6 +213,7 @@ def _build_static(
         update=build_update(config, accelerator, vae, choice.name),
         ledger=_build_ledger(config, accelerator, objective),
         learning_rate=build_learning_rate(config),
+        average=build_average(config, vae),
         model=vae,
         captured=choice.name == "graph",
         compiles=choice.compiles,
@@ -209,6 +226,7 @@ def _build_eager(
     config: Config, accelerator: Accelerator, vae: VAE, objective: Objective, batches: TrainingBatches, why: str
 ) -> Eager:
     observer = vae.posterior if isinstance(vae.posterior, Observer) else None
+    gradients = _build_gradients(config, accelerator, vae, objective, batches, observer)
     return Eager(
         name="eager",
         why=why,
@@ -218,7 +236,8 @@ def _build_eager(
         update=build_update(config, accelerator, vae, "eager"),
         ledger=_build_ledger(config, accelerator, objective),
         learning_rate=build_learning_rate(config),
-        gradients=_build_gradients(config, accelerator, vae, objective, batches, observer),
+        average=build_average(config, vae),
+        gradients=gradients,
         observation=None if observer is None else Observation(observer, accelerator, batches),
     )
 

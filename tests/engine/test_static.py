@@ -52,7 +52,8 @@ def build(*settings: str, device: str = "cpu") -> tuple[Engine, Static]:
     update = assemble.build_update(config, accelerator, vae, "compile")
     ledger = Ledger(accelerator, skip_nonfinite=False)
     parts = (accelerator, batches, objective, update, ledger, eager.learning_rate)
-    static = Static("", "", *parts, vae, captured=device == "cuda")
+    average = assemble.build_average(config, vae)
+    static = Static("", "", *parts, vae, captured=device == "cuda", average=average)
     static.prepare()
     return eager, static
 
@@ -72,7 +73,9 @@ def run(engine: Engine, steps: int, first: int = 0) -> list[int]:
 
 
 def largest_difference(one: Engine, other: Engine) -> float:
-    pairs = zip(one.update.parameters, other.update.parameters, strict=True)
+    """Return by how much the weights differ at most, those of averages among them."""
+    tensors = ([*e.update.parameters, *(() if e.average is None else e.average.tensors())] for e in (one, other))
+    pairs = zip(*tensors, strict=True)
     return max((a - b).abs().max().item() for a, b in pairs)
 
 
@@ -81,8 +84,9 @@ def largest_difference(one: Engine, other: Engine) -> float:
     [("fp64", 1e-12, "none"), ("fp64", 1e-12, "dynamic"), ("fp32", 1e-5, "none"), ("bf16", 1e-2, "none")],
 )
 def test_forty_whole_steps_are_forty_eager_ones(precision: str, tolerance: float, binarize: str) -> None:
-    """Compiled, six steps an epoch, the last of three examples."""
-    eager, whole = build(f"train.precision={precision}", f"data.binarize={binarize}")
+    """Compiled, six steps an epoch, the last of three examples; averages of the weights too."""
+    averaging = [] if binarize == "dynamic" else ["optim.ema=0.9"]
+    eager, whole = build(f"train.precision={precision}", f"data.binarize={binarize}", *averaging)
     assert run(eager, 40) == run(whole, 40) == [1] * 40
     assert largest_difference(eager, whole) < tolerance
     expected, found = eager.drain(), whole.drain()
@@ -209,7 +213,7 @@ def test_a_fault_in_a_replay_names_its_step_and_leaves_the_weights_alone() -> No
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp64", 1e-12), ("fp32", 1e-4), ("bf16", 1e-2)])
 def test_forty_replayed_steps_are_forty_eager_ones(precision: str, tolerance: float) -> None:
     """In float64 the law; in float32 AdamW makes steps of lr out of the last bits of exp where a gradient is near 0."""
-    eager, graph = build(f"train.precision={precision}", device="cuda")
+    eager, graph = build(f"train.precision={precision}", "optim.ema=0.9", device="cuda")
     assert "not compiled" not in graph.why
     run(eager, 40)
     run(graph, 40)
@@ -221,7 +225,7 @@ def test_forty_replayed_steps_are_forty_eager_ones(precision: str, tolerance: fl
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp64"])
 @pytest.mark.parametrize("which", [0, 1])
 def test_nothing_is_read_back_from_the_device_in_fifty_steps(precision: str, which: int) -> None:
-    engine = build(f"train.precision={precision}", device="cuda")[which]
+    engine = build(f"train.precision={precision}", "optim.ema=0.9", device="cuda")[which]
     assert "not compiled" not in engine.why
     run(engine, 6)
     torch.cuda.set_sync_debug_mode("error")

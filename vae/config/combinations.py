@@ -1,4 +1,4 @@
-"""Settings that are right one by one and mean nothing together: rules of the pieces, of hidden labels and of TF32."""
+"""Settings that are right one by one and mean nothing together: rules of the pieces, and of a few plain keys."""
 
 from collections.abc import Iterator
 
@@ -13,6 +13,7 @@ def conflicts(config: Config) -> Iterator[str]:
         yield from piece.conflicts(config)
     yield from _hidden_labels(config)
     yield from _tf32(config)
+    yield from _patience(config)
 
 
 def chosen_pieces(config: Config) -> Iterator[type[Piece]]:
@@ -52,4 +53,13 @@ def _tf32(config: Config) -> Iterator[str]:
         yield (
             f"train.tf32 = true: rounds the products of train.precision = 'fp32', not those of {precision!r}; "
             "set precision=fp32, or tf32=false"
+        )
+
+
+def _patience(config: Config) -> Iterator[str]:
+    """Yield a line if a run is to end early by evaluations that are not made."""
+    if config.train.patience and not config.train.eval_every:
+        yield (
+            f"train.patience = {config.train.patience}: ends a run by its evaluations, and train.eval_every = 0 makes "
+            "one at the end alone; set train.eval_every=1, or patience=0"
         )

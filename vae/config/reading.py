@@ -67,11 +67,13 @@ def warnings(config: Config, epochs: float) -> list[str]:
         "optim.lr_schedule": ScheduleSpec.build(config.optim.lr_schedule).ends_at,
         "optim.lr_scaling_epochs": 0.0 if config.optim.lr_scaling == "none" else config.optim.lr_scaling_epochs,
     }
+    settled, patience = max((schedule.ends_at for schedule in schedules.values()), default=0.0), config.train.patience
+    futile = f"train.patience = {patience}: never ends a run of {epochs:g} epochs; it counts from epoch {settled:g} on"
     return [
         f"{key}: the schedule lasts {end:g} epochs, longer than the run ({epochs:g} epochs)"
         for key, end in ends.items()
         if end > epochs
-    ]
+    ] + [futile] * (0 < patience >= epochs - settled)
 
 
 def differences(old: Config, new: Config) -> tuple[list[str], list[str]]:

@@ -26,6 +26,10 @@ def _each_once(specs: list[Spec]) -> list[Spec]:
     return specs
 
 
+def _zero_for_none(value: Any) -> Any:
+    return 0.0 if value is None else value
+
+
 def _steps_or_epoch(value: Any) -> Any:
     if value != "epoch" and not (type(value) is int and value >= 0):
         raise SpecError([("", f" = {value!r}: must be a number of steps, 0 or more, or epoch")])
@@ -153,6 +157,13 @@ class OptimConfig(Section):
     max_grad_norm: float | None = Field(
         default=1.0, gt=0, description="the global gradient is clipped to this norm; null: never"
     )
+    ema: Annotated[float, BeforeValidator(_zero_for_none)] = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="decay a step of the exponential moving average of the weights, e.g. 0.999, which is then what is "
+        "evaluated, reported and saved as the model, with the raw weights beside it; 0 or null: no average",
+    )
 
 
 class TrainConfig(Section):
@@ -188,6 +199,12 @@ class TrainConfig(Section):
     checkpoint_every: Annotated[int | Literal["epoch"], BeforeValidator(_steps_or_epoch)] = Field(
         default=0,
         description="steps between two checkpoints; epoch: one each epoch; 0: after an epoch, one in 30 seconds",
+    )
+    patience: int = Field(
+        default=0,
+        ge=0,
+        description="epochs without a lower validation loss after which the run ends early, counted once the "
+        "objective's schedules have ended; 0: never",
     )
     min_active: float = Field(
         default=0.1,
@@ -234,7 +251,8 @@ class Config(Section):
 HARMLESS = {
     "run.name", "run.dir", "run.figures", "run.trackers", "data.root", "train.epochs", "train.max_steps",
     "train.engine", "train.device", "train.threads", "train.log_every", "train.eval_every", "train.checkpoint_every",
+    "train.patience",
     "train.min_active", "train.on_nonfinite", "train.timeout", "train.profile",
 }  # fmt: skip
 # Of these, keys in which runs may differ and be of one setting still; how long a run trains belongs to its setting.
-NOT_A_SETTING = HARMLESS - {"train.epochs", "train.max_steps"}
+NOT_A_SETTING = HARMLESS - {"train.epochs", "train.max_steps", "train.patience"}

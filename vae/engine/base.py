@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -10,8 +10,10 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from vae.data.batches import TrainingBatches
+from vae.engine.average import Average
 from vae.engine.ledger import Interval, Ledger
 from vae.engine.update import Update
+from vae.model import VAE
 from vae.objectives import Objective
 
 
@@ -28,6 +30,7 @@ class Engine(ABC):
         update: the optimiser update.
         ledger: the measurements.
         learning_rate: its value at a progress in epochs.
+        average: of the weights, if one is kept.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Engine(ABC):
     update: Update
     ledger: Ledger
     learning_rate: Callable[[float], float]
+    average: Average | None = field(default=None, kw_only=True)
 
     @abstractmethod
     def advance(self, step: int, until: int) -> int:
@@ -47,6 +51,14 @@ class Engine(ABC):
             step: updates made before.
             until: as many updates may be made by the end of the call; more than `step`.
         """
+
+    def models(self, trained: VAE) -> tuple[VAE, VAE | None]:
+        """Return the model that is reported, evaluated and saved, and the one as trained if that is another.
+
+        Args:
+            trained: the unwrapped model that the engine trains; with an average, the average is reported.
+        """
+        return (trained, None) if self.average is None else (self.average.model, trained)
 
     def close(self) -> None:
         """Let go of what outlives a step; the engine is of no use afterwards."""

@@ -36,5 +36,7 @@ class Eager(Engine):
         (gradients, nats), seen = self.gradients(batch, self.objective.at(progress))
         skip = self.ledger.record(nats, batch.count, self.update.clip(gradients), step)
         self.update(gradients, skip, self.learning_rate(progress))
+        if self.average is not None:
+            self.average.follow(self.average.share(skip, step))
         if self.observation is not None:
             self.observation(seen, batch, step, skip)

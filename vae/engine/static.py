@@ -108,17 +108,20 @@ class StaticStep:
 
     def _finish(self, gradients: Sequence[Tensor], nats: Tensor) -> None:
         """Record and update, with the gradients of all ranks together."""
-        numbers = self.settle(gradients, nats)
+        numbers, share = self.settle(gradients, nats)
         self.engine.update.apply(self._of_each(gradients), numbers)
+        if self.engine.average is not None and share is not None:
+            self.engine.average.follow(share)
 
-    def _settle(self, gradients: Sequence[Tensor], nats: Tensor) -> Numbers:
-        """Record the step; returns the numbers that the update takes."""
-        ledger, update = self.engine.ledger, self.engine.update
+    def _settle(self, gradients: Sequence[Tensor], nats: Tensor) -> tuple[Numbers, Tensor | None]:
+        """Record the step; returns the numbers that the update takes, and the share that the average takes, if any."""
+        ledger, update, average = self.engine.ledger, self.engine.update, self.engine.average
         skip = ledger.record(nats, self._row(self.count), update.clip(gradients), self.step[0])
         numbers = update.prepare(skip, self._row(self.lr))
+        share = None if average is None else average.share(skip, self.step[0])
         self.position += 1
         self.step += 1
-        return numbers
+        return numbers, share
 
     def _of_each(self, gradients: Sequence[Tensor]) -> Sequence[Tensor]:
         """Return the gradient for each weight, laid out in memory as the weight is: the optimizer takes no other."""
@@ -132,6 +135,8 @@ class StaticStep:
     def tensors(self) -> Iterator[Tensor]:
         """Yield every tensor that a step changes."""
         yield from (self.position, self.step, *self.engine.ledger.tensors(), *self.engine.update.tensors())
+        if self.engine.average is not None:
+            yield from self.engine.average.tensors()
 
     def _row(self, table: Tensor) -> Tensor:
         return table.index_select(0, self.position)[0]

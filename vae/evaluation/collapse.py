@@ -22,7 +22,7 @@ class CollapseWatch:
     @classmethod
     def of(cls, objective: Objective, *, min_active: float) -> "CollapseWatch":
         """Return the watch for a model that is trained with this objective."""
-        return cls(min_active, max((each.ends_at for each in objective.schedules.values()), default=0.0))
+        return cls(min_active, objective.settled_at)
 
     def collapsed(self, measures: LatentMeasures, epoch: float) -> bool:
         """Return whether too few dimensions are active, and `epoch` is past the first one and the warm-up."""

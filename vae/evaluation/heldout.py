@@ -76,10 +76,15 @@ class HeldOut:
         self.truth = None if model.classifier is None or part.hides_labels else labels
         self.has_probabilities = has_probabilities(model, part)
 
-    def evaluate(self) -> Evaluation:
-        """Return the means over all images (all ranks); the device is read once."""
-        with evaluating(self.model):
-            own = Tally.merged([self._tally(rows) for rows in chunks(slice(0, len(self.part)), self.model)])
+    def evaluate(self, model: VAE | None = None) -> Evaluation:
+        """Return the means over all images (all ranks); the device is read once.
+
+        Args:
+            model: other weights of the same model; None: the model itself.
+        """
+        model = model or self.model
+        with evaluating(model):
+            own = Tally.merged([self._tally(model, rows) for rows in chunks(slice(0, len(self.part)), model)])
         gathered = self.accelerator.gather(own.packed()[None] * (self.mine > 0))
         assert isinstance(gathered, Tensor)
         tally = Tally.merged([own.unpacked(row) for row in gathered.cpu()])
@@ -88,11 +93,11 @@ class HeldOut:
         latents = tally.measures(divergence)
         return Evaluation(loss, reconstruction, divergence, at_mean_z, self.count, latents, bits, *accuracy)
 
-    def _tally(self, rows: slice) -> Tally:
-        x, labels = images_of(self.model, self.part, rows), labels_for(self.model, self.part, rows)
+    def _tally(self, model: VAE, rows: slice) -> Tally:
+        x, labels = images_of(model, self.part, rows), labels_for(model, self.part, rows)
         with self.accelerator.autocast():
-            output = self.model(x, self.noise[rows], labels)
-            at_mean = _at_mean(self.model, output, x, labels)
+            output = model(x, self.noise[rows], labels)
+            at_mean = _at_mean(model, output, x, labels)
         terms = negative_elbo(output, x)
         values = [terms.loss, terms.reconstruction, terms.kl, -at_mean.log_prob(x)]
         if self.truth is not None and output.labels is not None:

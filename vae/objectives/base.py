@@ -79,6 +79,11 @@ class Objective(Piece, ABC):
                 "take SemiSupervised or ELBO"
             )
 
+    @property
+    def settled_at(self) -> float:
+        """Progress, in epochs, after which none of its numbers changes any more."""
+        return max((schedule.ends_at for schedule in self.schedules.values()), default=0.0)
+
     def at(self, progress: float) -> dict[str, float]:
         """Return the numbers that follow a schedule, at `progress` epochs: the same names at any time."""
         return {name: schedule(progress) for name, schedule in self.schedules.items()}

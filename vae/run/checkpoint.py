@@ -1,7 +1,8 @@
 """Checkpoints that are whole or not there: written aside, synced, sealed by a manifest, renamed; verified when read.
 
 A checkpoint is a folder, e.g. `step-00000469/`. `model.safetensors` and `config.json` hold the model, in the layout of
-`from_pretrained`; `state.pt` holds everything else; `manifest.json` has the size and sha256 of each file.
+`from_pretrained`; `state.pt` holds everything else; `manifest.json` has the size and sha256 of each file. Where the
+weights are averages, `raw/` holds the model with its raw weights, in the same layout.
 """
 
 import hashlib
@@ -23,6 +24,7 @@ from vae.files import PARTIAL, sync
 from vae.model import VAE
 
 MANIFEST, STATE, WEIGHTS, MODEL = "manifest.json", "state.pt", "model.safetensors", "config.json"
+RAW = "raw"  # in a model's folder
 
 
 def name_of(step: int) -> str:
@@ -30,7 +32,9 @@ def name_of(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def save(folder: Path, step: int, model: VAE, state: dict[str, Any], keep: Iterable[str] = ()) -> Path:
+def save(
+    folder: Path, step: int, model: VAE, state: dict[str, Any], keep: Iterable[str] = (), *, raw: VAE | None = None
+) -> Path:
     """Write a checkpoint (main process only) and prune: this one, the one before and those named in `keep` stay.
 
     Args:
@@ -39,6 +43,7 @@ def save(folder: Path, step: int, model: VAE, state: dict[str, Any], keep: Itera
         model: the unwrapped model.
         state: tensors and plain data, which `torch.load(weights_only=True)` can read.
         keep: folder names never pruned, e.g. the best.
+        raw: the model with its raw weights, if those of `model` are averages.
 
     Returns:
         The checkpoint's folder.
@@ -48,12 +53,14 @@ def save(folder: Path, step: int, model: VAE, state: dict[str, Any], keep: Itera
     """
     final, partial = folder / name_of(step), folder / (PARTIAL + name_of(step))
     try:
-        _write_model(partial, model)
+        _write_model(partial, model, raw)
         buffer = io.BytesIO()  # torch.save hides what is wrong with a disk
         torch.save(state, buffer)
         (partial / STATE).write_bytes(buffer.getbuffer())
         files = {
-            file.name: {"bytes": file.stat().st_size, "sha256": sha256_of(file)} for file in sorted(partial.iterdir())
+            file.relative_to(partial).as_posix(): {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
+            for file in sorted(partial.rglob("*"))
+            if file.is_file()
         }
         (partial / MANIFEST).write_text(json.dumps({"step": step, "files": files}, indent=1) + "\n")
         _move_into_place(partial, final)
@@ -64,10 +71,13 @@ def save(folder: Path, step: int, model: VAE, state: dict[str, Any], keep: Itera
     return final
 
 
-def save_model(folder: Path, model: VAE) -> None:
-    """Write `model` for `VAE.from_pretrained(folder)`, in place of the folder's old contents (main process only)."""
+def save_model(folder: Path, model: VAE, raw: VAE | None = None) -> None:
+    """Write `model` for `VAE.from_pretrained(folder)`, in place of the folder's old contents (main process only).
+
+    If the weights of `model` are averages, `raw` has its raw ones; `from_pretrained(folder / RAW)` loads it.
+    """
     partial = folder.with_name(PARTIAL + folder.name)
-    _write_model(partial, model)
+    _write_model(partial, model, raw)
     _move_into_place(partial, folder)
 
 
@@ -138,7 +148,7 @@ def load_weights(path: Path, model: VAE) -> None:
     model.load_state_dict(weights)
 
 
-def _write_model(folder: Path, model: VAE) -> None:
+def _write_model(folder: Path, model: VAE, raw: VAE | None = None) -> None:
     shutil.rmtree(folder, ignore_errors=True)  # left by a crash
     folder.mkdir(parents=True)
     (folder / "README.md").touch()  # else the hub mixin writes its model card
@@ -148,11 +158,13 @@ def _write_model(folder: Path, model: VAE) -> None:
         raise OSError(str(error)) from None
     (folder / "README.md").unlink()
     (folder / WEIGHTS).chmod((folder / MODEL).stat().st_mode)  # safetensors leaves it to the owner alone
+    if raw is not None:
+        _write_model(folder / RAW, raw)
 
 
 def _move_into_place(partial: Path, final: Path) -> None:
     """Sync a finished folder and rename it; a folder that stands in its place is older or damaged."""
-    for path in [*partial.iterdir(), partial]:
+    for path in [*partial.rglob("*"), partial]:
         sync(path)
     aside = final.with_name(f"{PARTIAL}old-{final.name}")
     shutil.rmtree(aside, ignore_errors=True)

@@ -20,6 +20,8 @@ NUMBERS = {  # what a row of each split must hold
     "train": ("epoch", "loss", "reconstruction", "kl", "beta", "grad_norm"),
     "test": ("epoch", "loss", "reconstruction", "kl"),
     "val": ("epoch", "loss", "reconstruction", "kl"),
+    "test_raw": ("epoch", "loss", "reconstruction", "kl"),  # with the raw weights, where those of `test` are averages
+    "val_raw": ("epoch", "loss", "reconstruction", "kl"),
 }
 
 
@@ -58,6 +60,12 @@ def read_summary(path: Path) -> dict[str, Any] | None:
         return None
     except ValueError:
         raise InputError(f"{path}: not valid JSON; delete it to have the end of the run repeated") from None
+
+
+def stopped_early(summary: dict[str, Any], patience: int) -> bool:
+    """Return whether a finished run has ended early, and would not go on with this patience either."""
+    stop = summary.get("stopped_early")
+    return bool(stop and patience and stop["epoch"] - stop["lowest_epoch"] >= patience)
 
 
 def logs_of(folder: Path) -> Path:
@@ -102,7 +110,7 @@ def _parse_row(line: str, where: str) -> dict[str, Any]:
     """Return one row of metrics; an `InputError` begins with `where`, the file and line."""
     row = json.loads(line) if _is_json(line) else None
     if not isinstance(row, dict) or row.get("split") not in NUMBERS:
-        raise InputError(f"{where}: must be a JSON object with split train, test or val; restore or remove the line")
+        raise InputError(f"{where}: must be a JSON object with split {', '.join(NUMBERS)}; restore or remove the line")
     for key in NUMBERS[row["split"]]:
         if not isinstance(row.get(key), (int, float)):
             raise InputError(f"{where}: {key} = {row.get(key)!r}: must be a number; restore or remove the line")

@@ -16,7 +16,7 @@ from vae.engine import NonFiniteError
 from vae.errors import InputError, Stopped
 from vae.files import write_text
 from vae.run import checkpoint
-from vae.run.contents import CHECKPOINTS, CONFIG, LOCK, RUNS, STARTS, SUMMARY, read_summary
+from vae.run.contents import CHECKPOINTS, CONFIG, LOCK, RUNS, STARTS, SUMMARY, read_summary, stopped_early
 from vae.run.versions import versions
 
 SECONDS_OF_A_LOOK = 1.0  # a process that looks for a lock holds the lock for a moment
@@ -120,9 +120,9 @@ class RunFolder:
                 f"--resume must: {self.folder} holds no valid checkpoint; " + "; ".join(notes or ["none yet"])
             )
         summary = read_summary(self.folder / SUMMARY)
-        if not summary or summary.get("steps", 0) < total_steps:
+        if summary and summary.get("steps", 0) < total_steps and not stopped_early(summary, config.train.patience):
             summary = None
-        return Start(newest, summary, notes, harmless)
+        return Start(newest, summary or None, notes, harmless)
 
 
 @contextlib.contextmanager

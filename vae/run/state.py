@@ -24,7 +24,10 @@ class RunState:
         spent: seconds by purpose: logging and checkpoints, which are part of training; evaluation, which is not.
         skipped: updates left out because they were not finite.
         test: the latest evaluation on the test set, and the step it was made at.
+        test_raw: the same with the raw weights, where those of `test` are averages.
         best: the best checkpoint so far, chosen on the validation set: its name, step, epoch and both losses there.
+        lowest: the lowest validation loss since the objective's schedules have ended, and its epoch.
+        waited: epochs from there to the latest evaluation.
         collapsed_since: epoch at which the posterior was first found collapsed; None: the posterior is not collapsed.
     """
 
@@ -34,13 +37,16 @@ class RunState:
     spent: dict[str, float] = field(default_factory=dict)
     skipped: int = 0
     test: dict[str, Any] | None = None
+    test_raw: dict[str, Any] | None = None
     test_step: int = 0
     best: dict[str, Any] | None = None
+    lowest: dict[str, float] | None = None
+    waited: float = 0.0
     collapsed_since: float | None = None
 
-    def note_test(self, numbers: dict[str, Any]) -> None:
-        """Remember the numbers of this step's evaluation on the test set."""
-        self.test, self.test_step = numbers, self.step
+    def note_test(self, numbers: dict[str, Any], raw: dict[str, Any] | None = None) -> None:
+        """Remember the numbers of this step's evaluation on the test set, and those of raw weights."""
+        self.test, self.test_raw, self.test_step = numbers, raw, self.step
 
     def note_best(self, val_loss: float, test_loss: float, epoch: float) -> bool:
         """Remember this step and return True if its validation loss is the lowest so far."""
@@ -50,6 +56,16 @@ class RunState:
         losses = {"val_loss": val_loss, "test_loss": test_loss}
         self.best = {"checkpoint": name, "step": self.step, "epoch": epoch, **losses}
         return True
+
+    def note_settled(self, val_loss: float, epoch: float) -> None:
+        """Remember the validation loss of this step, made after the objective's schedules, if it is the lowest such."""
+        if self.lowest is None or val_loss < self.lowest["val_loss"]:
+            self.lowest = {"val_loss": val_loss, "epoch": epoch}
+        self.waited = epoch - self.lowest["epoch"]
+
+    def is_out_of_patience(self, patience: int) -> bool:
+        """Return whether the validation loss, evaluated at this step, has not improved for so many epochs; 0: never."""
+        return 0 < patience <= self.waited and self.test_step == self.step
 
     @property
     def keep(self) -> list[str]:
@@ -62,8 +78,8 @@ def resume(start: Path | None, vae: VAE, engine: Engine, *, total_steps: int, fi
 
     Args:
         start: the checkpoint's folder; None: the run begins at step 0.
-        vae: the unwrapped model.
-        engine: the engine that goes on.
+        vae: the unwrapped model that is trained.
+        engine: the engine that goes on, with its average of the model, if there is one.
         total_steps, fingerprint: as for `restore`.
 
     Raises:
@@ -71,7 +87,10 @@ def resume(start: Path | None, vae: VAE, engine: Engine, *, total_steps: int, fi
     """
     if start is None:
         return RunState()
-    checkpoint.load_weights(start, vae)
+    model, raw = engine.models(vae)
+    checkpoint.load_weights(start, model)
+    if raw is not None:
+        checkpoint.load_weights(start / checkpoint.RAW, raw)
     state, engine_state = restore(start, total_steps, fingerprint)
     engine.load_state_dict(engine_state)
     return state

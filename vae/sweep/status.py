@@ -24,6 +24,7 @@ from vae.run.contents import (
     last_row,
     logs_of,
     read_summary,
+    stopped_early,
 )
 from vae.sweep.members import Member, Sweep
 
@@ -166,7 +167,9 @@ def _summary(folder: Path, wanted: config.Config) -> dict[str, Any] | None:
 
 
 def _goes_far_enough(summary: dict[str, Any], wanted: config.Config) -> bool:
-    """Return whether a finished run has made all steps of the configuration `wanted`."""
+    """Return whether a finished run has made all steps of the configuration `wanted`, or has ended early by it."""
+    if stopped_early(summary, wanted.train.patience):
+        return True
     if wanted.train.max_steps and summary["steps"] >= wanted.train.max_steps:
         return True
     return summary["epochs"] >= wanted.train.epochs

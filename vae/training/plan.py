@@ -14,6 +14,8 @@ from vae.distributed.launch import precision_warnings
 from vae.engine import Engine
 from vae.engine.choice import Choice
 from vae.model import VAE
+from vae.run.contents import CHECKPOINTS
+from vae.run.state import RunState
 from vae.training.agenda import Agenda
 
 
@@ -53,6 +55,7 @@ class Plan:
         size += f"{agenda.total_steps:,} steps of {config.train.batch_size} images, "
         size += f"{count} process{'es' if count > 1 else ''} on {device} ({threads} threads each)"
         size += f" in {config.train.precision}"
+        size += f", weights averaged (optim.ema = {config.optim.ema:g})" if config.optim.ema else ""
         notes = warnings(config, batches.progress(agenda.total_steps))
         notes += precision_warnings(accelerator.mixed_precision, device, tf32=config.train.tf32)
         return cls(config, folder, size, engine.name, engine.why, notes)
@@ -68,7 +71,9 @@ class Plan:
     def finished(self, summary: dict[str, Any]) -> str:
         """Return the line about a run that was finished before, from its summary."""
         steps, loss = summary["steps"], summary["test"]["loss"]
-        return f"{self.folder} is finished ({steps:,} steps): test loss {loss:.2f} nats. Nothing to do."
+        early = summary.get("stopped_early")
+        how = f"ended early after {early['epoch']:g} epochs, {steps:,} steps" if early else f"{steps:,} steps"
+        return f"{self.folder} is finished ({how}): test loss {loss:.2f} nats. Nothing to do."
 
     def building(self) -> str:
         """Return a line if the engine is one that is compiled or captured, which takes a while."""
@@ -86,6 +91,13 @@ class Plan:
         line += f", from step {step:,}" if step else ""
         changes = "; ".join(changed)
         return line + (f" ({changes})" if changes else "")
+
+    def early_end(self, state: RunState) -> str:
+        """Return the line about a run that ends early."""
+        assert state.best is not None
+        patience, best = self.config.train.patience, f"{CHECKPOINTS}/{state.best['checkpoint']}"
+        line = f"the validation loss has not improved for {state.waited:g} epochs (train.patience = {patience})"
+        return f"{line}: the run ends here, after step {state.step:,}; its best checkpoint is {best}"
 
     def done(self) -> str:
         """Return the line after the last step: what the run's folder holds."""

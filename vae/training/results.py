@@ -71,8 +71,17 @@ def summarise(
         "device_memory_mb": torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else None,
         "versions": versions(),
         "test": {**state.test, "protocol": how},
+        "test_raw": None if state.test_raw is None else {**state.test_raw, "protocol": how},
         "best": state.best,
+        "stopped_early": _early_stop(state, epochs, config.train.patience),
     }
+
+
+def _early_stop(state: RunState, epochs: float, patience: int) -> dict[str, float] | None:
+    """Return the epoch of an early stop, that of the lowest validation loss, and the patience; None: there was none."""
+    if not state.is_out_of_patience(patience):
+        return None
+    return {"epoch": epochs, "lowest_epoch": epochs - state.waited, "patience": patience}
 
 
 def write_results(
@@ -80,6 +89,7 @@ def write_results(
     config: Config,
     summary: dict[str, Any],
     vae: VAE,
+    raw: VAE | None,
     data: DataSet,
     tracker: Tracker,
     draw: Callable[[LatentMeasures], object],
@@ -90,7 +100,8 @@ def write_results(
         folder: of the run.
         config: of the run.
         summary: the contents of summary.json.
-        vae: the unwrapped model.
+        vae: the unwrapped model that is reported.
+        raw: the same with its raw weights, where those of `vae` are averages.
         data: the data it was trained and evaluated on.
         tracker: where settings and results are recorded.
         draw: draws the run's pictures from the measures of its model; raises `Stopped` if a signal has come.
@@ -99,7 +110,7 @@ def write_results(
         SaveError: something could not be written.
     """
     try:
-        checkpoint.save_model(folder / MODEL, vae)
+        checkpoint.save_model(folder / MODEL, vae, raw)
         measures = kept(folder, lambda: measure_latents(vae, data.test, seed=config.run.seed))
         tracker.log_results(summary["test"], measures.active, step=summary["steps"])
         tracker.log_embedding(*embedding(vae, data), step=summary["steps"])

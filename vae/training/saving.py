@@ -52,8 +52,8 @@ class Saver:
     Args:
         accelerator: its main process writes.
         folder: holds all checkpoints of the run.
-        model: the unwrapped model.
-        engine: its state is saved.
+        model: the unwrapped model that is trained.
+        engine: its state is saved, and its average of the model, if there is one.
         tracker: its records are flushed before a checkpoint is written, so that none is ahead of them.
         watch: of the run; training goes on meanwhile, so it is not stopped.
         fingerprint: of the data, saved to recognise them.
@@ -72,7 +72,8 @@ class Saver:
         *,
         step: int,
     ):
-        self.accelerator, self.folder, self.model, self.engine = accelerator, folder, model, engine
+        self.accelerator, self.folder, self.engine = accelerator, folder, engine
+        self._models = [each for each in engine.models(model) if each is not None]
         self.tracker, self.watch, self.fingerprint = tracker, watch, fingerprint
         self._step = step  # that is on the disk, or on its way to it; a new run has nothing to save
         self._due_at = time.perf_counter() + SECONDS_BETWEEN_CHECKPOINTS
@@ -144,7 +145,7 @@ class Saver:
         return {"format": FORMAT, **parts}
 
     def _shot(self, state: RunState, now: dict[str, Any]) -> Shot:
-        snapshot = self._free.pop() if self._free else Snapshot(self.model)
+        snapshot = self._free.pop() if self._free else Snapshot(*self._models)
         snapshot.take(now)
         return Shot(state.step, state.keep, snapshot)
 
@@ -213,4 +214,6 @@ class Saver:
         except NonFiniteError:  # its step was not made; all ranks find that at the next logging point, and end
             return
         self.tracker.flush()
-        checkpoint.save(self.folder, shot.step, shot.snapshot.model, saved | {"engine": engine}, keep=shot.keep)
+        model, *raw = shot.snapshot.models
+        state = saved | {"engine": engine}
+        checkpoint.save(self.folder, shot.step, model, state, keep=shot.keep, raw=next(iter(raw), None))

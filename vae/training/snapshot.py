@@ -11,31 +11,32 @@ from vae.model import VAE
 
 
 class Snapshot:
-    """A copy of a model and of a state in host memory, made without waiting for the device.
+    """A copy of a run's models and of a state in host memory, made without waiting for the device.
 
     `take` queues copies into pinned memory on the stream that trains, so that they lie between two updates; `wait`
     returns when they are made. On a CPU `take` makes them. The memory is allocated once and used again.
 
     Args:
-        model: the unwrapped model; its tensors stay the same ones.
+        models: unwrapped; their tensors stay the same ones, and one that several models share is copied once.
 
     Attributes:
-        model: the copy, on the CPU.
+        models: the copies, on the CPU.
         state: the state that was taken, its tensors on the CPU.
     """
 
-    def __init__(self, model: VAE):
-        here: list[Tensor] = [*model.parameters(), *model.buffers()]
+    def __init__(self, *models: VAE):
+        every: list[Tensor] = [tensor for model in models for tensor in (*model.parameters(), *model.buffers())]
+        here = list({id(tensor): tensor for tensor in every}.values())
         there = [_host_memory(tensor) for tensor in here]
         self._weights = list(zip(here, there, strict=True))
-        self.model = copy.deepcopy(model, {id(tensor): copied for tensor, copied in self._weights})
+        self.models = copy.deepcopy(models, {id(tensor): copied for tensor, copied in self._weights})
         self.state: dict[str, Any] = {}
         self._memory: dict[tuple[Any, ...], Tensor] = {}  # of the tensors in `state`, by the keys that lead there
         self._copied = torch.cuda.Event(blocking=True) if here[0].is_cuda else None
 
     @torch.no_grad()
     def take(self, state: Mapping[str, Any]) -> None:
-        """Copy the model and nested dictionaries of tensors and plain data, as they are when the device comes to it."""
+        """Copy models and nested dictionaries of tensors and plain data, as they are when the device comes to it."""
         for tensor, copied in self._weights:
             copied.copy_(tensor, non_blocking=True)
         self.state = self._taken(state, (), {})

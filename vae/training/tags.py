@@ -41,8 +41,8 @@ class Tags:
         }
 
     def of_evaluation(self, split: str) -> dict[str, str]:
-        """Return the tag of each key of a `test` or `val` row."""
-        part, latents = split.capitalize(), self.latents(split)
+        """Return the tag of each key of a row of an evaluation: of `test`, `val`, `test_raw` or `val_raw`."""
+        part, latents = _camel(split), self.latents(split)
         return {
             **self._of_losses(part),
             "reconstruction_mean_z": f"Loss/{part}/{self.reconstruction}_at_mean_z",
@@ -54,8 +54,8 @@ class Tags:
 
     @staticmethod
     def latents(split: str) -> str:
-        """Return the group of tags on latent dimensions of `test` or `val`."""
-        return "Latents" if split == "test" else f"Latents/{split.capitalize()}"
+        """Return the group of tags on latent dimensions of the rows of `test`, `val`, `test_raw` or `val_raw`."""
+        return "Latents" if split == "test" else f"Latents/{_camel(split)}"
 
     def of_results(self) -> dict[str, str]:
         """Return the tag of each key of summary.json's `test`."""
@@ -65,3 +65,8 @@ class Tags:
     def _of_losses(self, part: str) -> dict[str, str]:
         reconstruction = f"Loss/{part}/{self.reconstruction}"
         return {"loss": f"Loss/{part}", "reconstruction": reconstruction, "kl": f"Loss/{part}/KLD"}
+
+
+def _camel(split: str) -> str:
+    """Return `Test`, `Val`, `TestRaw` or `ValRaw`."""
+    return "".join(word.capitalize() for word in split.split("_"))

@@ -172,7 +172,15 @@ class Tracker:
     def log_evaluation(
         self, split: str, result: Evaluation, *, step: int, epoch: float, beta: float, lr: float, collapsed: bool
     ) -> None:
-        """Record an evaluation; `split` is `test` or `val`, `collapsed` says that too few dimensions are active."""
+        """Record an evaluation.
+
+        Args:
+            split: `test` or `val`; `test_raw` or `val_raw`: with the raw weights, where the model's are averages.
+            result: the evaluation.
+            step, epoch: of the run.
+            beta, lr: of the last update.
+            collapsed: whether too few dimensions are active.
+        """
         if not self.enabled:
             return
         numbers = {key: value for key, value in result.numbers().items() if value is not None}
@@ -187,7 +195,7 @@ class Tracker:
         if finite.size:  # one picture for any number of dimensions
             for sink in self.sinks:
                 sink.histogram(f"{self.tags.latents(split)}/KL", finite, step)
-        self.say(f"epoch {epoch:6.2f}  {split} {describe(result)}")
+        self.say(f"epoch {epoch:6.2f}  {split.replace('_', ' ')} {describe(result)}")
 
     def remark(self, subject: str, sentence: str, step: int) -> None:
         """Warn of something that deserves notice, and record the sentence under its subject, a tag."""
