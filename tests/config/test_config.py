@@ -99,6 +99,10 @@ REFUSED = {
     "optim.betas=[0.9, 1.0]": ["optim.betas.1", "1.0", "less than 1"],
     "optim.betas=[0.9]": ["optim.betas", "2 items"],
     "optim.eps=0": ["optim.eps", "0", "greater than 0"],
+    "optim.ema=1": ["optim.ema", "1", "less than 1"],
+    "optim.ema=-0.1": ["optim.ema", "-0.1", "greater than or equal to 0"],
+    "optim.ema=true": ["optim.ema", "True", "number"],
+    "train.patience=1.5": ["train.patience", "1.5", "integer"],
     "optim.decayed=biases": ["optim.decayed", "biases", "matrices"],
     "train.precision=fp8": ["train.precision", "fp8", "bf16"],
     "data.val_size=-1": ["data.val_size", "-1"],
@@ -164,6 +168,18 @@ def test_a_warm_up_longer_than_training_is_a_warning() -> None:
     ]
     assert config.warnings(loaded, epochs=4)[-1].startswith("optim.lr_scaling_epochs: the schedule lasts 5 epochs")
     assert config.warnings(loaded, epochs=10) == []
+
+
+def test_a_patience_that_cannot_end_a_run_is_a_warning() -> None:
+    loaded = load(None, ["train.patience=5"])
+    assert config.warnings(loaded, epochs=15) == [
+        "train.patience = 5: never ends a run of 15 epochs; it counts from epoch 10 on"
+    ]
+    assert config.warnings(loaded, epochs=16) == []
+
+
+def test_null_is_no_average() -> None:
+    assert load(None, ["optim.ema=null"]) == load()
 
 
 def test_differences_tell_what_changes_a_run_from_what_does_not() -> None:

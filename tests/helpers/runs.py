@@ -27,8 +27,10 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    """Return the weights of a finished run, by name."""
-    return load_file(folder / "model" / "model.safetensors")
+    """Return the weights of a finished run, by name; where they are averages, the raw ones too."""
+    files = {"": folder / "model" / "model.safetensors", "raw ": folder / "model" / "raw" / "model.safetensors"}
+    found = {prefix: load_file(file) for prefix, file in files.items() if file.exists()}
+    return {prefix + name: weight for prefix, weights in found.items() for name, weight in weights.items()}
 
 
 def largest_difference(a: Path, b: Path) -> float:

@@ -390,6 +390,7 @@ def test_a_run_with_other_settings_is_refused_with_the_differences(job: Job, fin
         "train.exact=2",
         "optim.weight_decay=0",
         "optim.max_grad_norm=2.0",
+        "optim.ema=0.9",
     ],
 )
 def test_every_setting_that_changes_a_run_is_refused_for_a_run_that_has_begun(
