@@ -328,8 +328,9 @@ def test_a_disk_that_is_nearly_full(free: int, level: str) -> None:
 
 
 def test_the_space_a_run_takes_is_that_of_three_checkpoints_with_both_moments_and_the_model() -> None:
-    assert storage.needed(1000, keeps_best=False) - storage.LOGS == 3 * 3 * 1000 + 1000
-    assert storage.needed(1000, keeps_best=True) - storage.LOGS == 4 * 3 * 1000 + 1000
+    assert storage.needed(1000, keeps_best=False, averages=False) - storage.LOGS == 3 * 3 * 1000 + 1000
+    assert storage.needed(1000, keeps_best=True, averages=False) - storage.LOGS == 4 * 3 * 1000 + 1000
+    assert storage.needed(1000, keeps_best=True, averages=True) - storage.LOGS == 4 * 4 * 1000 + 2 * 1000
 
 
 def test_minimum_versions_are_those_of_the_package() -> None:

@@ -8,7 +8,7 @@ from tests.helpers import ROOT
 
 PROGRAM = ROOT / "tests/cuda/programs/budget.py"
 # nodes of a step of the default net at batch 128; each costs 1.5 to 2 us on the device, and 1 M images/s are 128 us
-BUDGET = {"bf16": 50, "fp32, conditional": 50}  # 46 and 45 with torch 2.11 and 2.14
+BUDGET = {"bf16": 50, "fp32, conditional, averaged": 51}  # 46 and 45 + 3 with torch 2.11 and 2.14
 
 
 def test_a_compiled_step_has_no_more_nodes_than_its_budget(fake: Fake, tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ def rows(split: str, epochs: list[float]) -> list[dict]:
 TRAIN = rows("train", [0.1 * n for n in range(1, 200)])
 TEST = rows("test", [float(n) for n in range(1, 20)])
 VAL = rows("val", [float(n) for n in range(1, 20)])
+RAW = rows("test_raw", [float(n) for n in range(1, 20)])
 LABELS = torch.arange(300) % 10
 
 DIMENSIONS = np.array([0.001, 2.0, 0.5, 1.5, 0.002, 1.0])
@@ -252,9 +253,9 @@ def points(line: Line2D) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_curves_are_the_rows():
-    figure = figures.loss_curves(TRAIN, TEST + VAL)
+    figure = figures.loss_curves(TRAIN, TEST + RAW + VAL + rows("val_raw", [1.0]))
     for axes, key in zip(figure.axes, ("loss", "reconstruction", "kl"), strict=False):
-        for line, given in zip(axes.lines, (TRAIN, VAL, TEST), strict=True):
+        for line, given in zip(axes.lines, (TRAIN, VAL, RAW, TEST), strict=True):
             epochs, values = points(line)
             assert epochs.tolist() == [row["epoch"] for row in given]
             assert values.tolist() == [row[key] for row in given]

@@ -15,7 +15,7 @@ from accelerate.utils import broadcast_object_list
 from vae.doctor.findings import Context, Finding, failure, ok, warning
 from vae.errors import InputError
 
-COPIES = 3  # of each weight in a checkpoint: itself and AdamW's two moments
+COPIES = 3  # of each weight in a checkpoint: itself and AdamW's two moments; an average is one more
 CHECKPOINTS = 3  # two are kept while a third is written
 LOGS = 64 * 2**20  # bytes: metrics, TensorBoard, figures
 PROBE = ".doctor-"
@@ -47,13 +47,14 @@ def check_space(context: Context) -> Finding | None:
     with contextlib.suppress(InputError):  # the check of the folder has said so
         place = nearest_existing(context.folder)
         weights = sum(p.numel() * p.element_size() for p in context.model.parameters())
-        return judge_space(shutil.disk_usage(place).free, needed(weights, keeps_best=context.config.data.val_size > 0))
+        keeps_best, averages = context.config.data.val_size > 0, context.config.optim.ema > 0
+        return judge_space(shutil.disk_usage(place).free, needed(weights, keeps_best=keeps_best, averages=averages))
     return None
 
 
-def needed(weights: int, *, keeps_best: bool) -> int:
+def needed(weights: int, *, keeps_best: bool, averages: bool) -> int:
     """Return the bytes that a run takes on the disk, from those of its weights."""
-    return (CHECKPOINTS + keeps_best) * COPIES * weights + weights + LOGS
+    return ((CHECKPOINTS + keeps_best) * (COPIES + averages) + 1 + averages) * weights + LOGS
 
 
 def judge_space(free: int, need: int) -> Finding:

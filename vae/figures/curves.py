@@ -24,10 +24,12 @@ LABEL_OF = {
     "train": r"train (loss: reconstruction + $\beta\,$KL)",
     "val": r"validation (loss: −ELBO, $\beta$ = 1)",
     "test": r"test (loss: −ELBO, $\beta$ = 1)",
+    "test_raw": "test, raw weights",
 }
 STYLE_OF: dict[str, dict[str, Any]] = {
     "train": {"color": TRAIN, "linewidth": 1.3},
     "test": {"color": TEST, "linewidth": 1.3, "marker": "o", "markersize": 3},
+    "test_raw": {"color": TEST, "linewidth": 1.0, "linestyle": ":", "marker": "x", "markersize": 3},
     "val": {"color": VAL, "linewidth": 1.3, "marker": "s", "markersize": 2.5, "linestyle": "--"},
 }
 
@@ -39,7 +41,8 @@ def loss_curves(train: Sequence[Row], test: Sequence[Row]) -> Figure:
 
     Args:
         train, test: rows of metrics.jsonl: `split`, `epoch` (epochs seen) and nats per example under `loss`,
-            `reconstruction`, `kl`; training rows also `beta`. Rows of split `val` may be among them.
+            `reconstruction`, `kl`; training rows also `beta`. Rows of split `val` may be among them, and, where weights
+            are averaged, of `test_raw`; those of `val_raw` are not drawn.
     """
     figure, panels = titled_figure("Loss during training", (10, 3.7), columns=3)
     splits = _by_split([*train, *test])
@@ -74,8 +77,8 @@ def gradient_norm(train: Sequence[Row], max_grad_norm: float | None) -> Figure:
 
 
 def _by_split(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Return the rows of each split that has any: train, then val, then test."""
-    found = {split: [row for row in rows if row["split"] == split] for split in ("train", "val", "test")}
+    """Return the rows of each split that is drawn and has any: train, val, test_raw, test."""
+    found = {split: [row for row in rows if row["split"] == split] for split in ("train", "val", "test_raw", "test")}
     return {split: part for split, part in found.items() if part}
 
 

@@ -11,7 +11,8 @@ from vae.report.rendering import sentence
 from vae.run.settings import MISSING, Run, Setting, Spread, duration, number, whole
 
 DRAWN = "0/1, one fixed draw"  # a protocol's pixels
-OPTIONAL = {"log p(x)", "accuracy", "bits per dimension"}  # columns that are left out where no row has a value
+# columns that are left out where no row has a value
+OPTIONAL = {"test loss, raw weights", "log p(x)", "accuracy", "bits per dimension"}
 
 Weighted = Mapping[Path, Mapping[int, float]]  # run folder -> K -> log p(x), nats
 
@@ -113,6 +114,7 @@ def _table(
         "parameters": of_each(_parameters),
         "seeds": [_seeds(setting, begun) for setting, begun in members],
         "test loss": of_each(lambda setting: _of_test(setting, "loss")),
+        "test loss, raw weights": of_each(lambda setting: number(setting.spread("test_raw", "loss"))),
         "reconstruction": of_each(lambda setting: _of_test(setting, "reconstruction")),
         "KL": of_each(lambda setting: _of_test(setting, "kl")),
         "log p(x)": of_each(lambda setting: number(_over(setting, estimates))),

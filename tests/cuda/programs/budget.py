@@ -18,7 +18,7 @@ CASES = {
     "bf16": ["train.precision=bf16"],
     # more nodes than the default net in fp32; with 794 columns the first layer's gradient would have other strides than
     # its weights where products are padded
-    "fp32, conditional": ["model.condition=true"],
+    "fp32, conditional, averaged": ["model.condition=true", "optim.ema=0.999"],
 }
 
 
