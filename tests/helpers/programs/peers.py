@@ -14,7 +14,7 @@ from vae import assemble
 from vae.config import load
 from vae.data.batches import TrainingBatches, share
 from vae.distributed import launch
-from vae.distributed.peers import Peers
+from vae.distributed.peers import Ranks
 from vae.objectives import OBJECTIVES
 
 COUNTS = (7, 2)  # of three ranks, one has no example of two
@@ -31,7 +31,7 @@ SPECS = [
 
 def gathered(count: int, rank: int, world_size: int) -> dict[str, Tensor]:
     """Return this rank's value and gradient of a function of all pairs of `count` examples."""
-    peers = Peers(count, 1000, rank, world_size)
+    peers = Ranks(count, 1000, rank, world_size)
     everyone = torch.linspace(-1, 2, count * 3, dtype=torch.float64).reshape(count, 3).sin()
     part = share(count, rank, world_size)
     mine = everyone[part] if part.stop > part.start else everyone[:1]  # a stand-in, as in batches
