@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tests.helpers.starts import SMALL, Outcome
 from vae import assemble
 from vae.components import build
 from vae.config import load
-from vae.data.dataset import DataSet, Split
+from vae.data.dataset import HIDDEN, DataSet, Split
 from vae.distributed import launch
 from vae.engine.gradients import AllReduced
 from vae.engine.memory import naming_a_way_out
@@ -51,6 +52,18 @@ def test_chunks_have_the_gradient_of_the_whole_batch_for_every_piece_and_objecti
             for one, other in zip(expected, found, strict=True):
                 assert (one - other).abs().max() <= EXACT * one.abs().max(), (name, most)
             assert nats.isfinite().all()
+
+
+def test_chunks_of_hidden_and_given_labels_have_the_gradient_of_the_whole_batch(accelerator: Accelerator) -> None:
+    vae = build_model({"condition": True, "infer_labels": True}, SHAPE, hidden_dim=8, depth=1).double()
+    objective = build(OBJECTIVES, "SemiSupervised")
+    batch = replace(whole_batch(vae, objective), labels=torch.tensor([HIDDEN, 0, 2, HIDDEN, 1]))
+    expected = gradients_alone(vae, objective, batch)
+    for most in (1, 2):
+        gradients = AllReduced(accelerator, vae, objective, examples=COUNT, micro_batch=most)
+        (found, _), _ = gradients(batch, objective.at(1.0))
+        for one, other in zip(expected, found, strict=True):
+            assert (one - other).abs().max() <= EXACT * one.abs().max()
 
 
 class Watch:
