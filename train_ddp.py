@@ -31,6 +31,7 @@ from vae import assemble
 from vae.distributed import launch
 from vae.distributed.stopping import StopVote
 from vae.distributed.watchdog import Watchdog
+from vae.engine.memory import naming_a_way_out
 from vae.errors import Stopped
 from vae.run.contents import CHECKPOINTS
 from vae.run.folder import RunFolder, folder_of, saying_how_to_go_on
@@ -84,7 +85,8 @@ def train(job: Job) -> None:
 
     # Build the engine, which makes the updates; resume from the newest valid checkpoint.
     say(plan.building(), end="")
-    engine = assemble.build_engine(config, accelerator, vae, objective, batches)  # all ranks: DDP's broadcast
+    with naming_a_way_out(config.train, batches.rows):  # a compiled or captured step is tried here
+        engine = assemble.build_engine(config, accelerator, vae, objective, batches)  # all ranks: DDP's broadcast
     state = resume(start.checkpoint, vae, engine, total_steps=total_steps, fingerprint=data.fingerprint)
     model, raw = engine.models(vae)  # the one reported: vae, or with averaged weights; then vae has the raw ones
     launch.on_main(accelerator, lambda: run.record(config, start, state.step, world_size))  # all ranks: broadcast
@@ -101,7 +103,8 @@ def train(job: Job) -> None:
     saver = Saver(accelerator, checkpoints, vae, engine, tracker, watch, data.fingerprint, step=state.step)
     vote = StopVote(accelerator, STOP, saver.wanted)
     recorder = Recorder(accelerator, config, data, vae, engine, state, tracker, watch)
-    with closing(engine), tracker, saying_how_to_go_on(folder, config), watchdog.guarding():
+    fitting = naming_a_way_out(config.train, batches.rows)
+    with closing(engine), tracker, saying_how_to_go_on(folder, config), watchdog.guarding(), fitting:
         while state.step < total_steps and not state.is_out_of_patience(config.train.patience):
             # Stop where a signal asked for it.
             if signum := vote(state.step):  # all ranks: gather, about once a second

@@ -83,6 +83,7 @@ def build_model(
             model = VAE(image_shape=image_shape, classes=classes, **config.model.model_dump())
         except ValueError as error:
             raise InputError(f"model: {error}") from None
+    model.most_at_once = config.train.micro_batch
     model.to(DTYPES[config.train.precision])
     if images is not None:
         model.start_output_bias(images, binary=config.data.binarize != "none")
@@ -260,5 +261,7 @@ def _build_gradients(
     # told to place it, Accelerate does not import torch.distributed.tensor to find out whether it may
     model = accelerator.prepare(vae, device_placement=[True])
     if not config.train.exact:
-        return AllReduced(accelerator, model, objective, len(batches.images), observer)
-    return Exact(accelerator, model, objective, shards=config.train.exact, observer=observer)
+        most = config.train.micro_batch
+        return AllReduced(accelerator, model, objective, len(batches.images), observer, micro_batch=most)
+    settings = {"shards": config.train.exact, "micro_batch": config.train.micro_batch}
+    return Exact(accelerator, model, objective, observer=observer, **settings)

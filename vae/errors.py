@@ -49,6 +49,10 @@ class RankLostError(RuntimeError):
         self.speaks = speaks
 
 
+class OutOfMemory(RuntimeError):  # noqa: N818 (torch has an OutOfMemoryError)
+    """This process has no memory left: it cannot go on, nor wait for the others to agree; the message is one line."""
+
+
 class Stopped(Exception):  # noqa: N818 (not an error)
     """A signal stopped the run, on all ranks together.
 

@@ -67,6 +67,7 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
         sees_labels: whether the model uses labels (B,), int64; they must then be given with a z.
         passes: times that a forward pass encodes and decodes an image: once for each label, where labels are inferred.
         needs_labels: whether labels must be given with images too: the model sees them, and does not infer them.
+        most_at_once: images in one pass of an evaluation; 0: as many as evaluations take by themselves.
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
             raise ValueError("labels are needed (by condition, or by the prior), and there are none")
         self.classifier: nn.Module | None = None
         self.passes = classes if infer_labels else 1
+        self.most_at_once = 0
         if infer_labels:
             self.classifier = build(ENCODERS, encoder, replace(sizes, context_dim=0), classes)
 

@@ -47,6 +47,7 @@ def test_the_job_in_every_engine_and_precision(fake: Fake, tmp_path: Path, engin
         (2, ["train.engine=graph", "train.precision=fp64", "data.val_size=1000", "optim.ema=0.999"]),
         (2, ["train.engine=eager"]),
         (2, ["train.engine=eager", "train.exact=6"]),
+        (2, ["train.engine=eager", "train.micro_batch=30", "objective=BetaTCVAE"]),
         (3, ["train.engine=graph", "train.precision=bf16", "data.val_size=1000"]),
         (3, ["train.engine=eager", "train.exact=6"]),
     ],

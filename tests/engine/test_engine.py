@@ -30,8 +30,9 @@ def batches() -> TrainingBatches:
     return TrainingBatches(IMAGES, batch_size=20, noise_dim=2, seed=0, dtype=torch.float64)
 
 
-# more exact parts than the last batch has examples: some are empty
+# more exact parts than the last batch has examples: some are empty; chunks that are ragged, and chunks of a part
 ENGINES = ["train.exact=0", "train.exact=1", "train.exact=3", "train.exact=16"]
+ENGINES += ["train.micro_batch=1", "train.micro_batch=3", "train.exact=3 train.micro_batch=2"]
 
 
 def build(*settings: str) -> tuple[VAE, Eager]:
@@ -45,7 +46,7 @@ def build(*settings: str) -> tuple[VAE, Eager]:
 
 @pytest.fixture(params=ENGINES)
 def built(request: pytest.FixtureRequest) -> Iterator[tuple[VAE, Eager]]:
-    yield build(request.param)
+    yield build(*request.param.split())
     launch.leave()
 
 
@@ -178,6 +179,9 @@ def test_the_learning_rate_grows_with_the_batch_size_within_its_warm_up(scaling:
         (["train.precision=fp16"], "cuda", 1, 469, "eager", "auto: no graph with train.precision = fp16"),
         (["train.exact=4"], "cuda", 1, 469, "eager", "auto: no graph with train.exact = 4"),
         (["train.exact=4"], "cpu", 1, 23_450, "eager", "auto: no compile with train.exact = 4"),
+        (["train.micro_batch=99"], "cpu", 1, 23_450, "eager", "auto: no compile with train.micro_batch = 99, since"),
+        (["train.micro_batch=63"], "cuda", 2, 60_000, "eager", "auto: no graph with train.micro_batch = 63, since"),
+        (["train.micro_batch=64"], "cuda", 2, 60_000, "graph", "auto: fastest on CUDA"),
         (["train.engine=compile"], "cpu", 2, 1, "compile", "as asked for"),
     ],
 )
@@ -229,6 +233,10 @@ def test_the_tree_of_sums_is_the_same_whoever_owns_the_leaves(leaves: int, ranks
             "train.engine = 'compile': with train.exact = 4; use eager or auto",
         ),
         (["train.engine=graph"], "train.engine = 'graph': on a CPU: it needs a CUDA device; use eager or auto"),
+        (
+            ["train.micro_batch=7", "train.engine=compile"],
+            "train.engine = 'compile': with train.micro_batch = 7, since its steps have all 20 examples at once; use",
+        ),
     ],
 )
 def test_what_cannot_go_together_is_refused(settings: list[str], words: str) -> None:
@@ -260,7 +268,7 @@ def test_a_fault_on_one_rank_stops_both_before_the_update(setting: str, tmp_path
     assert on_two_ranks(tmp_path, "fault", "train.on_nonfinite=stop", setting) == [expected] * 2
 
 
-@pytest.mark.parametrize("exact", [0, 4])
-def test_a_fault_on_one_rank_is_skipped_by_both_and_counted_once(exact: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("setting", ["train.exact=0", "train.exact=4", "train.micro_batch=3"])
+def test_a_fault_on_one_rank_is_skipped_by_both_and_counted_once(setting: str, tmp_path: Path) -> None:
     expected = "skipped 1 of 6, 100 examples, finite True"
-    assert on_two_ranks(tmp_path, "fault", "train.on_nonfinite=skip", f"train.exact={exact}") == [expected] * 2
+    assert on_two_ranks(tmp_path, "fault", "train.on_nonfinite=skip", setting) == [expected] * 2

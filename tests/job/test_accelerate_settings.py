@@ -37,7 +37,7 @@ UNSUPPORTED = {
     "PJRT_DEVICE=TPU": ("a TPU", "runs on CUDA devices or CPUs"),
     "ACCELERATE_IN_TPU_POD=1": ("TPUs", "runs on CUDA devices or CPUs"),
     "ACCELERATE_DYNAMO_BACKEND=INDUCTOR": ("a dynamo backend", "train.engine"),
-    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS=4": ("gradient accumulation", "train.batch_size"),
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS=4": ("gradient accumulation", "train.micro_batch"),
 }
 Launcher = Callable[..., None]
 

@@ -18,7 +18,7 @@ from vae.config import Config, load, warnings
 from vae.data import randomness
 from vae.data.batches import TrainingBatches
 from vae.distributed import launch
-from vae.distributed.peers import Peers
+from vae.distributed.peers import Ranks
 from vae.engine import Engine
 from vae.engine.ledger import Ledger
 from vae.engine.static import Static
@@ -257,7 +257,7 @@ def test_the_terms_of_the_kl_against_a_double_loop(estimator: str) -> None:
     objective = BetaTCVAE(beta=4.0, alpha=0.5, gamma=2.0, estimator=estimator)  # type: ignore[arg-type]
     _, x, output = run(objective)
     examples = 1000
-    terms = objective.terms(output, x, objective.at(0.0), Peers(B, examples))
+    terms = objective.terms(output, x, objective.at(0.0), Ranks(B, examples))
     layer, bound = output.latents[0], negative_elbo(output, x)
     assert isinstance(layer.q, td.Independent)
     q, z = layer.q.base_dist, layer.z
@@ -300,13 +300,13 @@ def test_stratified_sampling_has_the_right_mean_and_is_exact_for_the_whole_train
     eps = normal(B, D)
     layer = model(x, eps).latents[0]
     exact = td.MixtureSameFamily(td.Categorical(torch.ones(B, dtype=torch.float64)), layer.q).log_prob(layer.z)
-    whole, _ = objective._aggregate(layer, Peers(B, B))
+    whole, _ = objective._aggregate(layer, Ranks(B, B))
     torch.testing.assert_close(whole, exact, rtol=1e-10, atol=0)
     for i in range(B):
         found = []
         for others in itertools.combinations([j for j in range(B) if j != i], 2):
             batch = torch.tensor([i, *others])
-            log_q, _ = objective._aggregate(model(x[batch], eps[batch]).latents[0], Peers(3, B))
+            log_q, _ = objective._aggregate(model(x[batch], eps[batch]).latents[0], Ranks(3, B))
             found.append(log_q[0].exp())
         torch.testing.assert_close(torch.stack(found).mean(), exact[i].exp(), rtol=1e-10, atol=0)
 
@@ -315,9 +315,9 @@ def test_stratified_sampling_has_the_right_mean_and_is_exact_for_the_whole_train
 def test_a_global_batch_of_one_example_is_finite(estimator: str) -> None:
     objective = BetaTCVAE(estimator=estimator)  # type: ignore[arg-type]
     model, x = make()
-    terms = objective.terms(model(x[:1], normal(1, D)), x[:1], objective.at(0.0), Peers(1, 100))
+    terms = objective.terms(model(x[:1], normal(1, D)), x[:1], objective.at(0.0), Ranks(1, 100))
     assert terms.loss.isfinite().all()
-    assert InfoVAE().terms(model(x[:1], normal(1, D)), x[:1], {}, Peers(1, 100)).loss.isfinite().all()
+    assert InfoVAE().terms(model(x[:1], normal(1, D)), x[:1], {}, Ranks(1, 100)).loss.isfinite().all()
 
 
 # --- CapacityVAE ------------------------------------------------------------------------------------------------------
@@ -350,7 +350,7 @@ def test_the_capacity_rises() -> None:
 def test_the_discrepancy_against_all_pairs_and_a_million_draws_of_the_prior(width: float) -> None:
     objective = InfoVAE(width=width)
     z = 0.5 + normal(B, D)
-    ours = objective.mmd(z, Peers(B, 100))
+    ours = objective.mmd(z, Ranks(B, 100))
     s2 = (width * math.sqrt(D)) ** 2
     y, other = normal(200_000, D, name="y"), normal(200_000, D, name="other y")
 
@@ -369,10 +369,10 @@ def test_the_discrepancy_against_all_pairs_and_a_million_draws_of_the_prior(widt
 
 def test_the_discrepancy_is_zero_on_average_under_the_prior_and_only_there() -> None:
     objective = InfoVAE()
-    found = torch.stack([objective.mmd(z, Peers(40, 100)).mean() for z in normal(500, 40, D)])
+    found = torch.stack([objective.mmd(z, Ranks(40, 100)).mean() for z in normal(500, 40, D)])
     assert found.mean().abs() < 4 * found.std() / 500**0.5
-    assert objective.mmd(normal(1000, D) + 1, Peers(1000, 1000)).mean() > 0.1
-    assert objective.mmd(normal(1000, D) / 4, Peers(1000, 1000)).mean() > 0.1
+    assert objective.mmd(normal(1000, D) + 1, Ranks(1000, 1000)).mean() > 0.1
+    assert objective.mmd(normal(1000, D) / 4, Ranks(1000, 1000)).mean() > 0.1
 
 
 def test_without_a_discrepancy_it_is_a_beta_vae() -> None:
@@ -382,7 +382,7 @@ def test_without_a_discrepancy_it_is_a_beta_vae() -> None:
     assert objective.beta(0.0) == 4
     z = output.latents[0].z
     full = InfoVAE(alpha=0.25, lambda_=10.0)
-    expected = ELBO(beta=0.75)(output, x, 0.0).loss + 9.25 * full.mmd(z, Peers(B, B))
+    expected = ELBO(beta=0.75)(output, x, 0.0).loss + 9.25 * full.mmd(z, Ranks(B, B))
     torch.testing.assert_close(full(output, x, 0.0).loss, expected)
 
 

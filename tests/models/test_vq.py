@@ -380,7 +380,7 @@ def test_several_processes_train_the_same_model_and_codebook_as_one(
     assert done.code == 0, done.err
     assert "Warning" not in done.err
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(processes)]
-    for way, tolerance in {"plain": 1e-13, "exact": 0.0}.items():
+    for way, tolerance in {"plain": 1e-13, "exact": 0.0, "chunks": 1e-13, "exact chunks": 0.0}.items():
         expected, first = alone[way], ranks[0][way]
         for each in ranks:
             for name, tensor in each[way]["model"].items():
@@ -391,9 +391,10 @@ def test_several_processes_train_the_same_model_and_codebook_as_one(
     assert alone["plain"]["test"]["perplexity"] > 2
 
 
-def test_exact_gradients_are_those_of_the_whole_batch(alone: dict[str, Any]) -> None:
+@pytest.mark.parametrize("way", ["exact", "chunks", "exact chunks"])
+def test_gradients_and_codebook_in_parts_are_those_of_the_whole_batch(alone: dict[str, Any], way: str) -> None:
     for name, tensor in alone["plain"]["model"].items():
-        assert (tensor - alone["exact"]["model"][name]).abs().max() < 1e-12, name
+        assert (tensor - alone[way]["model"][name]).abs().max() < 1e-12, name
 
 
 def test_a_run_that_is_cut_off_goes_on_to_the_bit(job: Callable[..., Outcome], small: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.helpers import ROOT
-from tests.helpers.programs.peers import COUNTS, SPECS, pairs, trained
+from tests.helpers.programs.peers import CHUNKS, COUNTS, SPECS, pairs, trained
 from tests.helpers.starts import on_ranks
 from vae.distributed import launch
 
@@ -41,14 +41,21 @@ def test_gathered_examples_and_their_gradients_are_those_of_one_process(
     torch.testing.assert_close(torch.cat([each["gradient"] for each in ranks]), gradient, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("most", CHUNKS)
 @pytest.mark.parametrize("spec", SPECS)
 def test_several_processes_train_the_same_model_as_one(
-    found: list[dict[str, Any]], alone: dict[str, Any], spec: str
+    found: list[dict[str, Any]], alone: dict[str, Any], spec: str, most: int
 ) -> None:
-    """Two epochs in float64, the last batch of which is of one example, so that other ranks have none."""
-    for each in found:
-        assert (each["trained"][spec]["weights"] - alone[spec]["weights"]).abs().max() < 1e-13
-        assert each["trained"][spec]["logged"] == pytest.approx(alone[spec]["logged"], rel=1e-11)
+    """Two epochs in float64, the last batch of which is of one example, so that other ranks have none.
+
+    The one process takes each batch as a whole, the several ones also in chunks, of which not all have equally many.
+    """
+    first, *others = [each["trained"][spec][most] for each in found]
+    assert (first["weights"] - alone[spec]["weights"]).abs().max() < 1e-13
+    assert first["logged"] == pytest.approx(alone[spec]["logged"], rel=1e-11)
+    for each in others:
+        assert torch.equal(each["weights"], first["weights"]), "ranks have drifted apart"
+        assert each["logged"] == first["logged"]
 
 
 def test_objectives_train_different_models(alone: dict[str, Any]) -> None:

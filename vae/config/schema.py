@@ -172,6 +172,12 @@ class TrainConfig(Section):
     epochs: int = Field(default=50, ge=1, description="passes over the training set")
     max_steps: int = Field(default=0, ge=0, description="stop after so many steps (optimiser updates); 0: no limit")
     batch_size: int = Field(default=128, ge=1, description="examples a step over all processes together (global)")
+    micro_batch: int = Field(
+        default=0,
+        ge=0,
+        description="the most examples that a process takes at once, for models that do not fit in memory: the "
+        "gradients of such parts of a batch are added up; 0: its whole share",
+    )
     precision: Literal["fp32", "bf16", "fp16", "fp64"] = Field(
         default="fp32",
         description="bf16, fp16: autocast over fp32 weights (fp16 needs CUDA); fp64: for verification; left alone: "
@@ -253,6 +259,7 @@ HARMLESS = {
     "train.engine", "train.device", "train.threads", "train.log_every", "train.eval_every", "train.checkpoint_every",
     "train.patience",
     "train.min_active", "train.on_nonfinite", "train.timeout", "train.profile",
+    "train.micro_batch",
 }  # fmt: skip
 # Of these, keys in which runs may differ and be of one setting still; how long a run trains belongs to its setting.
 NOT_A_SETTING = HARMLESS - {"train.epochs", "train.max_steps", "train.patience"}

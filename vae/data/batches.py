@@ -41,6 +41,19 @@ class Batch:
     count: int
     global_count: int
 
+    def part(self, rows: slice) -> "Batch":
+        """Return some of the B as a part of the same global batch: views, no copies."""
+        count = max(0, min(rows.stop, self.count) - rows.start)
+        labels = None if self.labels is None else self.labels[rows]
+        return Batch(self.x[rows], self.noise[rows], labels, count, self.global_count)
+
+    def chunks(self, most: int) -> list["Batch"]:
+        """Return the B in parts of at most `most` examples, the last one ragged; 0: in one part."""
+        size = len(self.x)
+        if not 0 < most < size:
+            return [self]
+        return [self.part(slice(start, min(start + most, size))) for start in range(0, size, most)]
+
 
 @dataclass(frozen=True)
 class EpochTable:

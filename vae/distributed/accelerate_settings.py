@@ -32,7 +32,8 @@ _REFUSED = {  # variable -> what it asks for; what this job does instead, and th
     ),
     "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": (
         "gradient accumulation",
-        "each update has one batch, of train.batch_size examples over all processes; set that, and launch with 1",
+        "an update has train.batch_size examples over all processes, of which train.micro_batch is the most that a "
+        "process takes at once; set these, and launch with 1",
     ),
 }
 

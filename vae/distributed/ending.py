@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NoReturn
 
-from vae.errors import ArgumentError, InputError, JobError, RankLostError, Stopped
+from vae.errors import ArgumentError, InputError, JobError, OutOfMemory, RankLostError, Stopped
 
 # stopped by a signal after saving: "run me again"; the same from the keyboard; input that one line refuses; the rest
 REQUEUE_ME, INTERRUPTED, REFUSED, FAILED, DONE = 85, 130, 2, 1, 0
@@ -54,6 +54,8 @@ def run(program: str, environment: Mapping[str, str], action: Callable[[], int |
         code = _report(program, environment, error)
     except RankLostError as error:
         abandon(f"{program}: {error}" if error.speaks else None)
+    except OutOfMemory as error:
+        abandon(f"{program}: {error}")
     if launch := sys.modules.get("vae.distributed.launch"):  # not imported: there can be no process group
         launch.leave()
     return code

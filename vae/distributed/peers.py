@@ -1,5 +1,6 @@
 """The other examples of a global batch, for losses that look across examples."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,13 +11,39 @@ from torch import Tensor
 from vae.data.batches import share
 
 
-@dataclass(frozen=True)
-class Peers:
-    """The ranks that share a global batch.
+class Peers(ABC):
+    """The other examples of a global batch, as seen by some of them: those of a rank, or a chunk of these.
 
     Attributes:
-        count: N, its examples on all ranks together.
+        count: N, the examples of the global batch on all ranks together.
         examples: in the training set.
+    """
+
+    count: int
+    examples: int
+
+    @property
+    @abstractmethod
+    def mine(self) -> slice:
+        """Where our examples stand in what `gather` returns."""
+
+    @abstractmethod
+    def gather(self, numbers: Tensor) -> Tensor:
+        """Return the numbers of all examples (N, ...), differentiably (all ranks).
+
+        Each rank gathers equally often, in one order, and nothing that depends on what was gathered before.
+
+        Args:
+            numbers: of our examples, (B, ...); a stand-in, on a rank without an example, is left out.
+        """
+
+
+@dataclass(frozen=True)
+class Ranks(Peers):
+    """The examples of all ranks, as seen by all those of one.
+
+    Attributes:
+        count, examples: see `Peers`.
         rank, world_size: which contiguous share of the N is ours.
     """
 
@@ -31,11 +58,7 @@ class Peers:
         return share(self.count, self.rank, self.world_size)
 
     def gather(self, numbers: Tensor) -> Tensor:
-        """Return the numbers of all examples (N, ...), differentiably (all ranks: a collective, another one backward).
-
-        Args:
-            numbers: of this rank's examples, (B, ...); a stand-in, on a rank without an example, is left out.
-        """
+        """Return the numbers of all examples (N, ...), differentiably (all ranks: a collective, and one backward)."""
         if self.world_size == 1:
             return numbers
         shares = [share(self.count, rank, self.world_size) for rank in range(self.world_size)]
@@ -63,6 +86,6 @@ class _AllGather(torch.autograd.Function):
         return gradient[ctx.rank], None, None
 
 
-def alone(batch: Sequence[Any] | Tensor) -> Peers:
+def alone(batch: Sequence[Any] | Tensor) -> Ranks:
     """Return the peers of a batch that is all there is."""
-    return Peers(len(batch), len(batch))
+    return Ranks(len(batch), len(batch))

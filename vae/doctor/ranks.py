@@ -16,6 +16,7 @@ from vae.doctor.findings import Context, Finding, Peer, failure, ok, warning
 from vae.doctor.machine import check_model
 from vae.doctor.storage import check_sharing
 from vae.engine import Engine
+from vae.engine.memory import naming_a_way_out
 from vae.errors import InputError
 from vae.model import VAE
 from vae.run.versions import versions
@@ -184,7 +185,8 @@ def _one_step(context: Context, model: VAE) -> tuple[Engine, str]:
     choice = assemble.choose_engine(config, objective, batches, accelerator.device.type, accelerator.num_processes)
     eagerly = config.model_copy(update={"train": config.train.model_copy(update={"engine": "eager"})})
     engine = assemble.build_engine(eagerly, accelerator, model, objective, batches)
-    engine.advance(0, until=1)
+    with naming_a_way_out(config.train, batches.rows):
+        engine.advance(0, until=1)
     return engine, f"{choice.name} ({choice.why})"
 
 

@@ -1,5 +1,6 @@
 """The choice of the engine that runs the training steps, with its reason."""
 
+import math
 from dataclasses import dataclass
 
 from vae.config import TrainConfig
@@ -40,7 +41,7 @@ def choose(
     """Return the engine for a run.
 
     Args:
-        train: `engine`, and precision and exact gradients, which not every engine allows.
+        train: `engine`, and precision, exact gradients and chunks of a batch, which not every engine allows.
         device: `cpu` or `cuda`.
         world_size: how many processes.
         total_steps: of the whole run.
@@ -54,7 +55,8 @@ def choose(
     _check_exact(train, world_size, across_examples)
 
     def hindered(name: str) -> str:
-        return obstacle(name, train, device, across_examples=across_examples, observes=observes, noise=noise)
+        facts = {"across_examples": across_examples, "observes": observes, "noise": noise}
+        return obstacle(name, train, device, share=math.ceil(train.batch_size / world_size), **facts)
 
     if train.engine != "auto":
         if problem := hindered(train.engine):
@@ -78,7 +80,9 @@ def _fastest(device: str, world_size: int, total_steps: int) -> Choice:
     return Choice("compile", f"auto: on a CPU, {number} and more repay compiling", compiles=True)
 
 
-def obstacle(name: str, train: TrainConfig, device: str, *, across_examples: bool, observes: bool, noise: int) -> str:
+def obstacle(
+    name: str, train: TrainConfig, device: str, *, across_examples: bool, observes: bool, noise: int, share: int
+) -> str:
     """Return the reason why an engine cannot run this, or nothing."""
     if name != "eager" and across_examples:
         return "with an objective whose loss looks across examples"
@@ -88,6 +92,8 @@ def obstacle(name: str, train: TrainConfig, device: str, *, across_examples: boo
         return f"with {noise:,} numbers of noise an epoch, which it would hold at once"
     if name != "eager" and train.exact:
         return f"with train.exact = {train.exact}"
+    if name != "eager" and 0 < train.micro_batch < share:
+        return f"with train.micro_batch = {train.micro_batch}, since its steps have all {share:,} examples at once"
     if name == "graph" and device != "cuda":
         return f"on a {device.upper()}: it needs a CUDA device"
     if name != "eager" and train.precision == "fp16":

@@ -1,13 +1,16 @@
 """The gradient of the mean loss over a global batch, of which each rank holds a part."""
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from vae.data.batches import Batch, share
-from vae.distributed.peers import Peers, alone
+from vae.distributed.peers import Ranks, alone
+from vae.engine.chunks import ChunkPeers, acquaint
 from vae.engine.local_gradients import Measured, poisoned, stack
 from vae.families.observing import Observer
 from vae.model import VAEOutput
@@ -30,7 +33,7 @@ class Gradients(ABC):
 
 
 class AllReduced(Gradients):
-    """DDP's way: one backward pass a rank, an all-reduce beside it. The last bits depend on the number of ranks.
+    """DDP's way: a backward pass for each chunk, an all-reduce beside the last. Its bits depend on the number of ranks.
 
     Args:
         accelerator: owns precision, DDP and the collectives.
@@ -38,6 +41,7 @@ class AllReduced(Gradients):
         objective: the loss.
         examples: in the training set.
         observer: of the model, if it has one.
+        micro_batch: the most examples in a chunk; 0: a rank's part of a batch is one.
     """
 
     def __init__(
@@ -47,24 +51,48 @@ class AllReduced(Gradients):
         objective: Objective,
         examples: int,
         observer: Observer | None = None,
+        *,
+        micro_batch: int = 0,
     ):
         self.accelerator, self.model, self.objective, self.examples = accelerator, model, objective, examples
-        self.observer = observer
+        self.observer, self.micro_batch = observer, micro_batch
         self.parameters = [weight for weight in model.parameters() if weight.requires_grad]
 
     def __call__(self, batch: Batch, now: dict[str, float]) -> tuple[Measured, Seen]:
         """Return the global gradients, and what is to be observed (all ranks)."""
-        accelerator = self.accelerator
-        peers = Peers(batch.global_count, self.examples, accelerator.process_index, accelerator.num_processes)
-        output = self.model(batch.x, batch.noise, batch.labels)
-        terms = self.objective.terms(output, batch.x, now, peers).first(batch.count)
-        # DDP averages over ranks, so that the sum over ranks / n is the gradient of the mean over the global batch
-        loss = terms.loss.sum() * (accelerator.num_processes / batch.global_count)
-        accelerator.backward(poisoned(loss))
+        chunks = batch.chunks(self.micro_batch)
+        *others, (last, last_peers) = zip(chunks, self._peers(batch, chunks, now), strict=True)
+        with self.accelerator.no_sync(self.model):
+            found = [self._backward(chunk, now, peers) for chunk, peers in others]
+        found.append(self._backward(last, now, last_peers))  # a rank has one at least, so that all of them meet here
         gradients = [weight.grad for weight in self.parameters if weight.grad is not None]
         for weight in self.parameters:
             weight.grad = None
-        return (gradients, summed(terms)), seen_by(self.observer, output)
+        nats = found[0][0]
+        for more, _ in found[1:]:
+            nats = nats + more
+        return (gradients, nats), joined([seen for _, seen in found])
+
+    def _peers(self, batch: Batch, chunks: Sequence[Batch], now: dict[str, float]) -> Sequence[Ranks | ChunkPeers]:
+        """Return what each chunk sees of the global batch (all ranks: collectives, where the loss looks across)."""
+        accelerator = self.accelerator
+        ranks = Ranks(batch.global_count, self.examples, accelerator.process_index, accelerator.num_processes)
+        largest = math.ceil(batch.global_count / accelerator.num_processes)  # part of a rank: all of them take one way
+        if not (self.objective.across_examples and 0 < self.micro_batch < largest):
+            return [ranks] * len(chunks)
+        return acquaint(chunks, self._forward, self.objective, now, ranks)
+
+    def _forward(self, batch: Batch) -> VAEOutput:
+        return self.model(batch.x, batch.noise, batch.labels)
+
+    def _backward(self, chunk: Batch, now: dict[str, float], peers: Ranks | ChunkPeers) -> tuple[Tensor, Seen]:
+        """Add a chunk's gradients to those of the weights; returns its terms, (3 + E,), and what is to be observed."""
+        output = self._forward(chunk)
+        terms = self.objective.terms(output, chunk.x, now, peers).first(chunk.count)
+        loss = terms.loss.sum() if isinstance(peers, Ranks) else peers.pull(terms.loss.sum())
+        # DDP averages over ranks, so that the sum over ranks / n is the gradient of the mean over the global batch
+        self.accelerator.backward(poisoned(loss * (self.accelerator.num_processes / chunk.global_count)))
+        return summed(terms), seen_by(self.observer, output)
 
 
 class Exact(Gradients):
@@ -72,10 +100,11 @@ class Exact(Gradients):
 
     The global batch is cut into `shards` contiguous parts, whoever computes them. Their gradients are the leaves of one
     binary tree; a rank sums the leaves below its own nodes, all ranks gather these sums and add them up alike. The
-    number of threads must be the same too: sums over many elements are split among threads.
+    number of threads must be the same too: sums over many elements are split among threads. A part is cut into chunks
+    of its own, so that these do not depend on the number of ranks either.
 
     Args:
-        accelerator, model, objective, observer: see `AllReduced`; the objective sees each example alone.
+        accelerator, model, objective, observer, micro_batch: see `AllReduced`; the objective sees each example alone.
         shards: S, a multiple of the number of ranks.
     """
 
@@ -87,10 +116,11 @@ class Exact(Gradients):
         *,
         shards: int,
         observer: Observer | None = None,
+        micro_batch: int = 0,
     ):
         self.accelerator, self.model, self.objective, self.observer = accelerator, model, objective, observer
         assert shards % accelerator.num_processes == 0
-        self.shards = shards
+        self.shards, self.micro_batch = shards, micro_batch
         self.parameters = list(model.parameters())
         self.flat = torch.cat([torch.zeros_like(weight).flatten() for weight in self.parameters])
         views = self.flat.split([weight.numel() for weight in self.parameters])
@@ -103,8 +133,7 @@ class Exact(Gradients):
         gathered = self.accelerator.gather(sum_own(torch.stack(leaves)))
         assert isinstance(gathered, Tensor)
         self.flat.copy_(sum_tree(gathered))
-        together = tuple(torch.cat(parts) for parts in zip(*seen, strict=True))
-        return (self._views, torch.stack(nats).sum(0)), together
+        return (self._views, torch.stack(nats).sum(0)), joined(seen)
 
     def _parts(self, batch: Batch) -> list[slice]:
         """Return where this rank's shards lie in its part of the batch."""
@@ -114,15 +143,26 @@ class Exact(Gradients):
 
     def _leaf(self, batch: Batch, part: slice, now: dict[str, float]) -> tuple[Tensor, Tensor, Seen]:
         """Return one shard's share of the gradient, (P,), the terms of its examples, (3 + E,), and what they show."""
-        x, noise, labels = batch.x[part], batch.noise[part], None if batch.labels is None else batch.labels[part]
-        if not len(x):
+        shard = batch.part(part)
+        if not len(shard.x):
             return torch.zeros_like(self.flat), self._nothing, self._nothing_seen(batch)
+        first, *others = shard.chunks(self.micro_batch)
+        flat, nats, seen = self._chunk(first, now)
+        shown = [seen]
+        for chunk in others:
+            gradient, more, seen = self._chunk(chunk, now)
+            flat += gradient
+            nats = nats + more
+            shown.append(seen)
+        return flat, nats, joined(shown)
+
+    def _chunk(self, chunk: Batch, now: dict[str, float]) -> tuple[Tensor, Tensor, Seen]:
+        """Return a chunk's share of the gradient, (P,), the terms of its examples, (3 + E,), and what they show."""
         with self.accelerator.no_sync(self.model):
-            output = self.model(x, noise, labels)
-            terms = self.objective.terms(output, x, now, alone(x))
-            gradients = torch.autograd.grad(poisoned(terms.loss.sum() / batch.global_count), self.parameters)
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        return flat, summed(terms), seen_by(self.observer, output)
+            output = self.model(chunk.x, chunk.noise, chunk.labels)
+            terms = self.objective.terms(output, chunk.x, now, alone(chunk.x))
+            gradients = torch.autograd.grad(poisoned(terms.loss.sum() / chunk.global_count), self.parameters)
+        return torch.cat([each.flatten() for each in gradients]), summed(terms), seen_by(self.observer, output)
 
     def _nothing_seen(self, batch: Batch) -> Seen:
         """Return empty tensors shaped like the observation of one example."""
@@ -132,6 +172,11 @@ class Exact(Gradients):
         with torch.no_grad():
             output = self.model(batch.x[:1], batch.noise[:1], labels)
         return tuple(part[:0] for part in seen_by(self.observer, output))
+
+
+def joined(seen: Sequence[Seen]) -> Seen:
+    """Return the observations of several parts of a batch as those of all their examples, in order."""
+    return seen[0] if len(seen) == 1 else tuple(torch.cat(parts) for parts in zip(*seen, strict=True))
 
 
 def seen_by(observer: Observer | None, output: VAEOutput) -> Seen:

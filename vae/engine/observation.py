@@ -7,7 +7,7 @@ from torch import Tensor
 
 from vae.data import randomness
 from vae.data.batches import Batch, TrainingBatches
-from vae.distributed.peers import Peers
+from vae.distributed.peers import Ranks
 from vae.families.observing import Observer
 
 
@@ -35,7 +35,7 @@ class Observation:
             skip: true if the optimizer step was left out, (), bool.
         """
         rank, world_size = self.accelerator.process_index, self.accelerator.num_processes
-        peers = Peers(batch.global_count, len(self.batches.images), rank, world_size)
+        peers = Ranks(batch.global_count, len(self.batches.images), rank, world_size)
         everyone = tuple(peers.gather(part) for part in seen)
         epoch, position = divmod(step, self.batches.steps_per_epoch)
         rng = randomness.generator(self.batches.seed, "observe", epoch, position)

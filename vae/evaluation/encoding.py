@@ -64,7 +64,7 @@ def encode(model: VAE, part: Split, noise: Tensor | None = None) -> Codes:
     """
     found: dict[str, list[Tensor]] = {"mean": [], "std": [], "codes": [], "z": []}
     with evaluating(model):
-        rows_of_all = list(chunks(slice(0, len(part))))
+        rows_of_all = list(chunks(slice(0, len(part)), most=model.most_at_once))
         for rows in following(rows_of_all, "encoding", "chunk", delay=1):
             x = images_of(model, part, rows)
             own = x.new_zeros(len(x), model.noise_dim) if noise is None else noise[rows].to(x)

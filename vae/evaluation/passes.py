@@ -45,9 +45,10 @@ def _there(numbers: Tensor, device: torch.device) -> Tensor:
     return numbers if numbers.device == device else send(numbers, device)
 
 
-def chunks(part: slice, model: VAE | None = None) -> Iterator[slice]:
-    """Yield slices of `part` small enough for one pass of `model`, or of anything."""
+def chunks(part: slice, model: VAE | None = None, *, most: int = 0) -> Iterator[slice]:
+    """Yield slices of `part` small enough for one pass of `model`, or of anything; of `most` rows, unless that is 0."""
     size = CHUNK if model is None else _chunk_of(model)
+    size = min(size, most or size)
     for start in range(part.start, part.stop, size):
         yield slice(start, min(start + size, part.stop))
 
@@ -56,7 +57,8 @@ def _chunk_of(model: VAE) -> int:
     """Return the examples that one pass of a model takes, in which each image is decoded `passes` times."""
     on_cuda = next(model.parameters()).is_cuda
     size = max(CHUNK, NUMBERS_ON_CUDA // math.prod(model.likelihood.output_shape)) if on_cuda else CHUNK
-    return max(1, size // model.passes)
+    size = max(1, size // model.passes)
+    return min(size, model.most_at_once or size)
 
 
 def mean_and_error(values: Tensor) -> tuple[float, float | None]:

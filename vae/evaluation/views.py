@@ -7,7 +7,7 @@ from vae.data import randomness
 from vae.data.batches import send, to_unit_interval
 from vae.data.dataset import DataSet, Split
 from vae.evaluation.encoding import encode
-from vae.evaluation.passes import evaluating, images_of, labels_for
+from vae.evaluation.passes import chunks, evaluating, images_of, labels_for
 from vae.model import VAE
 
 
@@ -22,14 +22,16 @@ def pictures(model: VAE, part: Split, seed: int, count: int = 64) -> dict[str, T
     """
     weights = next(model.parameters())
     originals = images_of(model, part, slice(0, count))
-    labels = labels_for(model, part, slice(0, count))
     noise = send(randomness.normal(count, model.draw_dim, seed, "samples").to(weights.dtype), weights.device)
+    given = torch.arange(count, device=weights.device) % model.classes if model.sees_labels else None
+    reconstructed, sampled = [], []
     with evaluating(model):
-        return {
-            "Originals": visible(originals),
-            "Reconstructions": visible(model.reconstruct(originals, labels)),
-            "Samples": visible(model.sample(noise=noise)),
-        }
+        for rows in chunks(slice(0, count), most=model.most_at_once):
+            if len(x := originals[rows]):  # of a small part of the data there may be fewer
+                reconstructed.append(model.reconstruct(x, labels_for(model, part, rows)))
+            sampled.append(model.sample(noise=noise[rows], labels=None if given is None else given[rows]))
+    kinds = (originals, torch.cat(reconstructed), torch.cat(sampled))
+    return dict(zip(("Originals", "Reconstructions", "Samples"), map(visible, kinds), strict=True))
 
 
 def embedding(model: VAE, data: DataSet, count: int = 2000) -> tuple[Tensor, Tensor, list[str] | None]:

@@ -52,7 +52,8 @@ class Plan:
         """Return the plan of a run on these pieces."""
         count, device, threads = accelerator.num_processes, accelerator.device.type, torch.get_num_threads()
         size = f"{vae.count_parameters():,} parameters, "
-        size += f"{agenda.total_steps:,} steps of {config.train.batch_size} images, "
+        at_once = f" ({config.train.micro_batch} at once in a process)" if config.train.micro_batch else ""
+        size += f"{agenda.total_steps:,} steps of {config.train.batch_size} images{at_once}, "
         size += f"{count} process{'es' if count > 1 else ''} on {device} ({threads} threads each)"
         size += f" in {config.train.precision}"
         size += f", weights averaged (optim.ema = {config.optim.ema:g})" if config.optim.ema else ""

@@ -26,6 +26,7 @@ FAMILIES = [
 SMALL = ["model.hidden_dim=8", "train.batch_size=10", "train.precision=fp64"]
 # to rounding; bitwise, in six parts of each batch, of which five have no example of the last one
 WAYS = {"plain": ["train.exact=0"], "exact": ["train.exact=6"]}
+WAYS |= {"chunks": ["train.micro_batch=2"], "exact chunks": ["train.exact=6", "train.micro_batch=1"]}
 STEPS = 7  # of 10, 10, 10 and 1 examples: with several ranks, not all of them have one
 
 

@@ -14,7 +14,7 @@ from vae import assemble
 from vae.config import load
 from vae.data.batches import TrainingBatches, share
 from vae.distributed import launch
-from vae.distributed.peers import Peers
+from vae.distributed.peers import Ranks
 from vae.objectives import OBJECTIVES
 
 COUNTS = (7, 2)  # of three ranks, one has no example of two
@@ -27,11 +27,13 @@ SPECS = [
     "{name: CapacityVAE, capacity: 0.1}",
     "{name: InfoVAE, alpha: 1}",
 ]
+# examples that a process takes at once; of 10 on three ranks with 3, one rank has two chunks, and the others have one
+CHUNKS = (0, 1, 3)
 
 
 def gathered(count: int, rank: int, world_size: int) -> dict[str, Tensor]:
     """Return this rank's value and gradient of a function of all pairs of `count` examples."""
-    peers = Peers(count, 1000, rank, world_size)
+    peers = Ranks(count, 1000, rank, world_size)
     everyone = torch.linspace(-1, 2, count * 3, dtype=torch.float64).reshape(count, 3).sin()
     part = share(count, rank, world_size)
     mine = everyone[part] if part.stop > part.start else everyone[:1]  # a stand-in, as in batches
@@ -49,10 +51,10 @@ def pairs(mine: Tensor, others: Tensor) -> Tensor:
     return (mine @ others.T).tanh().sum(1)
 
 
-def trained(accelerator: Accelerator, spec: str) -> dict[str, Any]:
+def trained(accelerator: Accelerator, spec: str, micro_batch: int = 0) -> dict[str, Any]:
     """Return the weights, and what was logged, of a few steps in float64 with an objective (all ranks)."""
     settings = ["model.hidden_dim=8", "train.batch_size=10", "train.precision=fp64", "train.engine=eager"]
-    config = load(None, [*settings, f"objective={spec}"])
+    config = load(None, [*settings, f"objective={spec}", f"train.micro_batch={micro_batch}"])
     images = torch.rand(21, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     vae, objective = assemble.build_model(config, (1, 4, 4)), assemble.build_objective(config)
     place = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
@@ -65,6 +67,7 @@ def trained(accelerator: Accelerator, spec: str) -> dict[str, Any]:
     interval = engine.drain()
     assert math.isfinite(interval.loss)
     logged = {"loss": interval.loss, "reconstruction": interval.reconstruction, "kl": interval.kl} | interval.extra
+    logged["grad_norm"] = interval.grad_norm
     return {"weights": torch.cat([weight.detach().flatten() for weight in vae.parameters()]), "logged": logged}
 
 
@@ -75,7 +78,7 @@ def main(path: str) -> None:
     rank, world_size = accelerator.process_index, accelerator.num_processes
     found = {
         "gathered": {count: gathered(count, rank, world_size) for count in COUNTS},
-        "trained": {spec: trained(accelerator, spec) for spec in SPECS},
+        "trained": {spec: {most: trained(accelerator, spec, most) for most in CHUNKS} for spec in SPECS},
     }
     torch.save(found, Path(path) / f"{rank}.pt")
     launch.leave()

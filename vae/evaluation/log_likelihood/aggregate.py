@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 
 from vae.data.batches import share
 from vae.data.dataset import Split
-from vae.distributed.peers import Peers
+from vae.distributed.peers import Ranks
 from vae.evaluation.log_likelihood.budget import largest_batch
 from vae.evaluation.log_likelihood.progress import Progress
 from vae.evaluation.log_likelihood.weights import Draws
@@ -75,7 +75,7 @@ def aggregate(
         z, log_q_given_x, log_p = drawn
         log_q = _log_aggregate(accelerator, model, part, z, longest=math.ceil(count / world_size), progress=progress)
     mine = torch.stack([log_q_given_x - log_q, log_q - log_p], 1)
-    terms = Peers(count, count, rank, world_size).gather(mine)
+    terms = Ranks(count, count, rank, world_size).gather(mine)
     information, marginal = mean_and_error(terms[:, 0]), mean_and_error(terms[:, 1])
     if model.prior.needs_labels:
         marginal = None, None

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vae.data.batches import share
 from vae.data.dataset import Split
-from vae.distributed.peers import Peers
+from vae.distributed.peers import Ranks
 from vae.evaluation.log_likelihood.budget import largest_batch, return_free_memory
 from vae.evaluation.log_likelihood.progress import Progress
 from vae.evaluation.log_likelihood.weights import Draws, WeightSums, log_weights
@@ -78,7 +78,7 @@ def estimate(
                     progress.advance(count * times * len(rows))
                 found.append(block.estimates())
                 return_free_memory()
-    together = Peers(len(part), len(part), rank, world_size).gather(torch.cat(found))
+    together = Ranks(len(part), len(part), rank, world_size).gather(torch.cat(found))
     return Estimates(*together.unbind(1))
 
 
