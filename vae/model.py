@@ -1,6 +1,7 @@
 """The VAE: puts an encoder, a posterior, a prior, a decoder and a likelihood together."""
 
 import contextlib
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,8 +12,10 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from vae import plugins
 from vae.components import Spec, build
 from vae.data.statistics import PixelStatistics
+from vae.errors import PluginWarning
 from vae.families.hierarchy import HIERARCHIES, Families, Hierarchy, Latent
 from vae.families.labels import LabelPosterior
 from vae.families.likelihoods import LIKELIHOODS, Likelihood
@@ -111,6 +114,7 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
         self.passes = classes if infer_labels else 1
         if infer_labels:
             self.classifier = build(ENCODERS, encoder, replace(sizes, context_dim=0), classes)
+        self._note_plugins()
 
     @torch.no_grad()
     def start_output_bias(self, images: Tensor, *, binary: bool) -> None:
@@ -129,9 +133,17 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
             assert layer.bias is not None
             layer.bias.copy_(self.likelihood.output_bias(statistics).flatten())
 
+    def _note_plugins(self) -> None:
+        """Have the saved model say which plugins its pieces come from."""
+        parts = (self.encoder, self.decoder, self.posterior, self.prior, self.likelihood, self.hierarchy)
+        if (needs := plugins.needs_of([type(part) for part in parts])) and isinstance(self._hub_mixin_config, dict):
+            self._hub_mixin_config["plugins"] = needs
+
     @classmethod
-    def _from_pretrained(cls, **location: Any) -> "VAE":
-        """Load as the mixin does, but without its line on stdout, and never with weights missing."""
+    def _from_pretrained(cls, *, config: dict[str, Any] | None = None, **location: Any) -> "VAE":
+        """Load as the mixin does, but without its line on stdout, and never with weights or a plugin missing."""
+        for sentence in plugins.check((config or {}).get("plugins"), str(location["model_id"])):
+            warnings.warn(sentence, PluginWarning, stacklevel=3)
         # the hook's signature is the mixin's own and changes with its version: passed on as it comes
         with contextlib.redirect_stdout(None):
             return super()._from_pretrained(**{**location, "strict": True})
