@@ -114,7 +114,10 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
         self.passes = classes if infer_labels else 1
         if infer_labels:
             self.classifier = build(ENCODERS, encoder, replace(sizes, context_dim=0), classes)
-        self._note_plugins()
+        networks = ((ENCODERS, encoder), (DECODERS, decoder), (HIERARCHIES, hierarchy))
+        families = ((POSTERIORS, posterior), (PRIORS, prior), (LIKELIHOODS, likelihood))
+        if (needs := plugins.needs_of([*networks, *families])) and isinstance(self._hub_mixin_config, dict):
+            self._hub_mixin_config["plugins"] = needs  # saved with the model
 
     @torch.no_grad()
     def start_output_bias(self, images: Tensor, *, binary: bool) -> None:
@@ -132,12 +135,6 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
             statistics = PixelStatistics(images, binary, per_channel=not isinstance(layer, nn.Linear))
             assert layer.bias is not None
             layer.bias.copy_(self.likelihood.output_bias(statistics).flatten())
-
-    def _note_plugins(self) -> None:
-        """Have the saved model say which plugins its pieces come from."""
-        parts = (self.encoder, self.decoder, self.posterior, self.prior, self.likelihood, self.hierarchy)
-        if (needs := plugins.needs_of([type(part) for part in parts])) and isinstance(self._hub_mixin_config, dict):
-            self._hub_mixin_config["plugins"] = needs
 
     @classmethod
     def _from_pretrained(cls, *, config: dict[str, Any] | None = None, **location: Any) -> "VAE":

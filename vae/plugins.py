@@ -13,14 +13,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import util
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from vae.components import explain, settings_of
+from vae.components import Chosen, PieceOf, Spec, Table, explain, settings_of
 from vae.config import Config
-from vae.config.combinations import chosen_pieces
+from vae.config.combinations import chosen
 from vae.errors import InputError
 
 # name -> where it stands; its annotation there, `dict[str, type[Network]]`, has the base class of its pieces
@@ -38,11 +39,9 @@ TABLES = {
 }
 DIGITS = 12  # of a sha256, where people read it
 
-Names = Mapping[str, Sequence[str]]  # table -> names in it
-
 
 class Need(BaseModel):
-    """What a run or a saved model needs of a plugin.
+    """The pieces of a plugin that a run or a saved model needs, and the plugin's version.
 
     Attributes:
         file: the plugin's name, without its folder.
@@ -87,12 +86,12 @@ class Plugin:
     @property
     def names(self) -> str:
         """What it has added, as text: `ENCODERS PatchEncoder, DECODERS PatchDecoder`."""
-        return _listed({table: list(added) for table, added in self.pieces.items()})
+        return ", ".join(f"{table} {', '.join(added)}" for table, added in self.pieces.items())
 
-    def need_of(self, pieces: Sequence[object]) -> Need | None:
-        """Return what `pieces` need of it; None: none of them is the plugin's."""
+    def need_of(self, chosen: Sequence[Chosen]) -> Need | None:
+        """Return what is needed of it where these pieces are chosen; None: none of them is the plugin's."""
         used = {
-            table: [name for name, piece in added.items() if any(piece is other for other in pieces)]
+            table: [name for name in added if any(name == other and _table(table) is its for its, other in chosen)]
             for table, added in self.pieces.items()
         }
         used = {table: names for table, names in used.items() if names}
@@ -152,9 +151,8 @@ def used_by(config: Config) -> list[tuple[Plugin, Need]]:
     if not _loaded:
         return []
     sources, name = _table("SOURCES"), config.data.name
-    endings = [key for key in sources if key.startswith(".") and name.endswith(key)]
-    source = sources[name] if name in sources else sources[endings[0]] if endings else None
-    pieces = [*chosen_pieces(config), source]
+    keys = [name] if name in sources else [key for key in sources if key.startswith(".") and name.endswith(key)][:1]
+    pieces = [*chosen(config), *((sources, key) for key in keys)]
     return [(plugin, need) for plugin in loaded() if (need := plugin.need_of(pieces))]
 
 
@@ -164,8 +162,12 @@ def options(configs: Iterable[Config]) -> list[str]:
     return [word for path in paths for word in ("--plugin", path)]
 
 
-def needs_of(pieces: Sequence[object]) -> list[dict[str, Any]]:
-    """Return what pieces need of the plugins of this process, as plain data that `check` understands."""
+def needs_of(specs: Sequence[tuple[Table, str | Spec]]) -> list[dict[str, Any]]:
+    """Return what is needed of the plugins of this process by specs from tables, as plain data for `check`."""
+    if not _loaded:
+        return []
+    markers = [(PieceOf(table), spec) for table, spec in specs]
+    pieces = [found for marker, spec in markers for found in marker.chosen(marker.complete(spec))]
     return [need.model_dump() for plugin in loaded() if (need := plugin.need_of(pieces))]
 
 
@@ -188,16 +190,14 @@ def check(needs: Any, whose: str, file_of: Callable[[Need], str] = lambda need: 
 
 
 def _check(need: Need, whose: str, file_of: Callable[[Need], str]) -> Iterator[str]:
-    missing = {
-        table: [name for name in names if table not in TABLES or name not in _table(table)]
-        for table, names in need.pieces.items()
-    }
-    missing = {table: names for table, names in missing.items() if names}
+    order = [*TABLES, *sorted(need.pieces.keys() - TABLES.keys())]  # JSON may have sorted them
+    named = [(table, name) for table in order for name in need.pieces.get(table, ())]
+    missing = [name for table, name in named if table not in TABLES or name not in _table(table)]
     if missing:
-        problem = f"{whose}: needs {_listed(missing)} of the plugin {need.file}"
+        problem = f"{whose}: needs {', '.join(missing)} of the plugin {need.file}"
         raise InputError(f"{problem}: give --plugin {file_of(need)} (in Python: vae.plugins.load)")
     for plugin in loaded():
-        here = [name for table, names in need.pieces.items() for name in names if name in plugin.pieces.get(table, {})]
+        here = [name for table, name in named if name in plugin.pieces.get(table, {})]
         if here and plugin.sha256 != need.sha256:
             was, now = f"{need.file} (sha256 {need.version})", f"{plugin.path.name} (sha256 {plugin.version})"
             yield f"{whose}: made with the plugin {was}, here it is {now}: {', '.join(here)} may compute something else"
@@ -215,8 +215,9 @@ def _must_be_a_module(file: Path, shown: str | Path) -> None:
     """Refuse a file whose name no module can have, or another one has already."""
     if file.suffix != ".py" or not file.stem.isidentifier():
         raise InputError(f"--plugin {shown}: must be a file of Python with a module's name, e.g. my_pieces.py")
-    found = None if file.stem in sys.modules else util.find_spec(file.stem)
-    if file.stem in sys.modules or (found is not None and found.origin != str(file)):
+    installed = [entry for entry in sys.path if Path(entry).resolve() not in (Path.cwd(), file.parent)]
+    known = file.stem in sys.modules or file.stem in sys.stdlib_module_names
+    if known or PathFinder.find_spec(file.stem, installed):
         raise InputError(f"--plugin {shown}: there is a module {file.stem} already; give the file another name")
 
 
@@ -298,7 +299,7 @@ def _problems(table: str, name: object, piece: Any, other: Any) -> Iterator[str]
         if p.kind is p.KEYWORD_ONLY and p.annotation is p.empty:
             example = f'{p.name}: Annotated[int, Field(ge=1, description="...")] = 1'
             yield f"the setting {p.name} of {piece.__name__} has no type; write it as {example}"
-    if base is not None:
+    if inspect.isclass(piece):
         yield from _wrong_settings(piece)
 
 
@@ -330,11 +331,6 @@ def _base(table: str) -> type | None:
     module, _, name = TABLES[table].partition(":")
     _, piece = get_args(sys.modules[module].__annotations__[name])
     return get_args(piece)[0] if getattr(piece, "__origin__", None) is type else None
-
-
-def _listed(pieces: Names) -> str:
-    """Return pieces as text: `ENCODERS PatchEncoder, DECODERS PatchDecoder`."""
-    return ", ".join(f"{table} {', '.join(names)}" for table, names in pieces.items())
 
 
 def _version(sha256: Mapping[str, str]) -> str:
