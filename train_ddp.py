@@ -27,7 +27,7 @@ if __name__ == "__main__":  # before torch is imported, which takes seconds: sig
         startup.pause_collector()
         JOB = read(__doc__)
 
-from vae import assemble
+from vae import assemble, plugins
 from vae.distributed import launch
 from vae.distributed.stopping import StopVote
 from vae.distributed.watchdog import Watchdog
@@ -57,6 +57,7 @@ def train(job: Job) -> None:
     accelerator = launch.make_accelerator(  # all ranks: rendezvous
         config.train.device, precision, os.environ, timeout, tf32=config.train.tf32
     )
+    launch.must_agree(accelerator, plugins.versions())  # all ranks: gather, where there are plugins
     launch.set_threads(assemble.choose_threads(config), os.environ)
     rank, world_size, device = accelerator.process_index, accelerator.num_processes, accelerator.device
     say = accelerator.on_main_process(print)

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import cast
 
-from vae.commands.parsing import Command, Parser
+from vae.commands.parsing import Command, Parser, add_plugins, load_plugins
+from vae.commands.printing import printed_warnings
 from vae.distributed import ending
 
 # modules of vae/commands/, in the order of --help
@@ -31,6 +32,9 @@ COMMANDS = (
     "shapes",
 )
 
+# commands that see to signals or to a launcher before torch is imported, and load the plugins themselves
+LOAD_THEMSELVES = ("doctor", "evaluate", "score", "sweep")
+
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Return the arguments, and as `action` the command that takes them; raises `InputError`."""
@@ -40,7 +44,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         command = cast(Command, import_module(f"vae.commands.{name}"))
         of_command = commands.add_parser(name, help=command.__doc__, description=command.__doc__)
         command.add_arguments(of_command)
-        of_command.set_defaults(action=command.run)
+        add_plugins(of_command)
+        of_command.set_defaults(action=command.run, loads_itself=name in LOAD_THEMSELVES)
     if argv and argv[0] in commands.choices:  # by itself, so that options may stand between `key=value`s
         return commands.choices[argv[0]].parse_intermixed_args(argv[1:])
     return parser.parse_args(argv)
@@ -51,7 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def run() -> int:
         args = parse(sys.argv[1:] if argv is None else argv)
-        return args.action(args)
+        with printed_warnings(os.environ):
+            if not args.loads_itself:
+                load_plugins(args)
+            return args.action(args)
 
     return ending.run("python -m vae", os.environ, run)
 

@@ -35,6 +35,7 @@ class Piece:
 
 Spec = dict[str, Any]
 Table = Mapping[str, type[Piece]]
+Chosen = tuple[Table, str]  # a table, and the name of a piece in it
 
 # A pydantic context: specs stay as they are given, so that the modules of the pieces need not be imported.
 SPECS_AS_GIVEN = {"specs": "as given"}
@@ -88,13 +89,12 @@ class PieceOf:
         settings = {str(key): item for key, item in value.items() if key != "name"}
         return {"name": name, **_complete_settings(self.table[name], settings)}
 
-    def pieces(self, spec: Spec) -> Iterator[type[Piece]]:
-        """Yield the piece that a complete spec names, and the pieces that its settings name."""
-        piece = self.table[spec["name"]]
-        yield piece
-        for name, field in settings_of(piece).model_fields.items():
+    def chosen(self, spec: Spec) -> Iterator[Chosen]:
+        """Yield table and name of the piece that a complete spec names, and of the pieces that its settings name."""
+        yield self.table, spec["name"]
+        for name, field in settings_of(self.table[spec["name"]]).model_fields.items():
             if marker := piece_of(field.metadata):
-                yield from marker.pieces(spec[name])
+                yield from marker.chosen(spec[name])
 
     def build(self, value: Any, *operands: Any) -> Any:
         """Construct the piece that `value` names, or return `value` if it is one already.

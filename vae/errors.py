@@ -32,6 +32,10 @@ class ArgumentError(InputError):
         return "".join(part.option if isinstance(part, Argument) else part for part in self.args)
 
 
+class PluginWarning(UserWarning):
+    """A plugin is another version than the one that made a run or a model; the message is one line."""
+
+
 class JobError(RuntimeError):
     """A job cannot go on, and all ranks know it; the message is one line."""
 

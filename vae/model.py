@@ -1,6 +1,7 @@
 """The VAE: puts an encoder, a posterior, a prior, a decoder and a likelihood together."""
 
 import contextlib
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,8 +12,10 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from vae import plugins
 from vae.components import Spec, build
 from vae.data.statistics import PixelStatistics
+from vae.errors import PluginWarning
 from vae.families.hierarchy import HIERARCHIES, Families, Hierarchy, Latent
 from vae.families.labels import LabelPosterior
 from vae.families.likelihoods import LIKELIHOODS, Likelihood
@@ -113,6 +116,10 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
         self.most_at_once = 0
         if infer_labels:
             self.classifier = build(ENCODERS, encoder, replace(sizes, context_dim=0), classes)
+        networks = ((ENCODERS, encoder), (DECODERS, decoder), (HIERARCHIES, hierarchy))
+        families = ((POSTERIORS, posterior), (PRIORS, prior), (LIKELIHOODS, likelihood))
+        if (needs := plugins.needs_of([*networks, *families])) and isinstance(self._hub_mixin_config, dict):
+            self._hub_mixin_config["plugins"] = needs  # saved with the model
 
     @torch.no_grad()
     def start_output_bias(self, images: Tensor, *, binary: bool) -> None:
@@ -132,8 +139,10 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
             layer.bias.copy_(self.likelihood.output_bias(statistics).flatten())
 
     @classmethod
-    def _from_pretrained(cls, **location: Any) -> "VAE":
-        """Load as the mixin does, but without its line on stdout, and never with weights missing."""
+    def _from_pretrained(cls, *, config: dict[str, Any] | None = None, **location: Any) -> "VAE":
+        """Load as the mixin does, but without its line on stdout, and never with weights or a plugin missing."""
+        for sentence in plugins.check((config or {}).get("plugins"), str(location["model_id"])):
+            warnings.warn(sentence, PluginWarning, stacklevel=3)
         # the hook's signature is the mixin's own and changes with its version: passed on as it comes
         with contextlib.redirect_stdout(None):
             return super()._from_pretrained(**{**location, "strict": True})

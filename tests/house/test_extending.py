@@ -57,6 +57,7 @@ def write_code(body: str, project: Path) -> None:
             if path.exists():
                 add_lines(path, block[2])
             else:
+                path.parent.mkdir(exist_ok=True)
                 path.write_text(block[2])
 
 

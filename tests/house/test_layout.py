@@ -15,7 +15,7 @@ from tests.helpers import ROOT
 LAYERS = (  # each imports of its own layer and of those above it in this list
     ("errors", "compat", "files", "components", "canvas", "bars"),
     ("networks", "data", "figures", "schedules"),
-    ("families", "config", "distributed"),
+    ("families", "config", "distributed", "plugins"),
     ("model",),
     ("objectives",),
     ("engine",),

@@ -10,6 +10,11 @@ def add_arguments(_: argparse.ArgumentParser) -> None:
     """Take no arguments."""
 
 
-def run(_: argparse.Namespace) -> int:
-    """Print the list."""
-    return print_lines([describe_components()])
+def run(args: argparse.Namespace) -> int:
+    """Print the list, and below it the plugins with what they add."""
+    lines = [describe_components()]
+    if args.plugins:
+        from vae import plugins
+
+        lines += ["", *(f"{plugin.path}: {plugin.names}" for plugin in plugins.loaded())]
+    return print_lines(lines)

@@ -3,7 +3,7 @@
 import argparse
 import os
 
-from vae.commands.parsing import add_device, add_runs, at_least
+from vae.commands.parsing import add_device, add_runs, at_least, load_plugins
 from vae.commands.printing import print_lines
 from vae.distributed import startup
 from vae.distributed.signals import StopRequest
@@ -29,6 +29,7 @@ def run(args: argparse.Namespace) -> int:
     stop = StopRequest()
     if not args.compare:
         startup.begin(os.environ, stop)  # before torch is imported
+    load_plugins(args)
     from vae.evaluation.log_likelihood import runs
 
     if args.compare:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from vae.distributed import accelerate_settings
 from vae.errors import InputError
-from vae.run.contents import USES
+from vae.run.contents import USES, named_folder
 
 if TYPE_CHECKING:
     from vae.config import Config
@@ -54,26 +54,55 @@ def add_configuration(parser: argparse.ArgumentParser, keys: str) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"any key {keys}, the value in YAML")
 
 
+def add_plugins(parser: argparse.ArgumentParser) -> None:
+    """Let a program take plugins."""
+    adds = "a Python file that adds your own pieces (docs/extending.md); may be given several times"
+    parser.add_argument("--plugin", dest="plugins", action="append", default=[], metavar="FILE", type=Path, help=adds)
+
+
+def load_plugins(args: argparse.Namespace) -> None:
+    """Run the plugins that the command line names, see `vae.plugins.load`; raises `InputError`."""
+    if args.plugins:
+        from vae import plugins
+
+        for path in args.plugins:
+            plugins.load(path)
+
+
 def configuration_of(args: argparse.Namespace, environment: Mapping[str, str]) -> "Config":
     """Return the configuration of a job, by the arguments of `add_configuration` and what its launcher asks for.
+
+    The plugins of the command line are run once keys and plain values have been found right.
 
     Args:
         args: the arguments.
         environment: `os.environ`.
 
     Raises:
-        InputError: an argument or a value cannot be used, or the launcher asks for what a job cannot do.
+        InputError: an argument, a plugin or a value cannot be used, the run to be continued needs another plugin, or
+            the launcher asks for what a job cannot do.
     """
-    from vae.config import load  # imports pydantic, a moment in which a signal may come
+    from vae.config import from_dict, gather  # imports pydantic, a moment in which a signal may come
 
     accelerate_settings.refuse_unsupported(environment)
     asked = accelerate_settings.precision(environment)
     try:
-        return load(args.config, args.overrides, {"train": {"precision": asked}} if asked else None)
+        given = gather(args.config, args.overrides, {"train": {"precision": asked}} if asked else None)
+        load_plugins(args)
+        _must_have_plugins(given)
+        return from_dict(given.model_dump())
     except InputError as error:
         if asked is None or "precision" not in str(error):
             raise
         raise InputError(f"{error}{accelerate_settings.naming_launcher(environment)}") from None
+
+
+def _must_have_plugins(config: "Config") -> None:
+    """Refuse a job without a plugin that the run in its folder needs, before a piece that is unknown is refused."""
+    from vae.run import needs
+
+    if folder := named_folder(config):
+        needs.check(folder)
 
 
 def add_runs(parser: argparse.ArgumentParser) -> None:

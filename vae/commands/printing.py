@@ -1,9 +1,14 @@
 """The output of commands."""
 
 import os
-from collections.abc import Iterable
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
-from vae.distributed.ending import DONE
+from vae.distributed.ending import DONE, speaks
+from vae.errors import PluginWarning
 
 
 def print_line(line: object) -> None:
@@ -17,3 +22,25 @@ def print_lines(lines: Iterable[object]) -> int:
     for line in lines:
         print_line(line)
     return DONE
+
+
+@contextmanager
+def printed_warnings(environment: Mapping[str, str]) -> Iterator[None]:
+    """Print warnings about plugins as one line each, on one process of a machine; other warnings as Python does.
+
+    Args:
+        environment: `os.environ`, which says which process of a machine speaks.
+    """
+    otherwise = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
+        if not issubclass(category, PluginWarning):
+            otherwise(message, category, *place)
+        elif speaks(environment):
+            print(f"warning: {message}", file=sys.stderr)
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = otherwise

@@ -3,7 +3,17 @@
 import argparse
 import os
 
-from vae.commands.parsing import add_device, add_images, add_output, add_run, add_seed, at_least, data_of, output_of
+from vae.commands.parsing import (
+    add_device,
+    add_images,
+    add_output,
+    add_run,
+    add_seed,
+    at_least,
+    data_of,
+    load_plugins,
+    output_of,
+)
 from vae.commands.printing import print_line, print_lines
 from vae.distributed import startup
 from vae.distributed.signals import StopRequest
@@ -26,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
     """Print means of the scores, and the files that are written."""
     stop = StopRequest()
     startup.begin(os.environ, stop)  # before torch is imported
+    load_plugins(args)
     from vae.evaluation.log_likelihood.runs import Resources
     from vae.uses import score
 

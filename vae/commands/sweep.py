@@ -4,9 +4,9 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
+from vae.commands.parsing import load_plugins
 from vae.commands.printing import print_line, print_lines
 from vae.distributed import accelerate_settings
 from vae.distributed.signals import StopRequest
@@ -38,28 +38,30 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(f"{option}: goes with --run")
         if value is not None and value < 1:
             raise InputError(f"{option} {value}: must be at least 1")
-    sweep = load(args.file, args.overrides)
+    sweep = load(args.file, args.overrides, args.plugins)
     if args.folder is not None:
         return print_lines([sweep.member(args.folder).folder])
     if args.index is not None:
         os.execve(sys.executable, [sys.executable, *sweep.member(args.index).command], _environment())
     if args.run:
-        return _train(sweep, jobs=args.jobs or 0, retry=args.retry)
+        return _train(sweep, args)
+    load_plugins(args)
     if args.report:
         return _report(sweep)
     if args.status:
         from vae.sweep.status import table
 
         return print_lines(table(sweep))
-    return _list(sweep, args.file, args.overrides)
+    return _list(sweep, args)
 
 
-def _list(sweep: Sweep, file: Path, overrides: Sequence[str]) -> int:
+def _list(sweep: Sweep, args: argparse.Namespace) -> int:
     """Print the members, and the command that trains them as a SLURM job array."""
     sweep.check()
     for index, member in enumerate(sweep.members):
         print_line(f"{index:4d}  {member.name}  {shlex.join(member.arguments)}")
-    words = [f"--array=0-{len(sweep.members) - 1}", "launch/slurm/sweep.sbatch", str(file), *overrides]
+    words = [f"--array=0-{len(sweep.members) - 1}", "launch/slurm/sweep.sbatch", str(args.file), *args.overrides]
+    words += [word for path in args.plugins for word in ("--plugin", str(path))]
     return print_lines([f"as a SLURM job array: sbatch {shlex.join(words)}"])
 
 
@@ -71,14 +73,15 @@ def _environment() -> dict[str, str]:
     return accelerate_settings.without_precision(os.environ)
 
 
-def _train(sweep: Sweep, *, jobs: int, retry: bool) -> int:
+def _train(sweep: Sweep, args: argparse.Namespace) -> int:
     """Train the members that are not done, then report."""
     stop = StopRequest()
     stop.install({})  # not as one of several processes
+    load_plugins(args)
     sweep.check()
     from vae.sweep.runner import Runner  # imports torch
 
-    code = Runner(sweep, _environment(), stop=stop, jobs=jobs, retry=retry).run()
+    code = Runner(sweep, _environment(), stop=stop, jobs=args.jobs or 0, retry=args.retry).run()
     if not stop.signum:
         try:
             _report(sweep)

@@ -2,11 +2,11 @@
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vae.commands.parsing import Parser, add_configuration, configuration_of
+from vae.commands.parsing import Parser, add_configuration, add_plugins, configuration_of
 from vae.distributed import accelerate_settings
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def read(description: str | None, argv: Sequence[str] | None = None) -> Job:
 
     parser = Parser("train_ddp.py", description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_configuration(parser, "below")
+    add_plugins(parser)
     parser.add_argument(
         "--resume", choices=["auto", "never", "must"], default="auto", help="continue a run (default: auto)"
     )
@@ -53,5 +54,15 @@ def read(description: str | None, argv: Sequence[str] | None = None) -> Job:
     parser.epilog = "keys:\n" + describe()
     args = parser.parse_intermixed_args(argv)
     config = configuration_of(args, os.environ)
-    note = accelerate_settings.contradiction(os.environ, config.train.precision)
-    return Job(config, args.config, args.resume, args.dry_run, (note,) if note else ())
+    notes = [accelerate_settings.contradiction(os.environ, config.train.precision), *_unused(config)]
+    return Job(config, args.config, args.resume, args.dry_run, tuple(note for note in notes if note))
+
+
+def _unused(config: "Config") -> Iterator[str]:
+    """Yield a sentence for each plugin of which a run uses nothing."""
+    from vae import plugins
+
+    used = [plugin for plugin, _ in plugins.used_by(config)]
+    for plugin in plugins.loaded():
+        if plugin not in used:
+            yield f"--plugin {plugin.path.name}: this run uses none of its pieces: {plugin.names}"

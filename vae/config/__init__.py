@@ -1,7 +1,17 @@
 """The configuration: a schema, read from YAML and `key=value`, with one clear line for each mistake."""
 
 from vae.config.help import describe, describe_components
-from vae.config.reading import differences, flatten, from_dict, load, parse_override, read_yaml, to_yaml, warnings
+from vae.config.reading import (
+    differences,
+    flatten,
+    from_dict,
+    gather,
+    load,
+    parse_override,
+    read_yaml,
+    to_yaml,
+    warnings,
+)
 from vae.config.schema import Config, TrainConfig
 
 __all__ = [
@@ -12,6 +22,7 @@ __all__ = [
     "differences",
     "flatten",
     "from_dict",
+    "gather",
     "load",
     "parse_override",
     "read_yaml",

@@ -2,31 +2,31 @@
 
 from collections.abc import Iterator
 
-from vae.components import Piece, piece_of, pieces_of
+from vae.components import Chosen, piece_of, pieces_of
 from vae.config.help import keys
 from vae.config.schema import Config
 
 
 def conflicts(config: Config) -> Iterator[str]:
     """Yield one line for each combination without a meaning: the key, its value and the way out."""
-    for piece in chosen_pieces(config):
-        yield from piece.conflicts(config)
+    for table, name in chosen(config):
+        yield from table[name].conflicts(config)
     yield from _hidden_labels(config)
     yield from _tf32(config)
     yield from _patience(config)
 
 
-def chosen_pieces(config: Config) -> Iterator[type[Piece]]:
-    """Yield each piece that a complete configuration names, those named by the settings of others among them."""
+def chosen(config: Config) -> Iterator[Chosen]:
+    """Yield table and name of each piece that a complete configuration names, by the settings of others too."""
     values = config.model_dump()
     for key, field in keys():
         section, _, name = key.partition(".")
         value = values[section][name] if name else values[section]
         if marker := piece_of(field.metadata):
-            yield from marker.pieces(value)
+            yield from marker.chosen(value)
         elif marker := pieces_of(field.annotation):
             for spec in value:
-                yield from marker.pieces(spec)
+                yield from marker.chosen(spec)
 
 
 def _hidden_labels(config: Config) -> Iterator[str]:

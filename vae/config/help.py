@@ -84,9 +84,15 @@ def _tables() -> list[tuple[list[str], Table]]:
 
 
 def _entry(key: str, kind: str, default: Any, field: FieldInfo) -> list[str]:
+    if field.is_required():
+        return [f"  {key}  ({kind}; must be given)", *_description(field)]
     shown = yaml.safe_dump(default, default_flow_style=True, sort_keys=False, width=1000)
     shown = shown.removesuffix("\n").removesuffix("\n...")
-    return [f"  {key}  ({kind}; default {shown})", f"      {field.description}"]
+    return [f"  {key}  ({kind}; default {shown})", *_description(field)]
+
+
+def _description(field: FieldInfo) -> list[str]:
+    return [f"      {field.description}"] if field.description else []
 
 
 def _type_name(field: FieldInfo) -> str:

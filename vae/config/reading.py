@@ -23,7 +23,21 @@ def load(
 ) -> Config:
     """Return the configuration: defaults, changed by the launcher, by the file, by the overrides.
 
-    Wrong keys and plain values are refused before the components, and with them torch, are imported.
+    Args:
+        path, overrides, launcher: as for `gather`.
+
+    Raises:
+        InputError: a file or value that cannot be used; the message is one line.
+    """
+    return from_dict(gather(path, overrides, launcher).model_dump())
+
+
+def gather(
+    path: str | Path | None = None,
+    overrides: list[str] | tuple[str, ...] = (),
+    launcher: Mapping[str, Any] | None = None,
+) -> Config:
+    """Return the same with specs of components as they are given: neither they nor torch are imported for it.
 
     Args:
         path: a YAML file that holds only what differs from the defaults.
@@ -39,12 +53,11 @@ def load(
         _merge(raw, read_yaml(Path(path).expanduser()), source=str(path))
     for override in overrides:
         _merge(raw, _nested(*parse_override(override)), source="the command line")
-    return from_dict(raw)
+    return _validate(raw, context=SPECS_AS_GIVEN)
 
 
 def from_dict(raw: Mapping[str, Any]) -> Config:
     """Return the configuration a nested mapping describes; raises `InputError` with one line."""
-    _validate(raw, context=SPECS_AS_GIVEN)
     config = _validate(raw)
     if problem := next(conflicts(config), None):
         raise InputError(problem)

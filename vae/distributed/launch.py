@@ -15,6 +15,7 @@ from accelerate.utils import (
     DistributedDataParallelKwargs,
     InitProcessGroupKwargs,
     broadcast_object_list,
+    gather_object,
 )
 
 from vae.compat import forget_accelerator
@@ -233,6 +234,21 @@ def on_main(
     if failure or outcome[1]:
         raise failure or outcome[1]
     return outcome[0]
+
+
+def must_agree(accelerator: Accelerator, plugins: Mapping[str, str]) -> None:
+    """Refuse plugins that are not the same files on all ranks; without plugins nothing is gathered (all ranks).
+
+    Args:
+        accelerator: the process group.
+        plugins: name -> version, of this process.
+    """
+    everyones: list[dict[str, str]] = gather_object([dict(plugins)]) if plugins else []
+    for name, version in plugins.items():
+        for rank, other in enumerate(everyones):
+            if other.get(name) != version:
+                here = f"{version} on rank {accelerator.process_index}, {other.get(name, 'none')} on rank {rank}"
+                raise InputError(f"--plugin {name}: is not the same on all ranks ({here}); give all nodes one file")
 
 
 def leave() -> None:

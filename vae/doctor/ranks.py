@@ -9,7 +9,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor, distributed
 
-from vae import assemble
+from vae import assemble, plugins
 from vae.data.dataset import DataSet, Split
 from vae.distributed.launch import cores, make_accelerator, set_threads
 from vae.doctor.findings import Context, Finding, Peer, failure, ok, warning
@@ -74,7 +74,7 @@ def judge_peers(peers: Sequence[Peer]) -> Finding:
     for name in sorted(names):
         values = {peer.rank: peer.versions.get(name, "none") for peer in peers}
         if len(set(values.values())) > 1:
-            level = failure if name in ("torch", "vae") else warning
+            level = failure if name in ("torch", "vae", *plugins.versions()) else warning
             return level(f"{name} differs: {by_value(values)}", "give all nodes one environment")
     prints = {peer.rank: peer.fingerprint for peer in peers if peer.fingerprint is not None}
     if len(set(prints.values())) > 1:

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from vae import figures
-from vae.config import load
 from vae.data import randomness
 from vae.data.dataset import DataSet, Split
 from vae.evaluation import ACTIVE, LatentMeasures, evaluating, images_of, labels_for, pictures, visible
@@ -19,8 +18,9 @@ from vae.evaluation.encoding import encode
 from vae.evaluation.latents_file import measure
 from vae.model import VAE
 from vae.report.prior import shown_prior
-from vae.run.contents import CONFIG, FIGURES, METRICS, read_metrics
+from vae.run.contents import FIGURES, METRICS, read_metrics
 from vae.run.finished import Loader
+from vae.run.needs import read_config
 from vae.run.outputs import save_figure
 
 PLANE = torch.linspace(-1, 1, 21)  # a plane has a centre
@@ -73,7 +73,7 @@ def draw_figures(
         InputError: a file of the run is missing, malformed or cannot be written.
     """
     rows = read_metrics(run_dir / METRICS)
-    max_grad_norm = load(run_dir / CONFIG).optim.max_grad_norm
+    max_grad_norm = read_config(run_dir).optim.max_grad_norm
     prior = cache(partial(shown_prior, model, data.test, seed))
     kinds = [
         lambda: draw_curves(rows, max_grad_norm),

@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from vae import plugins
 from vae.bars import following
 from vae.config import to_yaml
 from vae.evaluation.latents_file import measure
@@ -63,7 +64,7 @@ def write_report(paths: Sequence[Path], output: Path | None = None) -> list[Path
         config_file=first.folder / CONFIG,
         versions=_versions(report.finished),
         train_command=_train_command(first),
-        page_command=_page_command(paths, output),
+        page_command=_page_command(paths, output, report.runs),
     )
     pages = {HTML: page.to_html(), MARKDOWN: page.to_markdown()}
     return [*drawn, *(save_text(folder / name, text) for name, text in pages.items())]
@@ -107,12 +108,13 @@ def _versions(runs: Sequence[Run]) -> list[dict[str, str]]:
 
 def _train_command(run: Run) -> str:
     return shlex.join(
-        ["python", "train_ddp.py", "--config", str(run.folder / CONFIG), f"run.dir={run.folder}-again"],
-    )
+        ["python", "train_ddp.py", "--config", str(run.folder / CONFIG), *plugins.options([run.config]),
+         f"run.dir={run.folder}-again"],
+    )  # fmt: skip
 
 
-def _page_command(paths: Sequence[Path], output: Path | None) -> str:
-    options = ["--output", str(output)] if output else []
+def _page_command(paths: Sequence[Path], output: Path | None, runs: Sequence[Run]) -> str:
+    options = plugins.options([run.config for run in runs]) + (["--output", str(output)] if output else [])
     return shlex.join(["python", "-m", "vae", "report", *map(str, paths), *options])
 
 

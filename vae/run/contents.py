@@ -2,9 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vae.errors import InputError
+
+if TYPE_CHECKING:
+    from vae.config import Config
 
 RUNS = Path("runs")  # where run folders are, unless run.dir says otherwise
 CONFIG, METRICS, SUMMARY, STARTS = "config.yaml", "metrics.jsonl", "summary.json", "starts.jsonl"
@@ -13,6 +16,7 @@ EVALUATION = "evaluation.json"  # kept by `python -m vae evaluate`
 QUALITY = "quality.json"  # kept by `python -m vae quality`
 DISENTANGLEMENT = "disentanglement.json"  # kept by `python -m vae disentangle`
 CHECKPOINTS, FIGURES, MODEL, TENSORBOARD = "checkpoints", "figures", "model", "tensorboard"
+PLUGINS, PLUGINS_FILE = "plugins", "plugins.json"  # copies of the plugins that a run needs, and which these are
 USES = "uses"  # pictures and files of the commands that use a run
 LOCK, LOGS = ".lock", "logs"
 HINT = "give a folder that train_ddp.py wrote, e.g. runs/mnist"
@@ -23,6 +27,13 @@ NUMBERS = {  # what a row of each split must hold
     "test_raw": ("epoch", "loss", "reconstruction", "kl"),  # with the raw weights, where those of `test` are averages
     "val_raw": ("epoch", "loss", "reconstruction", "kl"),
 }
+
+
+def named_folder(config: "Config") -> Path | None:
+    """Return the folder that a configuration names, `run.dir` or `runs/<run.name>`; None: it names none."""
+    if config.run.dir:
+        return Path(config.run.dir).expanduser()
+    return RUNS / config.run.name if config.run.name else None
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

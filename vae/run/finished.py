@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vae.assemble import build_data, build_model
-from vae.config import Config, load
+from vae.config import Config
 from vae.data.dataset import DataSet
 from vae.model import VAE
 from vae.run.checkpoint import WEIGHTS, load_weights
-from vae.run.contents import CONFIG, MODEL, must_exist, must_hold_a_run
+from vae.run.contents import MODEL, must_exist, must_hold_a_run
+from vae.run.needs import read_config
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Loader:
             InputError: not a run folder, an unfinished or damaged run, or its data are not there.
         """
         must_hold_a_run(folder)
-        config = load(folder / CONFIG)
+        config = read_config(folder)
         weights = must_be_finished(folder)
         data = self.data(config)
         model = build_model(config, data.image_shape, data.classes)

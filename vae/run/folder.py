@@ -15,8 +15,18 @@ from vae.config import Config, differences, load, to_yaml
 from vae.engine import NonFiniteError
 from vae.errors import InputError, Stopped
 from vae.files import write_text
-from vae.run import checkpoint
-from vae.run.contents import CHECKPOINTS, CONFIG, LOCK, RUNS, STARTS, SUMMARY, read_summary, stopped_early
+from vae.run import checkpoint, needs
+from vae.run.contents import (
+    CHECKPOINTS,
+    CONFIG,
+    LOCK,
+    RUNS,
+    STARTS,
+    SUMMARY,
+    named_folder,
+    read_summary,
+    stopped_early,
+)
 from vae.run.versions import versions
 
 SECONDS_OF_A_LOOK = 1.0  # a process that looks for a lock holds the lock for a moment
@@ -41,10 +51,8 @@ class Start:
 
 def folder_of(config: Config, config_file: str | None) -> Path:
     """Return the run's folder: `run.dir`, or `runs/<run.name>`, or `runs/<config file>-<time>`."""
-    if config.run.dir:
-        return Path(config.run.dir).expanduser()
-    if config.run.name:
-        return RUNS / config.run.name
+    if named := named_folder(config):
+        return named
     return RUNS / f"{Path(config_file).stem if config_file else 'default'}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
@@ -81,10 +89,14 @@ class RunFolder:
         return self._continue(config, resume, total_steps)
 
     def record(self, config: Config, start: Start, step: int, world_size: int) -> None:
-        """Write config.yaml and a line of starts.jsonl (main process only): from here on the folder holds this run."""
+        """Write config.yaml and a line of starts.jsonl (main process only): from here on the folder holds this run.
+
+        Before these, what the run needs of plugins is written.
+        """
         begun = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "host": platform.node(), "step": step}
         begun |= {"world_size": world_size, "changed": start.changed, "versions": versions()}
         try:
+            needs.record(self.folder, config)
             write_text(self.folder / CONFIG, to_yaml(config))
             with (self.folder / STARTS).open("a", encoding="utf-8") as starts:
                 starts.write(json.dumps(begun) + "\n")
@@ -109,6 +121,7 @@ class RunFolder:
             raise InputError(f"{self.folder}: cannot be written: {error.strerror}; set run.dir") from None
 
     def _continue(self, config: Config, resume: str, total_steps: int) -> Start:
+        other_versions = needs.check(self.folder)
         altering, harmless = differences(load(self.folder / CONFIG), config)
         if altering:
             changes = "; ".join(altering)
@@ -122,7 +135,7 @@ class RunFolder:
         summary = read_summary(self.folder / SUMMARY)
         if summary and summary.get("steps", 0) < total_steps and not stopped_early(summary, config.train.patience):
             summary = None
-        return Start(newest, summary or None, notes, harmless)
+        return Start(newest, summary or None, [*other_versions, *notes], harmless)
 
 
 @contextlib.contextmanager

@@ -8,10 +8,11 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from vae.config import Config, flatten, load
+from vae.config import Config, flatten
 from vae.config.schema import NOT_A_SETTING
 from vae.errors import InputError
 from vae.run.contents import CONFIG, HINT, METRICS, SUMMARY, failure_of, must_hold_a_run, read_metrics, read_summary
+from vae.run.needs import read_config
 
 NOT_COMPARED = {"seed"}  # of a protocol: the seed of the evaluation noise varies with the run's
 MISSING = "–"
@@ -142,7 +143,7 @@ def read(folder: Path) -> Run:
     rows = read_metrics(metrics) if metrics.exists() else []
     summary = _checked(read_summary(folder / SUMMARY), folder / SUMMARY)
     failure = (failure_of(folder) or {}).get("problem", "").strip().rpartition("\n")[2]
-    return Run(folder, load(folder / CONFIG), rows, summary, "" if summary else failure)
+    return Run(folder, read_config(folder), rows, summary, "" if summary else failure)
 
 
 def _checked(summary: Any, path: Path) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ Members are the product of points, zip, grid and seeds, in this order, the seeds
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,12 +53,14 @@ class Member:
         folder: of its run.
         base: its configuration file; None: the defaults.
         settings: dotted key -> value, of the keys that differ from `base`, including the seed and the folder.
+        plugins: files that add pieces, for its command.
     """
 
     name: str
     folder: Path
     base: Path | None
     settings: Mapping[str, Any]
+    plugins: tuple[Path, ...] = ()
 
     @property
     def overrides(self) -> list[str]:
@@ -73,7 +75,8 @@ class Member:
     @property
     def arguments(self) -> list[str]:
         """The arguments of train_ddp.py."""
-        return [*(["--config", str(self.base)] if self.base else []), *self.overrides]
+        plugins = [word for path in self.plugins for word in ("--plugin", str(path))]
+        return [*(["--config", str(self.base)] if self.base else []), *plugins, *self.overrides]
 
 
 @dataclass(frozen=True)
@@ -108,12 +111,13 @@ class Sweep:
         return self.members[index]
 
 
-def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Sweep:
+def load(path: str | Path, overrides: list[str] | tuple[str, ...] = (), plugins: Sequence[Path] = ()) -> Sweep:
     """Return the sweep that a file describes.
 
     Args:
         path: the sweep file.
         overrides: `key=value` each, for all members; they replace values that the file gives to the same keys.
+        plugins: files that add pieces, for the command of each member.
 
     Raises:
         InputError: the file cannot be used; the message is one line.
@@ -130,7 +134,9 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Sweep
     members = []
     for label, settings in _combinations(file):
         folder = RUNS / path.stem / label
-        members.append(Member(label, folder, base, file.set | settings | overridden | {"run.dir": str(folder)}))
+        members.append(
+            Member(label, folder, base, file.set | settings | overridden | {"run.dir": str(folder)}, tuple(plugins))
+        )
     twice = next((one.name for one, other in itertools.combinations(members, 2) if one.name == other.name), None)
     if twice:
         raise InputError(f"{path}: two members are called {twice}; give points of their own names under `points`")

@@ -26,6 +26,7 @@ from vae.run.contents import (
     read_summary,
     stopped_early,
 )
+from vae.run.needs import read_config
 from vae.sweep.members import Member, Sweep
 
 State = Literal["waiting", "running", "interrupted", "failed", "blocked", "done"]
@@ -156,7 +157,7 @@ def _summary(folder: Path, wanted: config.Config) -> dict[str, Any] | None:
             raise InputError(f"{folder}: holds checkpoints but no {CONFIG}; restore it or move the folder away")
         return None
     try:
-        altering, _ = config.differences(config.load(folder / CONFIG), wanted)
+        altering, _ = config.differences(read_config(folder), wanted)
     except InputError as error:
         problem = f"{folder}: its {CONFIG} cannot be used ({error})"
         raise InputError(f"{problem}; restore it or move the folder away") from None

@@ -2,6 +2,7 @@
 
 import json
 import resource
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 
+from vae import plugins
 from vae.config import Config
 from vae.data.dataset import DataSet
 from vae.errors import Stopped
@@ -115,7 +117,7 @@ def write_results(
         tracker.log_results(summary["test"], measures.active, step=summary["steps"])
         tracker.log_embedding(*embedding(vae, data), step=summary["steps"])
         if config.run.figures:
-            _draw(folder, measures, tracker, draw)
+            _draw(folder, config, measures, tracker, draw)
         write_text(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
     except OSError as error:
         raise SaveError(
@@ -123,11 +125,18 @@ def write_results(
         ) from None
 
 
-def _draw(folder: Path, measures: LatentMeasures, tracker: Tracker, draw: Callable[[LatentMeasures], object]) -> None:
+def _draw(
+    folder: Path,
+    config: Config,
+    measures: LatentMeasures,
+    tracker: Tracker,
+    draw: Callable[[LatentMeasures], object],
+) -> None:
     tracker.say("drawing figures")
     try:
         draw(measures)
     except Stopped:
         raise
     except Exception as error:  # the numbers do not depend on the pictures
-        tracker.warn(f"figures not drawn ({error}); again: python -m vae report {folder}")
+        again = shlex.join(["python", "-m", "vae", "report", str(folder), *plugins.options([config])])
+        tracker.warn(f"figures not drawn ({error}); again: {again}")
