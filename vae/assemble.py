@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -13,6 +14,7 @@ from vae.config import Config
 from vae.data import randomness
 from vae.data.batches import TrainingBatches, count_steps
 from vae.data.dataset import DataSet
+from vae.data.reading import Reading
 from vae.data.sources import load
 from vae.engine import Engine
 from vae.engine.choice import Choice, choose
@@ -37,6 +39,19 @@ MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16", "fp64": "no"}
 REFERENCE_BATCH_SIZE = 128  # that optim.lr is meant for, where optim.lr_scaling is used
 
 
+def reading_of(config: Config) -> Reading:
+    """Return how the data set of a configuration is read."""
+    data = config.data
+    return Reading(
+        root=Path(data.root).expanduser(),
+        images=data.images,
+        labels=data.labels,
+        channels=data.channels,
+        range=None if data.range is None else (data.range[0], data.range[1]),
+        image_size=data.image_size,
+    )
+
+
 def build_data(config: Config, draw: int | None = None) -> DataSet:
     """Return the data set, split, labels hidden and, for evaluation, binarised as configured; raises `InputError`.
 
@@ -44,7 +59,7 @@ def build_data(config: Config, draw: int | None = None) -> DataSet:
         config: the run's configuration.
         draw: the seed of the 0/1 pixels; None: run.seed.
     """
-    data = load(config.data.name, config.data.root).hold_out(config.data.val_size)
+    data = load(config.data.name, reading_of(config)).hold_out(config.data.val_size)
     if config.data.labelled:
         data = data.hide_labels(config.data.labelled, config.data.repeat_labelled, config.run.seed)
     if config.data.binarize == "none":

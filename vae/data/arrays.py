@@ -8,17 +8,19 @@ import numpy as np
 import torch
 
 from vae.data.dataset import DataSet, Split, one_line
+from vae.data.reading import Reading, using
 from vae.errors import InputError
 
 
-def read_npz(name: str, root: Path) -> DataSet:
+@using("images", "labels", "channels", "range")
+def read_npz(name: str, reading: Reading) -> DataSet:
     """Return the data set of an `.npz` file.
 
     Args:
         name: the file's path. It holds `images` (N, H, W) or (N, C, H, W), uint8 or floating point in [0, 1], and may
             hold `labels` (N,), `test_images` and `test_labels`; without them the last tenth of a fixed permutation is
             the test set.
-        root: not used.
+        reading: how its arrays are named and laid out.
 
     Raises:
         InputError: an unusable file.

@@ -76,7 +76,8 @@ def other_images(opened: Opened, argument: str, name: str, root: str | None, spl
     """
     settings = opened.config
     whole = {"val_size": 0, "labelled": 0, "repeat_labelled": 1}
-    changed = {"name": name} | whole | ({} if root is None else {"root": root})
+    plainly = {"images": None, "labels": None, "channels": "auto", "range": None, "image_size": None}
+    changed = {"name": name} | whole | plainly | ({} if root is None else {"root": root})
     data = build_data(Config.model_validate(settings.model_dump() | {"data": settings.data.model_dump() | changed}))
     if data.image_shape != opened.model.image_shape:
         problem = f"its images have shape {data.image_shape}, the model's {opened.model.image_shape}"
