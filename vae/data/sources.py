@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vae.components import nearest
-from vae.data.arrays import read_npz
+from vae.data.arrays import read_arrays
 from vae.data.dataset import DataSet
 from vae.data.reading import Reading, Source, settings_of
 from vae.data.torchvision import read_emnist, read_mnist
@@ -16,7 +16,8 @@ SOURCES: dict[str, Callable[[str, Reading], DataSet]] = {
     "FashionMNIST": read_mnist,
     "KMNIST": read_mnist,
     "EMNIST": read_emnist,
-    ".npz": read_npz,
+    ".npz": read_arrays,
+    ".npy": read_arrays,
 }
 
 
