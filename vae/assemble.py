@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -13,6 +14,7 @@ from vae.config import Config
 from vae.data import randomness
 from vae.data.batches import TrainingBatches, count_steps
 from vae.data.dataset import DataSet
+from vae.data.reading import Reading
 from vae.data.sources import load
 from vae.engine import Engine
 from vae.engine.average import Average
@@ -38,6 +40,19 @@ MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16", "fp64": "no"}
 REFERENCE_BATCH_SIZE = 128  # that optim.lr is meant for, where optim.lr_scaling is used
 
 
+def reading_of(config: Config) -> Reading:
+    """Return how the data set of a configuration is read."""
+    data = config.data
+    return Reading(
+        root=Path(data.root).expanduser(),
+        images=data.images,
+        labels=data.labels,
+        channels=data.channels,
+        range=None if data.range is None else (data.range[0], data.range[1]),
+        image_size=data.image_size,
+    )
+
+
 def build_data(config: Config, draw: int | None = None) -> DataSet:
     """Return the data set, split, labels hidden and, for evaluation, binarised as configured; raises `InputError`.
 
@@ -45,7 +60,7 @@ def build_data(config: Config, draw: int | None = None) -> DataSet:
         config: the run's configuration.
         draw: the seed of the 0/1 pixels; None: run.seed.
     """
-    data = load(config.data.name, config.data.root).hold_out(config.data.val_size)
+    data = load(config.data.name, reading_of(config)).hold_out(config.data.val_size)
     _check_validation(config, data)
     if config.data.labelled:
         data = data.hide_labels(config.data.labelled, config.data.repeat_labelled, config.run.seed)
@@ -142,7 +157,14 @@ def build_batches(
     rank: int = 0,
     world_size: int = 1,
 ) -> TrainingBatches:
-    """Return this rank's part of each global training batch, resident on `device`, with the noise a model needs."""
+    """Return this rank's part of each global training batch, resident on `device`, with the noise a model needs.
+
+    Raises:
+        InputError: the model needs a label of each image, and some are hidden.
+    """
+    if vae.needs_labels and data.hides_labels:
+        problem = "some images have no label (or -1, hidden), and the model needs all"
+        raise InputError(f"{data.name}: {problem}; infer them (model.infer_labels=true), or leave these images out")
     labels = data.train.labels if vae.sees_labels else None
     return TrainingBatches(
         data.train.images.to(device),

@@ -36,6 +36,12 @@ def _steps_or_epoch(value: Any) -> Any:
     return value
 
 
+def _ascending(limits: list[float] | None) -> list[float] | None:
+    if limits is not None and (len(limits) != 2 or not limits[0] < limits[1]):
+        raise SpecError([("", f" = {limits!r}: must be [low, high], low < high")])
+    return limits
+
+
 class RunConfig(Section):
     """The run: where it is kept, and the seed everything random derives from."""
 
@@ -63,6 +69,27 @@ class DataConfig(Section):
         default="MNIST", min_length=1, description="MNIST, FashionMNIST, KMNIST, EMNIST (balanced) or a path to an .npz"
     )
     root: str = Field(default="data", min_length=1, description="folder that holds (or receives) the data sets")
+    images: str | None = Field(
+        default=None,
+        min_length=1,
+        description="name of the array of (training) images in a file; null: by the usual names",
+    )
+    labels: str | None = Field(
+        default=None,
+        min_length=1,
+        description="name of the array of (training) labels in a file; null: by the usual names",
+    )
+    channels: Literal["auto", "first", "last"] = Field(
+        default="auto", description="axis of the channels in an array of images: (N, C, H, W) or (N, H, W, C)"
+    )
+    range: Annotated[list[float] | None, AfterValidator(_ascending)] = Field(
+        default=None,
+        description="pixel values of an array that become 0 and 1, e.g. [-1, 1]; null: 0 and 255 of integers, 0 and 1 "
+        "of floating point",
+    )
+    image_size: int | None = Field(
+        default=None, ge=1, description="height and width that pictures of a folder get, from their centre"
+    )
     val_size: int = Field(
         default=0, ge=0, description="examples held out of the training set; the best checkpoint is chosen on them"
     )

@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from vae.data import idx
 from vae.data.dataset import DataSet, Split, one_line
+from vae.data.reading import Reading
 from vae.errors import InputError
 
 FETCHED = ("MNIST", "FashionMNIST", "KMNIST", "EMNIST")  # into data.root, if they are not there
@@ -63,9 +64,9 @@ CLASS_NAMES = {
 }
 
 
-def read_mnist(name: str, root: Path) -> DataSet:
+def read_mnist(name: str, reading: Reading) -> DataSet:
     """Return MNIST, FashionMNIST or KMNIST, four gzip archives each; raises `InputError`."""
-    folder = root / name / "raw"
+    root, folder = reading.root, reading.root / name / "raw"
     archives = {folder / f"{file}.gz": md5 for file, md5 in zip(FILES, MD5[name], strict=True)}
     if not _is_unpacked(archives):
         with _locked(root):
@@ -74,9 +75,9 @@ def read_mnist(name: str, root: Path) -> DataSet:
     return _from_files(name, folder, FILES)
 
 
-def read_emnist(name: str, root: Path) -> DataSet:
+def read_emnist(name: str, reading: Reading) -> DataSet:
     """Return EMNIST balanced (47 classes), turned upright: the files hold each image transposed."""
-    folder = root / name / "raw"
+    root, folder = reading.root, reading.root / name / "raw"
     if not all((folder / file).exists() for file in EMNIST_FILES):
         with _locked(root):
             _download(root / name, lambda: _datasets().EMNIST(root, split="balanced", download=True))

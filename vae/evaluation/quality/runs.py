@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vae import figures
+from vae.assemble import reading_of
 from vae.data import randomness
 from vae.data.dataset import DataSet, Split
 from vae.data.sources import load
@@ -88,7 +89,7 @@ def _prepare(loader: Loader, folder: Path, count: int | None, *, draws: bool) ->
     """Return a run with its real images: grey for means of p(x|z), with 0/1 pixels drawn as the run's for draws."""
     opened = loader.open(folder)
     results_file.must_be_writable(folder, QUALITY)
-    whole = load(opened.config.data.name, opened.config.data.root)
+    whole = load(opened.config.data.name, reading_of(opened.config))
     chosen = _suitable(count, whole)
     trained = classifier_for(whole, folder.parent / CLASSIFIERS)
     real = whole
