@@ -66,7 +66,9 @@ class DataConfig(Section):
     """The data set."""
 
     name: str = Field(
-        default="MNIST", min_length=1, description="MNIST, FashionMNIST, KMNIST, EMNIST (balanced) or a path to an .npz"
+        default="MNIST",
+        min_length=1,
+        description="MNIST, FashionMNIST, KMNIST, EMNIST (balanced) or a path to an .npz or .npy",
     )
     root: str = Field(default="data", min_length=1, description="folder that holds (or receives) the data sets")
     images: str | None = Field(
