@@ -46,9 +46,17 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         command.add_arguments(of_command)
         add_plugins(of_command)
         of_command.set_defaults(action=command.run, loads_itself=name in LOAD_THEMSELVES)
+    argv = _command_first(argv)
     if argv and argv[0] in commands.choices:  # by itself, so that options may stand between `key=value`s
         return commands.choices[argv[0]].parse_intermixed_args(argv[1:])
     return parser.parse_args(argv)
+
+
+def _command_first(argv: Sequence[str]) -> list[str]:
+    """Return the arguments, the command in front of a `--plugin` that stands before it."""
+    place = next((place for place, word in enumerate(argv) if word in COMMANDS), 0)
+    before = argv[:place] if argv and argv[0].startswith("--plugin") else []
+    return [*argv[len(before) : place + 1], *before, *argv[place + 1 :]] if before else [*argv]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

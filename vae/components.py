@@ -83,9 +83,8 @@ class PieceOf:
             raise SpecError([("", f" = {value!r}: must be a name or {{name: ..., settings}}; names: {names}")])
         name = value["name"]
         if name not in self.table:
-            raise SpecError(
-                [(".name", f" = {name!r}: there is no such component{nearest(name, self.table)}; known: {names}")]
-            )
+            unknown = f" = {name!r}: there is no such component{nearest(name, self.table)}"
+            raise SpecError([(".name", f"{unknown}; known: {names} (--plugin FILE adds your own)")])
         settings = {str(key): item for key, item in value.items() if key != "name"}
         return {"name": name, **_complete_settings(self.table[name], settings)}
 

@@ -281,24 +281,23 @@ def _added(
 
 def _problems(table: str, name: object, piece: Any, other: Any) -> Iterator[str]:
     """Yield what keeps something from being a piece of a table, of which `other` is a piece."""
-    base = _base(table)
+    base, called = _base(table), getattr(piece, "__name__", repr(piece))
     if not isinstance(name, str) or not name:
         yield "the name must be a text"
     if base is not None and not (inspect.isclass(piece) and issubclass(piece, base)):
-        kind = piece.__name__ if inspect.isclass(piece) else repr(piece)
-        yield f"{kind} must be a class derived from {base.__name__} ({base.__module__})"
+        yield f"{called} must be a class derived from {base.__name__} ({base.__module__})"
     if not callable(piece):
-        yield f"{piece!r} must be a function"
+        yield f"{called} must be a function"
     if lacking := getattr(piece, "__abstractmethods__", None):
-        yield f"{piece.__name__} has no {', '.join(sorted(lacking))}"
+        yield f"{called} has no {', '.join(sorted(lacking))}"
     parameters, others = inspect.signature(piece).parameters.values(), inspect.signature(other).parameters.values()
     mine, theirs = _operands(parameters), _operands(others)
     if len(mine) != len(theirs) and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
-        yield f"{piece.__name__} takes ({', '.join(mine)}), must take ({', '.join(theirs)}), and settings behind a *"
+        yield f"{called} takes ({', '.join(mine)}), must take ({', '.join(theirs)}), and settings behind a *"
     for p in parameters:
         if p.kind is p.KEYWORD_ONLY and p.annotation is p.empty:
             example = f'{p.name}: Annotated[int, Field(ge=1, description="...")] = 1'
-            yield f"the setting {p.name} of {piece.__name__} has no type; write it as {example}"
+            yield f"the setting {p.name} of {called} has no type; write it as {example}"
     if inspect.isclass(piece):
         yield from _wrong_settings(piece)
 

@@ -91,11 +91,13 @@ def test_every_table_that_a_configuration_names_takes_plugins_and_every_piece_pa
 def test_the_pieces_of_a_plugin_are_listed_and_checked_like_any_other(
     patches: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["components", "--plugin", str(patches)]) == 0
+    assert cli.main(["--plugin", str(patches), "components"]) == 0
     assert capsys.readouterr().out == (
         f"{describe_components()}\n\n{patches}: ENCODERS PatchEncoder, DECODERS PatchDecoder\n"
     )
     assert "  PatchEncoder: Images (B, C, H, W)" in describe_components()
+    with pytest.raises(InputError, match=r"= 'Patch': .*known: .*, PatchEncoder \(--plugin FILE adds your own\)"):
+        load(None, ["model.encoder=Patch"])
     with pytest.raises(InputError, match=r"model\.encoder\.width = 0: must be greater than or equal to 1 \(PatchEnc"):
         load(None, ["model.encoder={name: PatchEncoder, width: 0}"])
     assert plugins.load(patches) is plugins.load(patches)
@@ -221,7 +223,7 @@ def test_a_run_and_its_model_say_which_plugin_they_need(
 
     # Without the plugin one line names it: to commands, to the same job, to one with default networks, in Python.
     needed = "needs PatchEncoder, PatchDecoder of the plugin patches.py: give --plugin"
-    line = f"runs/mine: {needed} {patches} (in Python: vae.plugins.load)"
+    line = f"runs/mine: {needed} study/patches.py (in Python: vae.plugins.load)"
     assert refused_line(capsys, "sample", "runs/mine") == f"python -m vae: {line}"
     assert refused_line(capsys, "report", "runs/mine") == f"python -m vae: {line}"
     for networks in (USED, ()):
@@ -386,13 +388,18 @@ def test_a_signal_is_noted_while_a_plugin_runs(job: Job, tmp_path: Path, small: 
 
 
 def test_a_sweep_passes_its_plugins_on_to_its_members(
-    patches: Path, tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    patches: Path,
+    tmp_path: Path,
+    small: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    forget: Callable[[], None],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     inside = f"data.name: {small}, model.encoder: PatchEncoder, train.max_steps: 2, run.figures: false"
-    written(Path("s.yaml"), f"set: {{{inside}}}\ngrid: {{model.latent_dim: [2, 3]}}\n")
+    written(Path("s.yaml"), f"set: {{{inside}}}\n")
     words = ["sweep", "s.yaml", "--plugin", str(patches)]
-    (member, _) = load_sweep("s.yaml", plugins=[patches]).members
+    (member,) = load_sweep("s.yaml", plugins=[patches]).members
     assert train.read("", member.arguments).config.model.encoder["name"] == "PatchEncoder"
     assert cli.main([*words, "--list"]) == 0
     *members, array = capsys.readouterr().out.splitlines()
@@ -404,8 +411,10 @@ def test_a_sweep_passes_its_plugins_on_to_its_members(
     page = Path("runs/s/report.html").read_text()
     assert f"python -m vae report runs/s --plugin {patches}<" in page
     assert f"config.yaml --plugin {patches} " in page
-    without = run("-m", "vae", "sweep", "s.yaml", "--status", cwd=tmp_path)
-    assert (without.code, "there is no such component" in without.line) == (2, True)
+    forget()
+    needed = "needs PatchEncoder of the plugin patches.py: give --plugin study/patches.py"
+    for action in ("--status", "--report", "--list"):
+        assert needed in refused_line(capsys, "sweep", "s.yaml", action)
 
 
 def test_commands_load_plugins_or_say_that_they_do_it_themselves() -> None:

@@ -105,9 +105,16 @@ def test_slurm_and_signals_are_seen_to_before_anything_heavy_is_imported() -> No
     assert (refused.code, refused.out, refused.line) == (2, "", "train_ddp.py: SLURM_STEP_NUM_TASKS = x: not a number")
 
 
-def test_a_sweep_file_is_read_without_torch() -> None:
-    shown = without(TORCH, VAE, "sweep", str(ROOT / "configs/sweeps/beta.yaml"), "--folder", "17")
+@pytest.mark.parametrize("plugin", [[], ["--plugin", "not_run_for_this.py"]], ids=["plain", "with a plugin"])
+def test_a_sweep_file_is_read_without_torch(plugin: list[str]) -> None:
+    shown = without(TORCH, VAE, "sweep", str(ROOT / "configs/sweeps/beta.yaml"), "--folder", "17", *plugin)
     assert (shown.code, shown.err, shown.out.count("seed=2")) == (0, "", 1)
+
+
+def test_a_file_that_cannot_be_a_plugin_is_said_without_torch() -> None:
+    refused = without(TORCH, TRAIN, "--plugin", "nowhere.py")
+    assert (refused.code, refused.out) == (2, "")
+    assert "train_ddp.py: --plugin nowhere.py: cannot be read" in refused.line
 
 
 def test_a_program_begins_with_its_place_its_signals_and_its_umask() -> None:

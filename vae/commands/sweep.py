@@ -11,6 +11,7 @@ from vae.commands.printing import print_line, print_lines
 from vae.distributed import accelerate_settings
 from vae.distributed.signals import StopRequest
 from vae.errors import InputError
+from vae.run import needs
 from vae.sweep import Sweep, load
 
 
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         os.execve(sys.executable, [sys.executable, *sweep.member(args.index).command], _environment())
     if args.run:
         return _train(sweep, args)
-    load_plugins(args)
+    _load_plugins(sweep, args)
     if args.report:
         return _report(sweep)
     if args.status:
@@ -53,6 +54,13 @@ def run(args: argparse.Namespace) -> int:
 
         return print_lines(table(sweep))
     return _list(sweep, args)
+
+
+def _load_plugins(sweep: Sweep, args: argparse.Namespace) -> None:
+    """Run the plugins of the command line; refuses a sweep whose runs need another one."""
+    load_plugins(args)
+    for member in sweep.members:
+        needs.check(member.folder)
 
 
 def _list(sweep: Sweep, args: argparse.Namespace) -> int:
@@ -77,7 +85,7 @@ def _train(sweep: Sweep, args: argparse.Namespace) -> int:
     """Train the members that are not done, then report."""
     stop = StopRequest()
     stop.install({})  # not as one of several processes
-    load_plugins(args)
+    _load_plugins(sweep, args)
     sweep.check()
     from vae.sweep.runner import Runner  # imports torch
 

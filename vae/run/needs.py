@@ -67,4 +67,5 @@ def _file_of(need: plugins.Need, needs: list[dict[str, Any]], folder: Path) -> P
     noted = next(item for item in needs if item["file"] == need.file and item["sha256"] == need.sha256)
     path, copy = Path(str(noted.get("path"))), folder / str(noted.get("copy"))
     there = path.is_file() and path not in [plugin.path for plugin in plugins.loaded()]
-    return path if there or not copy.is_file() else copy
+    file = path if there or not copy.is_file() else copy
+    return file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
