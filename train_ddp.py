@@ -89,7 +89,7 @@ def train(job: Job) -> None:
     with naming_a_way_out(config.train, batches.rows):  # a compiled or captured step is tried here
         engine = assemble.build_engine(config, accelerator, vae, objective, batches)  # all ranks: DDP's broadcast
     state = resume(start.checkpoint, vae, engine, total_steps=total_steps, fingerprint=data.fingerprint)
-    model, raw = engine.models(vae)  # the one reported: vae, or with averaged weights; then vae has the raw ones
+    model, raw = engine.models(vae)  # reported is vae or, with optim.ema, an average of its weights; then vae is raw
     launch.on_main(accelerator, lambda: run.record(config, start, state.step, world_size))  # all ranks: broadcast
 
     # Train.

@@ -6,15 +6,28 @@ from contextlib import AbstractContextManager
 import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["TorchDispatchMode", "forget_accelerator", "fused_adamw", "keep_from_ddp", "tracing_autograd", "tree_leaves"]
+__all__ = [
+    "TorchDispatchMode", "forget_accelerator", "fused_adamw", "keep_from_ddp", "move_towards", "tracing_autograd",
+    "tree_leaves",
+]  # fmt: skip
 
 # AdamW's kernel: it reads the count of steps, which `torch.optim.adamw.adamw` would first add to, weight by weight
 fused_adamw = torch._fused_adamw_  # pyright: ignore[reportPrivateImportUsage]
+
+
+def move_towards(tensors: list[Tensor], targets: list[Tensor], share: Tensor) -> None:
+    """Move each tensor towards its target by a share of the way, (): on CUDA in three kernels for all of them.
+
+    (The one kernel that `torch.lerp` has for lists takes no share that lies on the device.)
+    """
+    apart = torch._foreach_sub(targets, tensors)  # pyright: ignore[reportPrivateImportUsage]
+    torch._foreach_mul_(apart, share)  # pyright: ignore[reportPrivateImportUsage]
+    torch._foreach_add_(tensors, apart)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def keep_from_ddp(model: nn.Module, names: Iterable[str]) -> None:

@@ -1,6 +1,7 @@
 """A run ends early by its validation loss: when, what it leaves, and how it goes on."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -94,11 +95,12 @@ def test_stopped_and_continued_on_two_processes_it_ends_where_the_undisturbed_ru
 
 def test_waiting_is_counted_from_the_lowest_loss_and_judged_where_it_was_evaluated() -> None:
     state = RunState(step=10)
-    for epoch, (loss, waited) in enumerate([(5.0, 0), (6.0, 1), (4.0, 0), (float("nan"), 1), (4.0, 2)], start=1):
+    nan = math.nan
+    for epoch, (loss, waited) in enumerate([(nan, 0), (5.0, 0), (6.0, 1), (4.0, 0), (nan, 1), (4.0, 2)], start=1):
         state.note_test({})
         state.note_settled(loss, epoch)
         assert state.waited == waited
-    assert state.lowest == {"val_loss": 4.0, "epoch": 3}
+    assert state.lowest == {"val_loss": 4.0, "epoch": 4}
     assert [state.is_out_of_patience(patience) for patience in (0, 1, 2, 3)] == [False, True, True, False]
     state.step += 1
     assert not state.is_out_of_patience(1), "between two evaluations nothing is judged"

@@ -4,7 +4,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 
-from vae.compat import forget_accelerator, keep_from_ddp, tracing_autograd, tree_leaves
+from vae.compat import forget_accelerator, keep_from_ddp, move_towards, tracing_autograd, tree_leaves
 from vae.distributed import launch
 from vae.evaluation.log_likelihood.budget import largest_tensor
 
@@ -35,3 +35,11 @@ def test_operations_are_seen_and_trees_have_leaves() -> None:
     assert largest_tensor(lambda: torch.zeros(2, 3) + torch.ones(5, 2, 3)) == 5 * 2 * 3 * 4
     leaves = tree_leaves(({"a": torch.zeros(1)}, [torch.ones(2), 3]))
     assert [leaf.shape[0] for leaf in leaves if isinstance(leaf, Tensor)] == [1, 2]
+
+
+def test_tensors_move_towards_others_by_a_share_of_the_way() -> None:
+    tensors, targets = ([torch.full((2, 3), value), torch.full((4,), -value)] for value in (1.0, 3.0))
+    move_towards(tensors, targets, torch.tensor(0.25))
+    assert [tensor.unique().tolist() for tensor in tensors] == [[1.5], [-1.5]]
+    move_towards(tensors, targets, torch.tensor(0.0))
+    assert [tensor.unique().tolist() for tensor in tensors] == [[1.5], [-1.5]]

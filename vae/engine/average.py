@@ -1,7 +1,7 @@
 """The exponential moving average of a model's weights: one more copy on the device, moved at the end of each step.
 
-`torch.optim.swa_utils.AveragedModel` asks the device in each update how many there were, which neither waits for
-nothing nor can be captured, and knows no update that is left out; it is the witness in the tests.
+`torch.optim.swa_utils.AveragedModel` asks the device in each update how many there were, so that each step would wait
+and none could be captured; and it knows no update that is left out. It is the witness in the tests.
 """
 
 import copy
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from vae.compat import move_towards
 from vae.model import VAE
 
 
@@ -35,7 +36,8 @@ class Average:
         self.model = copy.deepcopy(model, {id(buffer): buffer for buffer in model.buffers()})
         pairs = zip(model.parameters(), self.model.parameters(), strict=True)
         trained = [pair for pair in pairs if pair[0].requires_grad]
-        self._weights, self._averages = ([pair[place] for pair in trained] for place in range(2))
+        self._weights: list[Tensor] = [weight for weight, _ in trained]
+        self._averages: list[Tensor] = [average for _, average in trained]
         self._before = self._weights[0].new_zeros((), dtype=torch.float64)
 
     @torch.no_grad()
@@ -53,11 +55,9 @@ class Average:
     @torch.no_grad()
     def follow(self, share: Tensor) -> None:
         """Move the average towards the weights by a share of the way, ()."""
-        if share.is_cuda:  # three kernels for all weights together, instead of one for each weight
-            apart = torch._foreach_sub(self._weights, self._averages)
-            torch._foreach_mul_(apart, share)
-            torch._foreach_add_(self._averages, apart)
-        else:
+        if share.is_cuda:
+            move_towards(self._averages, self._weights, share)
+        else:  # in one pass
             for average, weight in zip(self._averages, self._weights, strict=True):
                 average.lerp_(weight, share)
 

@@ -59,8 +59,9 @@ class RunState:
 
     def note_settled(self, val_loss: float, epoch: float) -> None:
         """Remember the validation loss of this step, made after the objective's schedules, if it is the lowest such."""
-        if self.lowest is None or val_loss < self.lowest["val_loss"]:
-            self.lowest = {"val_loss": val_loss, "epoch": epoch}
+        loss = math.inf if math.isnan(val_loss) else val_loss
+        if self.lowest is None or loss < self.lowest["val_loss"]:
+            self.lowest = {"val_loss": loss, "epoch": epoch}
         self.waited = epoch - self.lowest["epoch"]
 
     def is_out_of_patience(self, patience: int) -> bool:

@@ -100,10 +100,10 @@ class Plan:
 
     def early_end(self, state: RunState) -> str:
         """Return the line about a run that ends early."""
-        assert state.best is not None
-        patience, best = self.config.train.patience, f"{CHECKPOINTS}/{state.best['checkpoint']}"
+        patience, step = self.config.train.patience, f"{state.step:,}"
         line = f"the validation loss has not improved for {state.waited:g} epochs (train.patience = {patience})"
-        return f"{line}: the run ends here, after step {state.step:,}; its best checkpoint is {best}"
+        best = f"; its best checkpoint is {CHECKPOINTS}/{state.best['checkpoint']}" if state.best else ""
+        return f"{line}: the run ends here, after step {step}{best}"
 
     def done(self) -> str:
         """Return the line after the last step: what the run's folder holds."""
