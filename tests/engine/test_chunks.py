@@ -1,5 +1,6 @@
 """Chunks of a batch: the gradient of the whole, the memory of one, and a way out where there is too little of it."""
 
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -11,10 +12,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from tests.helpers import ROOT
 from tests.helpers.pieces import build_model, combinations, named, refused
 from tests.helpers.programs.combinations import COUNT, SHAPE, gradients_alone, whole_batch
 from tests.helpers.runs import rows
-from tests.helpers.starts import SMALL, Outcome
+from tests.helpers.starts import SMALL, Outcome, arguments, on_ranks
 from vae import assemble
 from vae.components import build
 from vae.config import load
@@ -177,3 +179,17 @@ def test_too_little_memory_is_one_line_with_the_way_out(most: int, words: str) -
         )
     with pytest.raises(RuntimeError, match=r"^of another kind$"), naming_a_way_out(train, share=64):
         raise RuntimeError("of another kind")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sets a limit of Linux's")
+def test_a_rank_without_memory_ends_with_one_line_and_the_other_one_names_it(tmp_path: Path) -> None:
+    script = ROOT / "tests/helpers/programs/short_of_memory.py"
+    done = on_ranks(
+        2, script, 1, *arguments("train.batch_size=60000", "model.hidden_dim=8", f"run.dir={tmp_path / 'run'}")
+    )
+    assert done.codes == (1, 1)
+    other, short = done.ranks
+    found = "out of memory with 30,000 examples at once; the same command with train.micro_batch=15000 goes on"
+    assert f"train_ddp.py: train.micro_batch = 0: {found}" in short.line
+    assert "rank 1" in other.err
+    assert "Traceback" not in done.err
