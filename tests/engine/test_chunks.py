@@ -1,5 +1,6 @@
 """Chunks of a batch: the gradient of the whole, the memory of one, and a way out where there is too little of it."""
 
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -11,21 +12,23 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from tests.helpers import ROOT
 from tests.helpers.pieces import build_model, combinations, named, refused
 from tests.helpers.programs.combinations import COUNT, SHAPE, gradients_alone, whole_batch
 from tests.helpers.runs import rows
-from tests.helpers.starts import SMALL, Outcome
+from tests.helpers.starts import SMALL, Outcome, arguments, on_ranks
 from vae import assemble
 from vae.components import build
 from vae.config import load
 from vae.data.dataset import HIDDEN, DataSet, Split
 from vae.distributed import launch
+from vae.distributed.peers import Peers
 from vae.engine.gradients import AllReduced
 from vae.engine.memory import naming_a_way_out
 from vae.errors import OutOfMemory
 from vae.evaluation import HeldOut, embedding, measure_latents, pictures
-from vae.model import VAE
-from vae.objectives import OBJECTIVES
+from vae.model import VAE, VAEOutput
+from vae.objectives import OBJECTIVES, Objective, Scheduled, Terms, negative_elbo
 
 TABLES = ("posterior", "prior", "likelihood", "hierarchy")
 EXACT = 1e-12  # float64, of the largest number of a weight's gradient
@@ -64,6 +67,34 @@ def test_chunks_of_hidden_and_given_labels_have_the_gradient_of_the_whole_batch(
         (found, _), _ = gradients(batch, objective.at(1.0))
         for one, other in zip(expected, found, strict=True):
             assert (one - other).abs().max() <= EXACT * one.abs().max()
+
+
+class Twice(Objective):
+    """A loss that gathers twice; `chained`: the second time what depends on the first."""
+
+    across_examples = True
+
+    def __init__(self, *, chained: bool):
+        self.chained = chained
+
+    def terms(self, output: VAEOutput, x: Tensor, now: Scheduled, peers: Peers) -> Terms:
+        bound, z = negative_elbo(output, x), output.latents[0].z
+        others = peers.gather(z)
+        kls = peers.gather(bound.kl - others.mean() if self.chained else bound.kl)
+        near = (z[:, None] - others).square().sum(-1).neg().exp()
+        return Terms(bound.loss + (near * kls).sum(1), bound.reconstruction, bound.kl)
+
+
+@pytest.mark.parametrize("chained", [False, True])
+def test_a_loss_may_gather_several_times_and_what_depends_on_gathered_numbers_is_not_wrong_in_silence(
+    chained: bool, accelerator: Accelerator
+) -> None:
+    vae, objective = build_model({}, SHAPE, hidden_dim=8, depth=1).double(), Twice(chained=chained)
+    batch = whole_batch(vae, objective)
+    (found, nats), _ = AllReduced(accelerator, vae, objective, examples=COUNT, micro_batch=2)(batch, {})
+    for one, other in zip(gradients_alone(vae, objective, batch), found, strict=True):
+        assert other.isnan().all() if chained else (one - other).abs().max() <= EXACT * one.abs().max()
+    assert bool(nats[0].isfinite()) == (not chained)
 
 
 class Watch:
@@ -177,3 +208,17 @@ def test_too_little_memory_is_one_line_with_the_way_out(most: int, words: str) -
         )
     with pytest.raises(RuntimeError, match=r"^of another kind$"), naming_a_way_out(train, share=64):
         raise RuntimeError("of another kind")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sets a limit of Linux's")
+def test_a_rank_without_memory_ends_with_one_line_and_the_other_one_names_it(tmp_path: Path) -> None:
+    script = ROOT / "tests/helpers/programs/short_of_memory.py"
+    done = on_ranks(
+        2, script, 1, *arguments("train.batch_size=60000", "model.hidden_dim=8", f"run.dir={tmp_path / 'run'}")
+    )
+    assert done.codes == (1, 1)
+    other, short = done.ranks
+    found = "out of memory with 30,000 examples at once; the same command with train.micro_batch=15000 goes on"
+    assert f"train_ddp.py: train.micro_batch = 0: {found}" in short.line
+    assert "rank 1" in other.err
+    assert "Traceback" not in done.err
