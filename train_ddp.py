@@ -84,9 +84,10 @@ def train(job: Job) -> None:
 
     # Build the engine, which makes the updates; resume from the newest valid checkpoint.
     say(plan.building(), end="")
-    engine = assemble.build_engine(config, accelerator, vae, objective, batches)  # all ranks: DDP's broadcast
-    state = resume(start.checkpoint, vae, engine, total_steps=total_steps, fingerprint=data.fingerprint)
-    launch.on_main(accelerator, lambda: run.record(config, start, state.step, world_size))  # all ranks: broadcast
+    with run.leaving_nothing():
+        engine = assemble.build_engine(config, accelerator, vae, objective, batches)  # all ranks: DDP's broadcast
+        state = resume(start.checkpoint, vae, engine, total_steps=total_steps, fingerprint=data.fingerprint)
+        launch.on_main(accelerator, lambda: run.record(config, start, state.step, world_size))  # all ranks: broadcast
 
     # Train.
     watchdog = Watchdog(accelerator, timeout, os.environ)  # all ranks: gather

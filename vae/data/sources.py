@@ -6,8 +6,8 @@ from pathlib import Path
 from vae.components import nearest
 from vae.data.arrays import read_npz
 from vae.data.dataset import DataSet
+from vae.data.mnist import read_emnist, read_mnist
 from vae.data.reading import Reading, Source, settings_of
-from vae.data.torchvision import read_emnist, read_mnist
 from vae.errors import InputError
 
 # `data.name`, or the ending of a path -> the function that reads it
@@ -15,8 +15,17 @@ SOURCES: dict[str, Callable[[str, Reading], DataSet]] = {
     "MNIST": read_mnist,
     "FashionMNIST": read_mnist,
     "KMNIST": read_mnist,
+    "QMNIST": read_mnist,
     "EMNIST": read_emnist,
     ".npz": read_npz,
+}
+
+FETCHED = {  # those that are downloaded -> what data.root holds where they are there
+    "MNIST": "MNIST/raw/*",
+    "FashionMNIST": "FashionMNIST/raw/*",
+    "KMNIST": "KMNIST/raw/*",
+    "QMNIST": "QMNIST/raw/*",
+    "EMNIST": "EMNIST/raw/*",
 }
 
 

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from vae.config import Config, differences, load, to_yaml
 from vae.engine import NonFiniteError
 from vae.errors import InputError, Stopped
-from vae.files import write_text
+from vae.files import make_folder, remove_empty, write_text
 from vae.run import checkpoint
 from vae.run.contents import CHECKPOINTS, CONFIG, LOCK, RUNS, STARTS, SUMMARY, read_summary
 from vae.run.versions import versions
@@ -54,6 +54,7 @@ class RunFolder:
     def __init__(self, folder: Path):
         self.folder = folder
         self._lock = FileLock(folder / LOCK)
+        self._made: list[Path] = []  # folders that are there for this job alone
 
     def claim(self, config: Config, resume: str, total_steps: int) -> Start:
         """Lock the folder and return the start of the run (main process only). A refusal writes nothing.
@@ -91,6 +92,15 @@ class RunFolder:
         except OSError as error:
             raise InputError(f"{self.folder}: cannot be written: {error.strerror}; make room or set run.dir") from None
 
+    @contextlib.contextmanager
+    def leaving_nothing(self) -> Iterator[None]:
+        """Remove the folder again if what comes before `record` fails, as far as this job has made it."""
+        try:
+            yield
+        except BaseException:
+            self._leave()
+            raise
+
     def release(self) -> None:
         """Unlock the folder."""
         self._lock.release()
@@ -100,13 +110,21 @@ class RunFolder:
 
     def _acquire(self) -> None:
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self._made = make_folder(self.folder)
             self._lock.acquire(timeout=SECONDS_OF_A_LOOK)
         except Timeout:
             hint = f"choose another run.name (or, if no job runs, delete {self.folder / LOCK})"
             raise InputError(f"{self.folder}: another job is running in this folder; {hint}") from None
         except OSError as error:
+            self._leave()
             raise InputError(f"{self.folder}: cannot be written: {error.strerror}; set run.dir") from None
+
+    def _leave(self) -> None:
+        """Remove the folder as far as this job has made it, for a run that does not come about."""
+        if self._made:
+            for name in (CONFIG, STARTS, LOCK):
+                (self.folder / name).unlink(missing_ok=True)
+            remove_empty(self._made)
 
     def _continue(self, config: Config, resume: str, total_steps: int) -> Start:
         altering, harmless = differences(load(self.folder / CONFIG), config)
