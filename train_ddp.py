@@ -69,7 +69,7 @@ def train(job: Job) -> None:
     # Say what would run; a dry run ends here.
     choice = assemble.choose_engine(config, objective, batches, device.type, world_size)
     folder = launch.on_main(accelerator, lambda: folder_of(config, job.config_file))  # all ranks: broadcast
-    plan = Plan.of(config, folder, accelerator, vae, batches, agenda, choice)
+    plan = Plan.of(config, folder, accelerator, data, vae, batches, agenda, choice)
     if job.dry_run:
         say(plan.warnings(job.notes), end="", file=sys.stderr)
         say(plan.dry_run())

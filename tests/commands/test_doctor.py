@@ -54,7 +54,7 @@ def test_alone_all_is_well_and_nothing_is_left_behind(doctor: Doctor, tmp_path: 
     found = levels(done.out)
     assert found.keys() >= {*machine.CHECKS, *doctor_ranks.CHECKS, "run folder", "free space", "rendezvous", "slurm"}
     assert "failure" not in found.values()
-    assert "60,000 training + 10,000 test images (1x28x28)" in done.out
+    assert "60,000 training and 10,000 test images, 1x28x28, uint8, 10 classes; fingerprint " in done.out
     assert done.out.splitlines()[-1].endswith("training can start")
     assert list(tmp_path.iterdir()) == []
 

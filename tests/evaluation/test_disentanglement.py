@@ -15,6 +15,7 @@ from vae import __main__ as cli
 from vae.data import factors, shapes, sources
 from vae.data.dataset import Split
 from vae.data.factors import Factors
+from vae.data.reading import Reading
 from vae.data.shapes import Grid
 from vae.errors import InputError
 from vae.evaluation.disentanglement import dci, mig, sap
@@ -84,7 +85,7 @@ def test_the_file_is_a_data_set_whose_training_knows_nothing_of_factors(
     options = ["--size", "16", "--scales", "2", "--orientations", "4", "--positions", "4"]
     assert cli.main(["shapes", str(path), *options]) == 0
     assert str(path) in capsys.readouterr().out
-    made, read = shapes.make(Grid(16, 2, 4, 4)), factors.read(str(path))
+    made, read = shapes.make(Grid(16, 2, 4, 4)), factors.read(str(path), Reading(tmp_path))
     assert np.array_equal(read.values, made.values)
     assert np.array_equal(read.images, made.images)
     assert read.factors == made.factors
@@ -285,13 +286,13 @@ def test_impossible_shapes_are_refused_in_one_line(
 def test_unusable_factors_are_named(arrays: dict[str, np.ndarray], problem: str, tmp_path: Path) -> None:
     np.savez(tmp_path / "bad.npz", images=np.zeros((10, 4, 4), np.uint8), **arrays)  # pyright: ignore[reportArgumentType]
     with pytest.raises(InputError) as caught:
-        factors.read(str(tmp_path / "bad.npz"))
+        factors.read(str(tmp_path / "bad.npz"), Reading(tmp_path))
     assert problem in str(caught.value)
 
 
 def test_values_of_factors_are_counted_in_their_order(tmp_path: Path) -> None:
     np.savez(tmp_path / "own.npz", images=np.zeros((4, 4, 4), np.uint8), factors=np.array([[30], [10], [10], [20]]))
-    found = factors.read(str(tmp_path / "own.npz"))
+    found = factors.read(str(tmp_path / "own.npz"), Reading(tmp_path))
     assert found.values[:, 0].tolist() == [2, 0, 0, 1]
     assert found.levels == [3]
     assert found.names == ("0",)

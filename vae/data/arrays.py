@@ -1,81 +1,131 @@
-"""A user's own images: the arrays of an `.npz` file."""
+"""A user's own images: the arrays of an `.npz` or `.npy` file."""
 
-import zipfile
-import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from vae.data.dataset import DataSet, Split, one_line
+from vae.data.archive import Archive
+from vae.data.classes import NotClassesError, numbered
+from vae.data.dataset import HIDDEN, DataSet, Split
+from vae.data.layout import Layout, layout_of
+from vae.data.naming import CLASS_NAMES, choose
+from vae.data.pixels import scale_of
 from vae.data.reading import Reading, using
 from vae.errors import InputError
 
+Arrays = dict[str, np.ndarray]  # by the part of the data
+
 
 @using("images", "labels", "channels", "range")
-def read_npz(name: str, reading: Reading) -> DataSet:
-    """Return the data set of an `.npz` file.
+def read_arrays(name: str, reading: Reading) -> DataSet:
+    """Return the data set of an `.npz` or `.npy` file.
+
+    Without test images the last tenth of a fixed permutation is the test set.
 
     Args:
-        name: the file's path. It holds `images` (N, H, W) or (N, C, H, W), uint8 or floating point in [0, 1], and may
-            hold `labels` (N,), `test_images` and `test_labels`; without them the last tenth of a fixed permutation is
-            the test set.
+        name: the file's path.
         reading: how its arrays are named and laid out.
 
     Raises:
         InputError: an unusable file.
     """
-    path = Path(name).expanduser()
-    arrays = read_arrays(path)
-    train = npz_split(path, arrays, "")
-    if "test_images" in arrays:
-        test = npz_split(path, arrays, "test_")
-        if test.images.shape[1:] != train.images.shape[1:]:
-            shapes = f"{tuple(test.images.shape)}, but `images` {tuple(train.images.shape)}"
-            raise InputError(f"{path}: `test_images` has shape {shapes}; all images must have one size")
-    else:
-        held_out = DataSet(path.stem, train, train).hold_out(max(1, len(train) // 10))
+    archive = Archive(Path(name).expanduser())
+    names = choose(archive, reading.images, reading.labels)
+    labels = {part: array for part, array in names.labels.items() if part in names.images}
+    for part, array in labels.items():
+        _must_be_as_many(archive, array, names.images[part])
+    images, remarks = read_images(archive, names.images, reading)
+    classes, class_names, more = _read_labels(archive, labels, is_given=reading.labels is not None)
+    known = {part: torch.from_numpy(array) for part, array in classes.items()}
+    parts = {part: Split(torch.from_numpy(array), known.get(part)) for part, array in images.items()}
+    return _with_test(archive.path.stem, parts, class_names, [*_origin(archive, names.images, labels), *remarks, *more])
+
+
+def read_images(archive: Archive, names: Mapping[str, str], reading: Reading) -> tuple[Arrays, list[str]]:
+    """Return the images of each part, (N, C, H, W), uint8 or float32 in [0, 1], and remarks about them.
+
+    Args:
+        archive: the file.
+        names: the array of each part.
+        reading: their layout and range, where they are given.
+
+    Raises:
+        InputError: arrays that are no images, of several sizes, or with pixels out of range.
+    """
+    layouts = {part: _layout(archive, name, reading) for part, name in names.items()}
+    for part, layout in layouts.items():
+        if layout.image_shape != layouts["train"].image_shape:
+            shapes = [f"`{names[each]}` has shape {archive.headers[names[each]].shape}" for each in (part, "train")]
+            raise InputError(f"{archive.path}: {', but '.join(shapes)}; all images must have one size")
+    arrays = {archive.where(name): layouts[part].view(archive.read(name)) for part, name in names.items()}
+    scale, remarks = scale_of(arrays, reading.range)
+    images = {part: scale.convert(arrays.pop(archive.where(name))) for part, name in names.items()}
+    return images, ["channels last"] * layouts["train"].last + remarks
+
+
+def _layout(archive: Archive, name: str, reading: Reading) -> Layout:
+    header, where = archive.headers[name], archive.where(name)
+    if not header.is_numeric:
+        raise InputError(f"{where} holds {header}; images must be integers, truth values or floating point")
+    return layout_of(header.shape, reading.channels, where)
+
+
+def _must_be_as_many(archive: Archive, labels: str, images: str) -> None:
+    header, count = archive.headers[labels], archive.headers[images].shape[0]
+    if header.dtype is not None and header.shape[:1] != (count,):
+        raise InputError(
+            f"{archive.path}: `{labels}` has shape {header.shape} for {count} images (`{images}`); must be one for each"
+        )
+
+
+def _read_labels(
+    archive: Archive, names: Mapping[str, str], *, is_given: bool
+) -> tuple[Arrays, list[str] | None, list[str]]:
+    """Return the classes of each part, the names of the classes, and remarks.
+
+    Labels that name no classes are refused where the user named them, and else left out with a remark.
+    """
+    if not names:
+        return {}, None, []
+    first = archive.where(next(iter(names.values())))
+    try:
+        if any(archive.headers[name].dtype is None for name in names.values()) and not is_given:
+            raise NotClassesError("are pickled objects")
+        classes, class_names = numbered({part: archive.read(name) for part, name in names.items()})
+    except NotClassesError as reason:
+        if is_given:
+            wanted = "must be (N,), (N, 1) or one-hot, whole numbers or text"
+            raise InputError(f"{first}: these labels {reason}; {wanted}") from None
+        return {}, None, [f"labels `{next(iter(names.values()))}` {reason}, and are not used"]
+    count = sum(int((array == HIDDEN).sum()) for array in classes.values())
+    remarks = [f"{count:,} labels are -1: hidden"] if count else []
+    return classes, class_names or _names_of_classes(archive, classes), remarks
+
+
+def _names_of_classes(archive: Archive, classes: Mapping[str, np.ndarray]) -> list[str] | None:
+    """Return names that a file holds for classes 0, 1, ..., if it holds some."""
+    count = 1 + max(int(array.max()) for array in classes.values())
+    for name in CLASS_NAMES:
+        header = archive.headers.get(name)
+        if header is not None and header.dtype is not None and header.dtype.kind == "U" and header.shape == (count,):
+            return [str(each) for each in archive.read(name)]
+    return None
+
+
+def _origin(archive: Archive, images: Mapping[str, str], labels: Mapping[str, str]) -> list[str]:
+    if len(archive.headers) == 1:
+        return []
+    return [f"images `{images['train']}`" + (f", labels `{labels['train']}`" if "train" in labels else "")]
+
+
+def _with_test(name: str, parts: Mapping[str, Split], class_names: list[str] | None, remarks: list[str]) -> DataSet:
+    """Return the data set of these parts; without a test set a tenth is held out for it."""
+    train, test, val = parts["train"], parts.get("test"), parts.get("val")
+    if test is None:
+        held_out = DataSet(name, train, train).hold_out(max(1, len(train) // 10))
         assert held_out.val is not None
         train, test = held_out.train, held_out.val
-    return DataSet(path.stem, train, test)
-
-
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Return the arrays of an .npz that holds `images`; raises `InputError`."""
-    try:
-        with path.open("rb") as stream:
-            archive = np.load(stream, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("a single array: save it with np.savez(path, images=...)")
-            with archive:
-                arrays = {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
-        raise InputError(f"{path}: not a readable .npz of plain arrays ({reason})") from None
-    if "images" not in arrays:
-        found = ", ".join(arrays) or "nothing"
-        raise InputError(f"{path}: holds {found}; must hold `images` (N, H, W) or (N, C, H, W) and may hold `labels`")
-    return arrays
-
-
-def npz_split(path: Path, arrays: dict[str, np.ndarray], prefix: str) -> Split:
-    """Return the images of an .npz called `{prefix}images`, with labels if it has any; raises `InputError`."""
-    images, labels = arrays[f"{prefix}images"], arrays.get(f"{prefix}labels")
-    where = f"{path}: `{prefix}images`"
-    if images.ndim not in (3, 4) or 0 in images.shape or len(images) < 2:
-        raise InputError(f"{where} has shape {images.shape}; must be (N, H, W) or (N, C, H, W) with N >= 2")
-    if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
-        raise InputError(f"{where} has type {images.dtype}; must be uint8, or floating point in [0, 1]")
-    if images.dtype != np.uint8 and not (images.min() >= 0 and images.max() <= 1):  # also refuses NaN
-        raise InputError(
-            f"{where} has values from {images.min():g} to {images.max():g}; floating point must be in [0, 1]"
-        )
-    if labels is not None and (labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer)):
-        raise InputError(
-            f"{path}: `{prefix}labels` has shape {labels.shape} ({labels.dtype}); must be ({len(images)},), integers"
-        )
-    pixels = torch.from_numpy(np.ascontiguousarray(images if images.dtype == np.uint8 else images.astype(np.float32)))
-    return Split(
-        pixels if pixels.ndim == 4 else pixels.unsqueeze(1),
-        None if labels is None else torch.from_numpy(labels.astype(np.int64)),
-    )
+        remarks = [*remarks, "a tenth is held out for testing"]
+    return DataSet(name, train, test, val, class_names, tuple(remarks))

@@ -1,5 +1,6 @@
 """A data set: images and labels for training, validation and test, one tensor each."""
 
+import textwrap
 import zlib
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,6 +13,7 @@ from vae.data import randomness
 from vae.errors import InputError
 
 HIDDEN = -1  # the label of an image that has none
+SHOWN_NAMES = 60  # letters of class names in a line
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class DataSet:
         train, test: its parts.
         val: a part held out of the training set, if any.
         class_names: of class 0, 1, ..., where the classes have other names than their numbers.
+        remarks: how its source understood the files, where there is a choice.
     """
 
     name: str
@@ -67,6 +70,18 @@ class DataSet:
     test: Split
     val: Split | None = None
     class_names: list[str] | None = None
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        """The data set in a line: sizes of the parts, shape and type of an image, classes, remarks."""
+        parts = {"training": self.train, "validation": self.val, "test": self.test}
+        *first, last = [f"{len(part):,} {name}" for name, part in parts.items() if part is not None]
+        shape, kind = "x".join(map(str, self.image_shape)), str(self.train.images.dtype).removeprefix("torch.")
+        classes = f"{self.classes} class{'' if self.classes == 1 else 'es'}" if self.classes else "no labels"
+        if self.class_names:
+            classes += f" ({textwrap.shorten(', '.join(self.class_names), SHOWN_NAMES, placeholder=' ...')})"
+        return "; ".join([f"{', '.join(first)} and {last} images, {shape}, {kind}, {classes}", *self.remarks])
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -92,11 +107,14 @@ class DataSet:
         The permutation is the same for every seed, so that runs are compared on the same validation set.
 
         Raises:
-            InputError: nothing would be left to train on.
+            InputError: nothing would be left to train on, or there is a validation set.
         """
         count = len(self.train)
         if not val_size:
             return self
+        if self.val is not None:
+            problem = f"{self.name} has a validation set of its own ({len(self.val):,} images)"
+            raise InputError(f"data.val_size = {val_size}: {problem}; leave it at 0")
         if val_size >= count:
             raise InputError(f"data.val_size = {val_size}: must be smaller than the training set ({count} examples)")
         order = randomness.permutation(count, 0, "validation")

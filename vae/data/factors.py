@@ -6,8 +6,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vae.data.arrays import npz_split, read_arrays
+from vae.data.archive import Archive
+from vae.data.arrays import read_images
 from vae.data.dataset import Split
+from vae.data.naming import choose
+from vae.data.reading import Reading
 from vae.errors import InputError
 from vae.files import replacing
 
@@ -21,6 +24,17 @@ class Factor:
 
     name: str
     ordered: bool = False
+
+
+DSPRITES = "latents_classes"  # array of the factors of dSprites (Matthey et al. 2017)
+DSPRITES_FACTORS = (
+    Factor("color"),
+    Factor("shape"),
+    Factor("scale", ordered=True),
+    Factor("orientation"),
+    Factor("x", ordered=True),
+    Factor("y", ordered=True),
+)
 
 
 @dataclass(frozen=True)
@@ -68,37 +82,54 @@ def write(path: Path, data: Factors) -> None:
         raise InputError(f"{path}: cannot be written: {error.strerror}") from None
 
 
-def read(name: str) -> Factors:
-    """Return all images of a data set with their factors, in the file's order.
+def read(name: str, reading: Reading) -> Factors:
+    """Return all images of a data set with their factors, in the file's order; of one with parts, those for training.
 
     Args:
-        name: `data.name` of a run; the path of an .npz that holds `factors` (N, F), integers, for its `images`, and may
+        name: `data.name` of a run; the path of an .npz that holds `factors` (N, F), integers, for its images, and may
             hold `factor_names` (F,) and `factor_ordered` (F,), true where the order of a factor's values means
-            something.
+            something. dSprites has its own names of arrays; of its factors the colour has one value, and is left out.
+        reading: how the images are read.
 
     Raises:
         InputError: the data have no factors, or unusable ones.
     """
     path = Path(name).expanduser()
-    arrays = read_arrays(path) if path.suffix == ".npz" else {}
-    if FACTORS not in arrays:
+    archive = Archive(path) if path.suffix == ".npz" else None
+    if archive is None or not {FACTORS, DSPRITES} & archive.headers.keys():
         raise InputError(
             f"data.name = {name!r}: has no factors, which the scores need; see python -m vae shapes --help"
         )
-    part, found = npz_split(path, arrays, ""), arrays[FACTORS]
-    if found.ndim != 2 or len(found) != len(part) or not found.size or not np.issubdtype(found.dtype, np.integer):
-        raise InputError(
-            f"{path}: `{FACTORS}` has shape {found.shape} ({found.dtype}); must be ({len(part)}, F), integers"
-        )
+    images = choose(archive, reading.images, reading.labels).images["train"]
+    pixels, _ = read_images(archive, {"train": images}, reading)
+    found, factors = (_described if FACTORS in archive.headers else _dsprites)(archive, len(pixels["train"]))
+    values = np.stack([_counted(path, factor.name, each) for factor, each in zip(factors, found.T, strict=True)], 1)
+    return Factors(pixels["train"], values, factors)
+
+
+def _described(archive: Archive, images: int) -> tuple[np.ndarray, tuple[Factor, ...]]:
+    """Return the factors (N, F) and their descriptions; raises `InputError`."""
+    found = archive.read(FACTORS)
+    if found.ndim != 2 or len(found) != images or not found.size or not np.issubdtype(found.dtype, np.integer):
+        wanted = f"must be ({images}, F), integers"
+        raise InputError(f"{archive.where(FACTORS)} has shape {found.shape} ({found.dtype}); {wanted}")
     count = found.shape[1]
-    names = arrays[NAMES] if NAMES in arrays else np.arange(count)
-    ordered = arrays[ORDERED] if ORDERED in arrays else np.zeros(count, bool)
+    names = archive.read(NAMES) if NAMES in archive.headers else np.arange(count)
+    ordered = archive.read(ORDERED) if ORDERED in archive.headers else np.zeros(count, bool)
     for key, array in ((NAMES, names), (ORDERED, ordered)):
         if array.shape != (count,):
-            raise InputError(f"{path}: `{key}` has shape {array.shape}; must be ({count},), one for each factor")
-    values = np.stack([_counted(path, str(name), each) for name, each in zip(names, found.T, strict=True)], 1)
-    factors = tuple(Factor(str(name), bool(order)) for name, order in zip(names, ordered, strict=True))
-    return Factors(part.images.numpy(), values, factors)
+            raise InputError(f"{archive.where(key)} has shape {array.shape}; must be ({count},), one for each factor")
+    return found, tuple(Factor(str(name), bool(order)) for name, order in zip(names, ordered, strict=True))
+
+
+def _dsprites(archive: Archive, images: int) -> tuple[np.ndarray, tuple[Factor, ...]]:
+    """Return the factors of dSprites that vary; raises `InputError`."""
+    found = archive.read(DSPRITES)
+    if found.shape != (images, len(DSPRITES_FACTORS)):
+        wanted = f"must be ({images}, {len(DSPRITES_FACTORS)})"
+        raise InputError(f"{archive.where(DSPRITES)} has shape {found.shape}; {wanted}")
+    varying = [column for column, factor in enumerate(DSPRITES_FACTORS) if factor.name != "color"]
+    return found[:, varying], tuple(DSPRITES_FACTORS[column] for column in varying)
 
 
 def _counted(path: Path, name: str, values: np.ndarray) -> np.ndarray:

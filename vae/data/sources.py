@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vae.components import nearest
-from vae.data.arrays import read_npz
+from vae.data.arrays import read_arrays
 from vae.data.dataset import DataSet
 from vae.data.mnist import read_emnist, read_mnist
 from vae.data.reading import Reading, Source, settings_of
@@ -17,7 +17,8 @@ SOURCES: dict[str, Callable[[str, Reading], DataSet]] = {
     "KMNIST": read_mnist,
     "QMNIST": read_mnist,
     "EMNIST": read_emnist,
-    ".npz": read_npz,
+    ".npz": read_arrays,
+    ".npy": read_arrays,
 }
 
 FETCHED = {  # those that are downloaded -> what data.root holds where they are there

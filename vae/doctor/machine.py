@@ -151,10 +151,7 @@ def check_data(context: Context) -> Finding:
     if data.name in FETCHED and not any(root.glob(FETCHED[data.name])):
         return failure(f"data.root = {str(root)!r}: holds no {FETCHED[data.name]}", f"set data.root; {HOW_TO_FETCH}")
     context.data = found = assemble.build_data(context.config)
-    parts = {"training": found.train, "validation": found.val, "test": found.test}
-    counts = " + ".join(f"{len(part):,} {name}" for name, part in parts.items() if part is not None)
-    shape = "x".join(map(str, found.image_shape))
-    return ok(f"{found.name}: {counts} images ({shape}), fingerprint {found.fingerprint}")
+    return ok(f"{found.name}: {found.summary}; fingerprint {found.fingerprint}")
 
 
 def check_model(context: Context) -> Finding:

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 
 from vae.config import Config, to_yaml, warnings
 from vae.data.batches import TrainingBatches
+from vae.data.dataset import DataSet
 from vae.distributed.launch import precision_warnings
 from vae.engine import Engine
 from vae.engine.choice import Choice
@@ -24,6 +25,7 @@ class Plan:
     Attributes:
         config: the configuration of the run.
         folder: the run's folder.
+        data: the data set, as it was understood.
         size: the parameters, the steps, and the processes that make them.
         engine, why: the engine that was chosen, and the reason.
         notes: sentences that deserve a warning.
@@ -31,6 +33,7 @@ class Plan:
 
     config: Config
     folder: Path
+    data: str
     size: str
     engine: str
     why: str
@@ -42,6 +45,7 @@ class Plan:
         config: Config,
         folder: Path,
         accelerator: Accelerator,
+        data: DataSet,
         vae: VAE,
         batches: TrainingBatches,
         agenda: Agenda,
@@ -55,15 +59,16 @@ class Plan:
         size += f" in {config.train.precision}"
         notes = warnings(config, batches.progress(agenda.total_steps))
         notes += precision_warnings(accelerator.mixed_precision, device, tf32=config.train.tf32)
-        return cls(config, folder, size, engine.name, engine.why, notes)
+        return cls(config, folder, f"data: {data.summary}", size, engine.name, engine.why, notes)
 
     def warnings(self, others: Iterable[str] = ()) -> str:
         """Return a line for each sentence that deserves a warning, `others` first; empty where there is none."""
         return "".join(f"warning: {note}\n" for note in [*others, *self.notes])
 
     def dry_run(self) -> str:
-        """Return the resolved configuration and what would run."""
-        return f"{to_yaml(self.config)}\nwould train in {self.folder}: {self.size}, engine {self.engine} ({self.why})"
+        """Return the resolved configuration, what would run, and the data."""
+        would = f"would train in {self.folder}: {self.size}, engine {self.engine} ({self.why})"
+        return f"{to_yaml(self.config)}\n{would}\n{self.data}"
 
     def finished(self, summary: dict[str, Any]) -> str:
         """Return the line about a run that was finished before, from its summary."""
@@ -75,7 +80,7 @@ class Plan:
         return "" if self.engine == "eager" else f"building engine {self.engine} ({self.why})\n"
 
     def training(self, engine: Engine, step: int, changed: Iterable[str]) -> str:
-        """Return the line before the first step.
+        """Return the lines before the first step: the data, and the training.
 
         Args:
             engine: the one that was built, which may be another than the one that was chosen.
@@ -85,7 +90,7 @@ class Plan:
         line = f"training in {self.folder}: {self.size}, engine {engine.name} ({engine.why})"
         line += f", from step {step:,}" if step else ""
         changes = "; ".join(changed)
-        return line + (f" ({changes})" if changes else "")
+        return f"{self.data}\n{line}" + (f" ({changes})" if changes else "")
 
     def done(self) -> str:
         """Return the line after the last step: what the run's folder holds."""

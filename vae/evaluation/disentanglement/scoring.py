@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, Normal
 
+from vae.assemble import reading_of
 from vae.data import randomness
 from vae.data.dataset import Split
 from vae.data.factors import Factors
+from vae.data.reading import Reading
 from vae.errors import InputError
 from vae.evaluation import ACTIVE, evaluating, images_of, labels_for
 from vae.evaluation.disentanglement import dci, mig, sap
@@ -46,18 +48,19 @@ class RunWithFactors:
     checkpoint: dict[str, str]
 
 
-def prepare(folder: Path, opened: Opened, factors_of: Callable[[str], Factors]) -> RunWithFactors:
+def prepare(folder: Path, opened: Opened, factors_of: Callable[[str, Reading], Factors]) -> RunWithFactors:
     """Return a finished run, ready to be scored.
 
     Args:
         folder: of the run.
         opened: its model and configuration.
-        factors_of: reads the data of a name with their factors, see `vae.data.factors.read`.
+        factors_of: reads data with their factors, see `vae.data.factors.read`.
 
     Raises:
         InputError: the data have no factors, or q(z|x) no Gaussian marginals.
     """
-    config, model, factors = opened.config, opened.model, factors_of(opened.config.data.name)
+    config, model = opened.config, opened.model
+    factors = factors_of(config.data.name, reading_of(config))
     part = factors.split
     if config.data.binarize != "none":
         part = part.binarize(0, "factors")
