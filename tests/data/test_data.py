@@ -180,7 +180,7 @@ def test_emnist_is_turned_upright(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for part in ("train", "test"):
         write_idx(folder / f"emnist-balanced-{part}-images-idx3-ubyte", images.transpose(0, 2, 1))
         write_idx(folder / f"emnist-balanced-{part}-labels-idx1-ubyte", np.arange(30))
-    monkeypatch.setattr("vae.data.archives.locked", None)  # what is there is read without a lock
+    monkeypatch.setattr("vae.data.downloads.locked", None)  # what is there is read without a lock
     data = sources.load("EMNIST", tmp_path)
     assert np.array_equal(data.test.images[:, 0].numpy(), images)
     assert data.train.labels is not None

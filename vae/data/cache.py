@@ -58,9 +58,9 @@ def _read_and_keep(place: Path, key: str, read: Callable[[], Arrays]) -> Arrays:
 def _load(place: Path, key: str) -> Arrays | None:
     """Return the arrays of a cache; None if there is none, it is damaged, or valid for something else."""
     try:
-        with np.load(place, allow_pickle=False) as archive:
+        with place.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             if archive[KEY].item() != key:
                 return None
             return {name: archive[name] for name in archive.files if name != KEY}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
+    except (OSError, ValueError, EOFError, KeyError, AttributeError, zipfile.BadZipFile, zlib.error):
         return None

@@ -87,13 +87,11 @@ def _each(pictures: Sequence[Picture], work: Callable[[int, Picture], Made], doi
         ThreadPoolExecutor(min(THREADS, 2 * (os.cpu_count() or 1)), thread_name_prefix="pictures") as threads,
         Bar(doing, count, "picture") as bar,
     ):
-        waiting = [
-            threads.submit(work_on, range(start, min(start + BLOCK, count))) for start in range(0, count, BLOCK)
-        ]
+        waiting = [threads.submit(work_on, range(start, min(start + BLOCK, count))) for start in range(0, count, BLOCK)]
         try:
             for block in waiting:
                 made += block.result()
-                bar.advance(len(made) - bar.done)
+                bar.advance(len(block.result()))
         except BaseException:
             threads.shutdown(wait=False, cancel_futures=True)
             raise
@@ -125,10 +123,10 @@ def _one_size(looks: Sequence[Look], where: str) -> tuple[int, int]:
         return looks[0].size
     common = counts.most_common(SIZES_SHOWN)
     shown = ", ".join(f"{height}x{width} ({count:,})" for (height, width), count in common)
-    more = f" and {len(counts) - SIZES_SHOWN} more" if len(counts) > SIZES_SHOWN else ""
+    more = f" and {len(counts) - SIZES_SHOWN:,} more" if len(counts) > SIZES_SHOWN else ""
     small = min(64, min(min(size) for size in counts))
     raise InputError(
-        f"{where}: pictures have {len(counts)} sizes (height x width): {shown}{more}; "
+        f"{where}: pictures have {len(counts):,} sizes (height x width): {shown}{more}; "
         f"set data.image_size, e.g. data.image_size={small}"
     )
 

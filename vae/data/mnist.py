@@ -11,8 +11,8 @@ from types import ModuleType
 from torch import Tensor
 
 from vae.data import idx
-from vae.data.archives import Archive, fetch
 from vae.data.dataset import DataSet, Split, one_line
+from vae.data.downloads import Archive, fetch
 from vae.data.reading import Reading
 from vae.errors import InputError
 

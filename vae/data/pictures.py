@@ -47,15 +47,20 @@ def read_pictures(name: str, reading: Reading) -> DataSet:
     """
     folder = Path(name).expanduser().resolve()
     try:
-        parts = _parts(folder, name)
+        parts, remarks = _parts(folder, name)
         key = key_of(reading.image_size, {part: _stamps(folder, files) for part, files in parts.items()})
     except OSError as error:
         raise InputError(f"{error.filename or name}: cannot be read ({error.strerror})") from None
     arrays = cached(_places(folder, reading), key, lambda: _decode(parts, reading.image_size, name))
-    names = sorted({each for files in parts.values() for each in files.classes or ()})
+    names = _in_order({each for files in parts.values() for each in files.classes or ()})
     numbers = {each: number for number, each in enumerate(names)}
     splits = {part: _split(arrays[part], files, numbers) for part, files in parts.items()}
-    return DataSet(folder.name, splits["train"], splits["test"], splits.get("val"), class_names=names or None)
+    return DataSet(folder.name, splits["train"], splits["test"], splits.get("val"), names or None, remarks)
+
+
+def _in_order(names: set[str]) -> list[str]:
+    """Return the names of classes in their order: that of numbers if all are, else the alphabet's."""
+    return sorted(names, key=int if all(name.isdecimal() for name in names) else str)
 
 
 def _split(images: np.ndarray, files: Files, numbers: dict[str, int]) -> Split:
@@ -70,28 +75,33 @@ def _decode(parts: dict[str, Files], image_size: int | None, where: str) -> Arra
     return dict(zip(parts, np.split(decode(pictures, image_size, where), ends[:-1]), strict=True))
 
 
-def _parts(folder: Path, name: str) -> dict[str, Files]:
-    """Return the files of each part; without a part for testing, a fixed tenth of those for training are held out."""
-    inside = {each.name: each for each in _visible(folder) if each.is_dir()}
+def _parts(folder: Path, name: str) -> tuple[dict[str, Files], tuple[str, ...]]:
+    """Return the files of each part, and a remark where, without a part for testing, a fixed tenth is held out."""
+    inside = {each.name.lower(): each for each in _visible(folder) if each.is_dir()}
     validation = [each for each in VALIDATION if each in inside]
     known = [each for each in (TRAIN, *validation, TEST) if each in inside]
-    if TRAIN in inside and len(known) == len(inside) and len(validation) <= 1:
-        found = {"val" if each in VALIDATION else each: _files(inside[each], f"{name}/{each}") for each in known}
+    if TRAIN in inside and len(known) == len(inside) and len(validation) <= 1 and not _pictures_in(folder):
+        found = {
+            "val" if each in VALIDATION else each: _files(inside[each], str(Path(name, inside[each].name)))
+            for each in known
+        }
     else:
         found = {TRAIN: _files(folder, name)}
-    if TEST not in found:
+    if TEST in found:
+        remarks: tuple[str, ...] = ()
+    else:
+        remarks = ("a tenth is held out for testing",)
         count = len(found[TRAIN].paths)
         if count < 2:
             raise InputError(f"{name}: holds a single picture; must hold 2 or more")
         kept, test = held_out(count, max(1, count // 10))
         found[TEST], found[TRAIN] = found[TRAIN][test.tolist()], found[TRAIN][kept.tolist()]
-    return found
+    return found, remarks
 
 
 def _files(folder: Path, name: str) -> Files:
     """Return the pictures of a folder, in the order of their names; raises `InputError` if there are none."""
-    known = endings()
-    here = [each for each in _visible(folder) if each.suffix.lower() in known and each.is_file()]
+    here, known = _pictures_in(folder), endings()
     below = {each.name: list(_below(each, known)) for each in _visible(folder) if each.is_dir()}
     classes = {label: paths for label, paths in below.items() if paths}
     if here and classes:
@@ -101,11 +111,17 @@ def _files(folder: Path, name: str) -> Files:
             "must hold pictures alone, or a folder for each class"
         )
     if not here and not classes:
-        raise InputError(f"{name}: holds no pictures; must hold files that end in .png, .jpg, .tif, ..., or folders of them")
+        wanted = "must hold files that end in .png, .jpg, .tif, ..., or a folder of them for each class"
+        raise InputError(f"{name}: holds no pictures; {wanted}")
     if here:
         return Files(here, None)
     paths = [path for paths in classes.values() for path in paths]
     return Files(paths, [label for label, paths in classes.items() for _ in paths])
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    known = endings()
+    return [each for each in _visible(folder) if each.suffix.lower() in known and each.is_file()]
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -114,8 +130,12 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _below(folder: Path, known: set[str]) -> Iterator[Path]:
-    """Yield the pictures in a folder and in those below it, in the order of the names."""
-    for path, folders, files in os.walk(folder, followlinks=True):
+    """Yield the pictures in a folder and in those below it, in the order of the names; raises OSError."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for path, folders, files in os.walk(folder, followlinks=True, onerror=fail):
         folders[:] = sorted(each for each in folders if not each.startswith("."))
         for file in sorted(files):
             if not file.startswith(".") and Path(file).suffix.lower() in known:

@@ -148,8 +148,10 @@ def check_data(context: Context) -> Finding:
     """Check the data set by reading it; nothing is downloaded if none of its files is there."""
     data = context.config.data
     root = assemble.reading_of(context.config).root
-    if data.name in FETCHED and not any(root.glob(FETCHED[data.name])):
-        return failure(f"data.root = {str(root)!r}: holds no {FETCHED[data.name]}", f"set data.root; {HOW_TO_FETCH}")
+    looked_for = FETCHED.get(data.name, [])
+    if looked_for and not any(any(root.glob(each)) for each in looked_for):
+        problem = f"data.root = {str(root)!r}: holds no {' or '.join(looked_for)}"
+        return failure(problem, f"set data.root; {HOW_TO_FETCH}")
     context.data = found = assemble.build_data(context.config)
     return ok(f"{found.name}: {found.summary}; fingerprint {found.fingerprint}")
 

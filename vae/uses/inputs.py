@@ -10,6 +10,8 @@ from torch import Tensor
 from vae.assemble import build_data
 from vae.config import Config
 from vae.data.dataset import DataSet, Split
+from vae.data.reading import settings_of
+from vae.data.sources import source_of
 from vae.errors import Argument, ArgumentError, InputError
 from vae.evaluation import images_of, labels_for
 from vae.evaluation.protocols import part_of
@@ -76,13 +78,22 @@ def other_images(opened: Opened, argument: str, name: str, root: str | None, spl
     """
     settings = opened.config
     whole = {"val_size": 0, "labelled": 0, "repeat_labelled": 1}
-    plainly = {"images": None, "labels": None, "channels": "auto", "range": None, "image_size": None}
+    plainly = {"images": None, "labels": None, "channels": "auto", "range": None}
+    plainly["image_size"] = _size_of_pictures(opened, name)
     changed = {"name": name} | whole | plainly | ({} if root is None else {"root": root})
     data = build_data(Config.model_validate(settings.model_dump() | {"data": settings.data.model_dump() | changed}))
     if data.image_shape != opened.model.image_shape:
         problem = f"its images have shape {data.image_shape}, the model's {opened.model.image_shape}"
         raise ArgumentError(Argument(argument), f" {name}: {problem}")
     return _suitable(opened, data, split, name)
+
+
+def _size_of_pictures(opened: Opened, name: str) -> int | None:
+    """Return the size that pictures called `name` get: the run's, or that of the model's images; None: no pictures."""
+    _, height, width = opened.model.image_shape
+    if "image_size" not in settings_of(source_of(name)):
+        return None
+    return opened.config.data.image_size or (height if height == width else None)
 
 
 def missing_pixels(shape: tuple[int, ...], block: Block | None, mask: np.ndarray | str | Path | None) -> Tensor:
