@@ -59,9 +59,8 @@ def fetch(name: str, root: Path, archives: Sequence[Archive]) -> None:
     except NotWritableError as error:
         raise InputError(f"data.root = {str(root)!r}: {name} is not there, and {one_line(error)}; {hint}") from None
     except (OSError, RuntimeError) as error:
-        raise InputError(
-            f"{folder}: a file is missing, and downloading it failed ({one_line(error)}); {hint}"
-        ) from None
+        missing = f"a file is missing in {folder}, and downloading it failed"
+        raise InputError(f"data.name = {name!r}: {missing} ({one_line(error)}); {hint}") from None
 
 
 def _download(archive: Archive, partial: Path) -> None:
