@@ -140,7 +140,14 @@ def build_batches(
     rank: int = 0,
     world_size: int = 1,
 ) -> TrainingBatches:
-    """Return this rank's part of each global training batch, resident on `device`, with the noise a model needs."""
+    """Return this rank's part of each global training batch, resident on `device`, with the noise a model needs.
+
+    Raises:
+        InputError: the model needs a label of each image, and some are hidden.
+    """
+    if vae.needs_labels and data.hides_labels:
+        problem = "some images have no label (or -1, hidden), and the model needs all"
+        raise InputError(f"{data.name}: {problem}; infer them (model.infer_labels=true), or leave these images out")
     labels = data.train.labels if vae.sees_labels else None
     return TrainingBatches(
         data.train.images.to(device),

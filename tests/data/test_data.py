@@ -2,7 +2,6 @@
 
 import gzip
 import http.server
-import io
 import shutil
 import struct
 import threading
@@ -301,67 +300,6 @@ def test_emnist_is_read_from_the_archive_that_torchvision_fetches(
     data = sources.load("EMNIST", tmp_path)
     assert np.array_equal(data.test.images[:, 0].numpy(), images)
     assert sorted(path.name for path in folder.iterdir()) == [mnist_family.EMNIST_ARCHIVE]
-
-
-def npz(path: Path, **arrays: Any) -> str:
-    np.savez(path / "x.npz", **arrays)
-    return str(path / "x.npz")
-
-
-@pytest.mark.parametrize("shape", [(40, 5, 7), (40, 3, 8, 6)])
-@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
-def test_npz_keeps_shape_and_values(tmp_path: Path, shape: tuple[int, ...], dtype: type) -> None:
-    images = np.random.default_rng(0).integers(0, 256, shape)
-    images = images.astype(np.uint8) if dtype is np.uint8 else (images / 255).astype(dtype)
-    data = sources.load(npz(tmp_path, images=images, labels=np.arange(40)), "unused")
-    assert data.image_shape == (*(1,) * (4 - len(shape)), *shape[1:])
-    assert (len(data.train), len(data.test)) == (36, 4)
-    assert data.train.labels is not None
-    assert data.test.labels is not None
-    both = torch.cat([data.train.images, data.test.images])
-    order = torch.cat([data.train.labels, data.test.labels])
-    assert np.array_equal(both.reshape(images.shape).numpy(), images[order.numpy()].astype(both.numpy().dtype))
-    assert sorted(order.tolist()) == list(range(40))
-
-
-UNUSABLE = {
-    "no images": ({"pictures": np.zeros((4, 5, 5))}, "must hold `images`"),
-    "one dimension too few": ({"images": np.zeros((4, 25))}, "must be .N, H, W."),
-    "no pixels": ({"images": np.zeros((4, 0, 5))}, "must be .N, H, W."),
-    "one image": ({"images": np.zeros((1, 5, 5))}, "N >= 2"),
-    "integers": ({"images": np.zeros((4, 5, 5), np.int64)}, "int64; must be uint8"),
-    "above one": ({"images": np.full((4, 5, 5), 255.0)}, r"from 255 to 255; floating point must be in \[0, 1\]"),
-    "below zero": ({"images": np.full((4, 5, 5), -0.5)}, r"from -0.5 to -0.5"),
-    "not a number": ({"images": np.full((4, 5, 5), np.nan)}, r"must be in \[0, 1\]"),
-    "labels of another length": ({"images": np.zeros((4, 5, 5)), "labels": np.zeros(3, int)}, r"must be \(4,\)"),
-    "pickled": ({"images": np.array([None, {}], object)}, "not a readable .npz"),
-    "another test size": ({"images": np.zeros((4, 5, 5)), "test_images": np.zeros((4, 6, 5))}, "one size"),
-}
-
-
-@pytest.mark.parametrize("case", UNUSABLE)
-def test_an_unusable_npz_is_named_with_the_reason(case: str, tmp_path: Path) -> None:
-    arrays, reason = UNUSABLE[case]
-    with pytest.raises(InputError, match=reason) as refusal:
-        sources.load(npz(tmp_path, **arrays), "unused")
-    assert "x.npz" in str(refusal.value)
-    assert "\n" not in str(refusal.value)
-
-
-@pytest.mark.parametrize("content", [None, b"", b"no zip", "truncated", "single array"])
-def test_an_unreadable_npz_is_named(content: bytes | str | None, tmp_path: Path) -> None:
-    path = tmp_path / "x.npz"
-    if content == "truncated":
-        buffer = io.BytesIO()
-        np.savez(buffer, images=np.zeros((40, 9, 9)))
-        path.write_bytes(buffer.getvalue()[:2000])
-    elif content == "single array":
-        with path.open("wb") as stream:
-            np.save(stream, np.zeros((4, 5, 5)))
-    elif isinstance(content, bytes):
-        path.write_bytes(content)
-    with pytest.raises(InputError, match=r"x\.npz: not a readable \.npz"):
-        sources.load(str(path), "unused")
 
 
 def test_validation_is_the_same_part_of_the_training_set_for_everyone(mnist: sources.DataSet) -> None:

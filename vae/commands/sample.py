@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_seed(parser)
     add_output(parser)
     parser.add_argument("--count", type=at_least(1), default=64, metavar="N", help="images (default: 64)")
-    parser.add_argument("--label", type=int, metavar="Y", help="of a model that sees labels: all images of this class")
+    parser.add_argument("--label", metavar="Y", help="of a model that sees labels: all images of this class")
 
 
 def run(args: argparse.Namespace) -> int:

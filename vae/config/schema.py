@@ -32,8 +32,8 @@ def _steps_or_epoch(value: Any) -> Any:
     return value
 
 
-def _ascending(limits: list[float]) -> list[float]:
-    if len(limits) != 2 or not limits[0] < limits[1]:
+def _ascending(limits: list[float] | None) -> list[float] | None:
+    if limits is not None and (len(limits) != 2 or not limits[0] < limits[1]):
         raise SpecError([("", f" = {limits!r}: must be [low, high], low < high")])
     return limits
 
@@ -82,7 +82,7 @@ class DataConfig(Section):
     channels: Literal["auto", "first", "last"] = Field(
         default="auto", description="axis of the channels in an array of images: (N, C, H, W) or (N, H, W, C)"
     )
-    range: Annotated[list[float], AfterValidator(_ascending)] | None = Field(
+    range: Annotated[list[float] | None, AfterValidator(_ascending)] = Field(
         default=None,
         description="pixel values of an array that become 0 and 1, e.g. [-1, 1]; null: 0 and 255 of integers, 0 and 1 "
         "of floating point",

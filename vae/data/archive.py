@@ -21,7 +21,7 @@ HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 @dataclass(frozen=True)
 class Header:
-    """Shape and type of an array; `dtype` is None for what is no array of numbers or strings."""
+    """Shape and type of an array; `dtype` is None where its file says neither in a way that is known here."""
 
     shape: tuple[int, ...]
     dtype: np.dtype | None
@@ -31,8 +31,18 @@ class Header:
         """True for truth values, integers and floating point."""
         return self.dtype is not None and self.dtype.kind in "buif"
 
+    @property
+    def is_text(self) -> bool:
+        """True for strings."""
+        return self.dtype is not None and self.dtype.kind in "SU"
+
+    @property
+    def is_pickled(self) -> bool:
+        """True for objects, which are pickled, and for what is not known."""
+        return self.dtype is None or self.dtype.hasobject
+
     def __str__(self) -> str:
-        kind = "pickled" if self.dtype is None else "text" if self.dtype.kind in "SU" else self.dtype
+        kind = "pickled" if self.is_pickled else "text" if self.is_text else self.dtype
         return f"{self.shape} {kind}"
 
 
@@ -57,8 +67,8 @@ class Archive:
             self.headers = {name: self._header(name) for name in self._names()}
 
     def read(self, name: str) -> np.ndarray:
-        """Return an array; raises `InputError` if it is damaged, or no plain array."""
-        if self.headers[name].dtype is None:
+        """Return an array; raises `InputError` if it is damaged or pickled."""
+        if self.headers[name].is_pickled:
             way_out = "save it as a plain array of numbers or text"
             raise InputError(f"{self.where(name)} holds pickled objects, which are never opened; {way_out}")
         with self._reading(), self._open(name) as stream:
@@ -84,7 +94,7 @@ class Archive:
             if version not in HEADERS:
                 return Header((), None)
             shape, _, dtype = HEADERS[version](stream)
-        return Header(shape, dtype if dtype.kind in "buifcSU" else None)
+        return Header(shape, dtype)
 
     @contextmanager
     def _open(self, name: str) -> Iterator[BinaryIO]:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from vae.data.archive import Archive
-from vae.data.classes import NotClassesError, numbered
+from vae.data.classes import NotClassesError, numbered, text
 from vae.data.dataset import HIDDEN, DataSet, Split
 from vae.data.layout import Layout, layout_of
 from vae.data.naming import CLASS_NAMES, choose
@@ -40,7 +40,8 @@ def read_arrays(name: str, reading: Reading) -> DataSet:
     classes, class_names, more = _read_labels(archive, labels, is_given=reading.labels is not None)
     known = {part: torch.from_numpy(array) for part, array in classes.items()}
     parts = {part: Split(torch.from_numpy(array), known.get(part)) for part, array in images.items()}
-    return _with_test(archive.path.stem, parts, class_names, [*_origin(archive, names.images, labels), *remarks, *more])
+    origin = _origin(archive, names.images, labels if classes else {})
+    return _with_test(archive.path.stem, parts, class_names, [*origin, *remarks, *more])
 
 
 def read_images(archive: Archive, names: Mapping[str, str], reading: Reading) -> tuple[Arrays, list[str]]:
@@ -68,13 +69,14 @@ def read_images(archive: Archive, names: Mapping[str, str], reading: Reading) ->
 def _layout(archive: Archive, name: str, reading: Reading) -> Layout:
     header, where = archive.headers[name], archive.where(name)
     if not header.is_numeric:
-        raise InputError(f"{where} holds {header}; images must be integers, truth values or floating point")
+        kind = "pickled objects, which are never opened" if header.is_pickled else header.dtype
+        raise InputError(f"{where} holds {kind}; images must be integers, truth values or floating point")
     return layout_of(header.shape, reading.channels, where)
 
 
 def _must_be_as_many(archive: Archive, labels: str, images: str) -> None:
     header, count = archive.headers[labels], archive.headers[images].shape[0]
-    if header.dtype is not None and header.shape[:1] != (count,):
+    if header.shape[:1] != (count,):
         raise InputError(
             f"{archive.path}: `{labels}` has shape {header.shape} for {count} images (`{images}`); must be one for each"
         )
@@ -91,14 +93,14 @@ def _read_labels(
         return {}, None, []
     first = archive.where(next(iter(names.values())))
     try:
-        if any(archive.headers[name].dtype is None for name in names.values()) and not is_given:
+        if any(archive.headers[name].is_pickled for name in names.values()) and not is_given:
             raise NotClassesError("are pickled objects")
         classes, class_names = numbered({part: archive.read(name) for part, name in names.items()})
     except NotClassesError as reason:
         if is_given:
             wanted = "must be (N,), (N, 1) or one-hot, whole numbers or text"
             raise InputError(f"{first}: these labels {reason}; {wanted}") from None
-        return {}, None, [f"labels `{next(iter(names.values()))}` {reason}, and are not used"]
+        return {}, None, [f"`{next(iter(names.values()))}` {reason}, and are not used as labels"]
     count = sum(int((array == HIDDEN).sum()) for array in classes.values())
     remarks = [f"{count:,} labels are -1: hidden"] if count else []
     return classes, class_names or _names_of_classes(archive, classes), remarks
@@ -109,8 +111,8 @@ def _names_of_classes(archive: Archive, classes: Mapping[str, np.ndarray]) -> li
     count = 1 + max(int(array.max()) for array in classes.values())
     for name in CLASS_NAMES:
         header = archive.headers.get(name)
-        if header is not None and header.dtype is not None and header.dtype.kind == "U" and header.shape == (count,):
-            return [str(each) for each in archive.read(name)]
+        if header is not None and header.is_text and header.shape == (count,):
+            return [str(each) for each in text(archive.read(name))]
     return None
 
 

@@ -33,6 +33,11 @@ def numbered(labels: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], l
     return classes, [str(name) for name in known.tolist()]
 
 
+def text(array: np.ndarray) -> np.ndarray:
+    """Return an array of strings, which a file may hold as bytes."""
+    return np.char.decode(array, "utf-8", "replace") if array.dtype.kind == "S" else array
+
+
 def _are_numbers_of_classes(known: np.ndarray) -> bool:
     """Return whether distinct labels are 0, 1, ..., or these and -1; -1 and 1 alone, or -1 and 0, are two classes."""
     if known.dtype.kind not in "ui":
@@ -55,7 +60,7 @@ def _column(labels: np.ndarray) -> np.ndarray:
     if labels.ndim != 1:
         raise NotClassesError("are neither one for each image nor one-hot")
     if labels.dtype.kind == "S":
-        return np.char.decode(labels, "utf-8", "replace")
+        return text(labels)
     if labels.dtype.kind not in "uibU":
         raise NotClassesError(f"have type {labels.dtype}")
     is_larger = labels.dtype == np.uint64 and labels.max(initial=0) > np.iinfo(np.int64).max

@@ -95,6 +95,40 @@ class DataSet:
         labels = [part.labels for part in (self.train, self.val, self.test) if part is not None]
         return 1 + max((int(each.max()) for each in labels if each is not None), default=-1)
 
+    @property
+    def hides_labels(self) -> bool:
+        """True if some images have no label."""
+        return any(part.hides_labels for part in (self.train, self.val, self.test) if part is not None)
+
+    @property
+    def names(self) -> list[str]:
+        """The name of each class: its number, where it has no other."""
+        return self.class_names or [str(number) for number in range(self.classes)]
+
+    def class_of(self, label: str) -> int | None:
+        """Return the class of a name, or of a number where the names are words; None: there is no such class."""
+        if label in self.names:
+            return self.names.index(label)
+        are_words = not any(name.lstrip("-").isdecimal() for name in self.names)
+        return int(label) if are_words and label.isdecimal() and int(label) < self.classes else None
+
+    def numbered_as(self, names: list[str]) -> "DataSet":
+        """Return the data set with the class numbers of another one, whose classes have these names.
+
+        Raises:
+            InputError: there is a class of another name.
+        """
+        if other := next((name for name in self.names if name not in names), None):
+            raise InputError(f"{self.name}: its class {other!r} is none of {', '.join(names)}")
+        numbers = torch.tensor([names.index(name) for name in self.names] + [HIDDEN])  # [-1]: of a hidden label
+        parts = {"train": self.train, "val": self.val, "test": self.test}
+        changed = {
+            name: replace(part, labels=numbers[part.labels])
+            for name, part in parts.items()
+            if part is not None and part.labels is not None
+        }
+        return replace(self, **changed, class_names=names)
+
     @cached_property
     def fingerprint(self) -> str:
         """A checksum of all pixels, to notice that a run is continued on other data."""

@@ -60,7 +60,7 @@ def choose(archive: Archive, images: str | None, labels: str | None) -> Names:
     for key, name in (("images", images), ("labels", labels)):
         if name is not None and name not in archive.headers:
             near = nearest(name, list(archive.headers))
-            raise InputError(f"data.{key} = {name!r}: {archive.path} holds no such array{near}; {_holds(archive)}")
+            raise InputError(f"data.{key} = {name!r}: {archive.path} holds no such array; {_holds(archive)}{near}")
     groups = _grouped(archive.headers)
     chosen = _usual_images(archive, groups) if images is None else _like(groups, images)
     by_part = _one_each(archive, "images", chosen)

@@ -9,7 +9,7 @@ from vae.errors import InputError
 
 WHITE = 255  # of 8 bits
 KINDS = {"b": "truth values", "u": "integers", "i": "integers", "f": "floating point"}  # by NumPy's kind of a type
-USUAL_RANGES = ((-0.5, 0.5), (-1.0, 1.0), (0.0, 255.0))  # that a refusal may name
+USUAL_RANGES = ((-0.5, 0.5), (-1, 1), (0, 255), (0, 1023), (0, 4095), (0, 65535))  # that a refusal may name
 TOLERANCE = 1e-5  # of the range, by which pixels may lie outside, as rounding and a printed limit have it
 WHOLE = 1e-3  # of a grey level, by which a pixel may miss it and still be one of 8 bits
 NUMBERS_AT_ONCE = 2**22

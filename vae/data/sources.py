@@ -59,6 +59,11 @@ def load(name: str, reading: Reading | str | Path) -> DataSet:
     return source(name, reading)
 
 
+def takes(name: str, setting: str) -> bool:
+    """Return whether the source of the data set called `name` has a use for a setting of `Reading`."""
+    return setting in settings_of(source_of(name))
+
+
 def source_of(name: str) -> Source:
     """Return the function that reads the data set called `name`; raises `InputError` for an unknown name."""
     endings = [key for key in SOURCES if key.startswith(".") and name.endswith(key)]

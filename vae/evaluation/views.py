@@ -52,5 +52,11 @@ def embedding(model: VAE, data: DataSet, count: int = 2000) -> tuple[Tensor, Ten
 
 
 def visible(images: Tensor) -> Tensor:
-    """Return images (N, 1 or 3, H, W) in [0, 1] for a screen; with other than 1 or 3 channels, the first channel."""
+    """Return images (N, 1 or 3, H, W) in [0, 1] for a screen.
+
+    Of four channels the last is the opacity of the others, over white; of two, or of more than four, one is shown.
+    """
+    if images.shape[1] == 4:
+        opacity = images[:, 3:].clamp(0, 1)
+        images = images[:, :3] * opacity + 1 - opacity
     return (images if images.shape[1] in (1, 3) else images[:, :1]).clamp(0, 1)

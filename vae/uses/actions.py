@@ -101,29 +101,34 @@ def encode(
     )
     stem = f"{images.data.name}-{split}"
     arrays, picture = output / f"{stem}.npz", output / f"{stem}.png"
-    return Encoded(codes, (save_arrays(arrays, codes.arrays()), save_figure(picture, figure)))
+    names = images.data.class_names
+    kept = codes.arrays() | ({} if names is None else {"class_names": np.array(names)})
+    return Encoded(codes, (save_arrays(arrays, kept), save_figure(picture, figure)))
 
 
 def sample(
-    run: str | Path, *, count: int = 64, label: int | None = None, seed: int = 0, output: Path | None = None
+    run: str | Path, *, count: int = 64, label: int | str | None = None, seed: int = 0, output: Path | None = None
 ) -> Sampled:
     """Return the means of p(x|z) for z drawn from the prior; written are samples.npz and samples.png.
 
     Args:
         run, seed, output: as `vae.uses` describes them.
         count: images.
-        label: of a model that sees labels, the class of all images; None: the classes take turns.
+        label: of a model that sees labels, the class of all images by its name or number; None: they take turns.
 
     Raises:
         InputError: the run or the label cannot be used, or a file cannot be written.
     """
-    model, labels = Loader().open(Path(run)).model, None
+    opened, labels = Loader().open(Path(run)), None
+    model = opened.model
     if label is not None:
         if not model.sees_labels:
             raise ArgumentError(Argument("label"), f" {label}: {run} holds a model that sees no labels")
-        if not 0 <= label < model.classes:
-            raise ArgumentError(Argument("label"), f" {label}: must be one of 0 to {model.classes - 1}")
-        labels = torch.full((count,), label)
+        number = opened.data.class_of(str(label))
+        if number is None:
+            known = ", ".join(opened.data.class_names or [f"0 to {model.classes - 1}"])
+            raise ArgumentError(Argument("label"), f" {label}: must be one of {known}")
+        labels = torch.full((count,), number)
     noise = randomness.normal(count, model.draw_dim, seed, "samples").to(next(model.parameters()))
     with evaluating(model):
         images = model.sample(noise=noise, labels=labels).float().clamp(0, 1)

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from vae.assemble import build_data
-from vae.config import Config
+from vae.components import explain
+from vae.config.reading import parse_yaml
+from vae.config.schema import DataConfig
 from vae.data.dataset import DataSet, Split
-from vae.data.reading import settings_of
-from vae.data.sources import source_of
+from vae.data.sources import takes
 from vae.errors import Argument, ArgumentError, InputError
 from vae.evaluation import images_of, labels_for
 from vae.evaluation.protocols import part_of
@@ -20,6 +22,7 @@ from vae.run.finished import Loader, Opened
 
 Block = tuple[int, int, int, int]  # top, left, height, width, pixels
 SPLITS = ("test", "train", "val")
+READING = ("name", "root", "images", "labels", "channels", "range", "image_size")  # settings that other data may have
 
 
 @dataclass(frozen=True)
@@ -70,30 +73,37 @@ def other_images(opened: Opened, argument: str, name: str, root: str | None, spl
     Args:
         opened: the run.
         argument: the argument that names the data set.
-        name, root: as `data.name` and `data.root`; without a root, the run's.
+        name: as `data.name`; or settings of `data` by which images are read, `{name: x.npz, range: [-1, 1]}`.
+        root: as `data.root`; None: the run's.
         split: the part of the data.
 
     Raises:
         InputError: there are no such data, or their images have another shape.
     """
-    settings = opened.config
-    whole = {"val_size": 0, "labelled": 0, "repeat_labelled": 1}
-    plainly = {"images": None, "labels": None, "channels": "auto", "range": None}
-    plainly["image_size"] = _size_of_pictures(opened, name)
-    changed = {"name": name} | whole | plainly | ({} if root is None else {"root": root})
-    data = build_data(Config.model_validate(settings.model_dump() | {"data": settings.data.model_dump() | changed}))
+    data = build_data(opened.config.model_copy(update={"data": _reading_of(opened, argument, name, root)}))
     if data.image_shape != opened.model.image_shape:
         problem = f"its images have shape {data.image_shape}, the model's {opened.model.image_shape}"
         raise ArgumentError(Argument(argument), f" {name}: {problem}")
-    return _suitable(opened, data, split, name)
+    return _suitable(opened, data.numbered_as(opened.data.names) if opened.model.needs_labels else data, split, name)
 
 
-def _size_of_pictures(opened: Opened, name: str) -> int | None:
-    """Return the size that pictures called `name` get: the run's, or that of the model's images; None: no pictures."""
-    _, height, width = opened.model.image_shape
-    if "image_size" not in settings_of(source_of(name)):
-        return None
-    return opened.config.data.image_size or (height if height == width else None)
+def _reading_of(opened: Opened, argument: str, name: str, root: str | None) -> DataConfig:
+    """Return how another data set than a run's is read: by itself, but of pictures with the size of the model's images.
+
+    Raises:
+        InputError: settings are unknown or wrong.
+    """
+    given = parse_yaml(name, f"--{argument}") if name.lstrip().startswith("{") else {"name": name}
+    if unknown := next((key for key in given if key not in READING), None):
+        raise ArgumentError(Argument(argument), f" {name}: no setting {unknown!r}; there are {', '.join(READING)}")
+    own, (_, height, width) = opened.config.data, opened.model.image_shape
+    size = {"image_size": height} if height == width and takes(given.get("name", ""), "image_size") else {}
+    where = {"root": own.root if root is None else root}
+    try:
+        return DataConfig.model_validate({"binarize": own.binarize} | size | where | given)
+    except ValidationError as error:
+        problems = "; ".join(key + problem for key, problem in explain(error, list(READING)))
+        raise ArgumentError(Argument(argument), f" {name}: {problems}") from None
 
 
 def missing_pixels(shape: tuple[int, ...], block: Block | None, mask: np.ndarray | str | Path | None) -> Tensor:

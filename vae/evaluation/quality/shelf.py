@@ -1,6 +1,7 @@
 """A cache of trained classifiers beside the runs: one for each data set."""
 
 import json
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,8 +48,8 @@ def classifier_for(data: DataSet, folder: Path) -> Trained:
         raise InputError(f"{data.name}: has no labels, and the classifier that looks at samples is trained on them")
     if data.classes < 2 or min(int(each.min()) for each in labels) < 0:
         raise InputError(f"{data.name}: a classifier needs labels 0, 1, ... of two classes or more")
-    size = "x".join(map(str, data.image_shape))
-    file = folder / f"{data.name}-{size}-{data.train.fingerprint}-{SEED}.safetensors"
+    size, classes = "x".join(map(str, data.image_shape)), zlib.crc32(labels[0].numpy().tobytes())
+    file = folder / f"{data.name}-{size}-{data.train.fingerprint}-{classes:08x}-{SEED}.safetensors"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / f".{data.name}.lock"):  # several commands train it once
