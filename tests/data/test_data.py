@@ -250,7 +250,7 @@ def test_a_failed_download_leaves_nothing_behind(tmp_path: Path, monkeypatch: py
 def test_a_folder_that_cannot_receive_a_download_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(
-        InputError, match=r"data\.root = '.*/file/x': KMNIST is not there, .* cannot be written"
+        InputError, match=r"data\.root = '.*/file/x': holds no KMNIST, and cannot be written"
     ) as refusal:
         sources.load("KMNIST", tmp_path / "file" / "x")
     assert "train-images-idx3-ubyte.gz" in str(refusal.value)

@@ -295,7 +295,7 @@ def test_without_a_place_beside_it_the_cache_lies_below_the_root_or_nowhere(
     folder: Path, tmp_path: Path, reads: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few(folder)
-    monkeypatch.setattr("vae.data.pictures.INSTALLED_ALONE", str(tmp_path / "file" / "cache"))
+    monkeypatch.setattr("vae.data.places.USERS_CACHE", str(tmp_path / "file" / "cache"))
     (tmp_path / "file").touch()  # no folder can be made below it
     (tmp_path / "photos.cache").mkdir()  # and here no file
     (tmp_path / ".photos.cache.lock").mkdir()

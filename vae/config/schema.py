@@ -62,7 +62,10 @@ class DataConfig(Section):
     """The data set."""
 
     name: str = Field(
-        default="MNIST", min_length=1, description="MNIST, FashionMNIST, KMNIST, EMNIST (balanced) or a path to an .npz"
+        default="MNIST",
+        min_length=1,
+        description="MNIST, CIFAR10, CelebA, ... (docs/data.md lists them), or the path of an .npz, an .npy or a folder "
+        "of pictures",
     )
     root: str | None = Field(
         default=None,

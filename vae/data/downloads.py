@@ -57,7 +57,8 @@ def fetch(name: str, root: Path, archives: Sequence[Archive]) -> None:
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
     except NotWritableError as error:
-        raise InputError(f"data.root = {str(root)!r}: {name} is not there, and {one_line(error)}; {hint}") from None
+        problem = f"holds no {name}, and cannot be written ({error.reason})"
+        raise InputError(f"data.root = {str(root)!r}: {problem}; {hint}") from None
     except (OSError, RuntimeError) as error:
         missing = f"a file is missing in {folder}, and downloading it failed"
         raise InputError(f"data.name = {name!r}: {missing} ({one_line(error)}); {hint}") from None

@@ -13,7 +13,7 @@ import torch
 from vae.data.cache import Arrays, cached, key_of
 from vae.data.dataset import DataSet, Split, held_out
 from vae.data.decoding import Picture, decode, endings
-from vae.data.places import INSTALLED_ALONE
+from vae.data.places import users_cache
 from vae.data.reading import Reading, using
 from vae.errors import InputError
 
@@ -153,4 +153,4 @@ def _places(folder: Path, reading: Reading) -> list[Path]:
     ending = f".{reading.image_size}.cache" if reading.image_size else ".cache"
     elsewhere = f"pictures/{folder.name}-{zlib.crc32(os.fsencode(folder)):08x}{ending}"
     beside = folder.with_name(folder.name + ending) if folder.name else folder / ending
-    return [beside, reading.root / elsewhere, Path(INSTALLED_ALONE).expanduser() / elsewhere]
+    return [beside, *(place / elsewhere for place in (reading.root, users_cache()) if place)]

@@ -10,14 +10,31 @@ from vae.errors import InputError
 from vae.files import make_folder, remove_empty
 
 PROJECT = Path(__file__).resolve().parents[2]
-INSTALLED_ALONE = "~/.cache/vae"  # the root where the package lies in no checkout of the project
+USERS_CACHE = "~/.cache/vae"
 FORMER_DEFAULT = "data"  # `data.root` of runs that older versions saved
 LOCK = ".lock"
 LOCK_TIMEOUT = 1800  # seconds to wait for another process that downloads or reads
 
 
 class NotWritableError(InputError):
-    """A folder that is to receive files cannot be written."""
+    """A folder that is to receive files cannot be written.
+
+    Args:
+        folder: that folder.
+        error: of the operating system.
+    """
+
+    def __init__(self, folder: Path, error: OSError):
+        super().__init__(f"{folder}: cannot be written ({error.strerror})")
+        self.reason = error.strerror
+
+
+def users_cache() -> Path | None:
+    """Return ~/.cache/vae; None for a user without a home."""
+    try:
+        return Path(USERS_CACHE).expanduser()
+    except RuntimeError:
+        return None
 
 
 def root_of(root: str | None, name: str) -> Path:
@@ -28,7 +45,7 @@ def root_of(root: str | None, name: str) -> Path:
             project. Older versions saved `data` for that folder, and meant it so where ./data has no such data set.
         name: `data.name`.
     """
-    own = PROJECT / "data" if (PROJECT / "train_ddp.py").is_file() else Path(INSTALLED_ALONE).expanduser()
+    own = PROJECT / "data" if (PROJECT / "train_ddp.py").is_file() else users_cache() or Path("data")
     if root is None:
         return own
     given = Path(root).expanduser()
@@ -73,5 +90,5 @@ def _make_and_acquire(lock: FileLock, folder: Path) -> list[Path]:
         raise InputError(f"{lock.lock_file}: {hint}; end it, or delete that file if there is none") from None
     except OSError as error:
         remove_empty(made)
-        raise NotWritableError(f"{folder}: cannot be written ({error.strerror})") from None
+        raise NotWritableError(folder, error) from None
     return made
