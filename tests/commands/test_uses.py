@@ -206,9 +206,46 @@ def test_a_model_that_sees_labels_is_given_them(conditional: Path, capsys: pytes
     assert equal == [False, False, True, False]  # without --label the classes come one after another
 
 
+def test_classes_are_named_as_the_files_name_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Another file, of fewer classes and with other pixels, is encoded as the run's own images are."""
+    pixels, words = np.random.default_rng(0).integers(0, 256, (80, 8, 8)), np.array(["cat", "dog", "eel", "fox"])
+    own, other = tmp_path / "own.npz", tmp_path / "other.npz"
+    np.savez(own, x_train=pixels, y_train=words[np.arange(80) % 4], x_test=pixels, y_test=words[np.arange(80) % 4])
+    np.savez(other, x_train=pixels, x_test=pixels[3::4] / 127.5 - 1, y_test=np.full(20, "fox"), images=pixels)
+    run = write_run(tmp_path / "run", own, "model.condition=true", classes=4)
+    drawn = []
+    for label in ("eel", "2", "fox"):
+        assert cli.main(["sample", str(run), "--label", label, "--count", "4"]) == 0
+        drawn.append(np.load(run / "uses" / "samples.npz")["images"])
+    assert np.array_equal(drawn[0], drawn[1])
+    assert not np.array_equal(drawn[0], drawn[2])
+    assert cli.main(["sample", str(run), "--label", "gnu"]) == 2
+    assert "--label gnu: must be one of cat, dog, eel, fox" in capsys.readouterr().err
+    how = f"{{name: {other}, images: x_test, range: [-1, 1]}}"
+    for options in ([], ["--data", how, "--split", "train"]):
+        assert cli.main(["encode", str(run), *options]) == 0, capsys.readouterr().err
+    ours, theirs = np.load(run / "uses" / "own-test.npz"), np.load(run / "uses" / "other-train.npz")
+    assert ours["class_names"].tolist() == theirs["class_names"].tolist() == words.tolist()
+    assert set(theirs["labels"].tolist()) == {3}
+    assert len(theirs["mean"]) == 18  # two of twenty are held out for testing
+    known = {tuple(mean) for mean in ours["mean"][3::4].round(3).tolist()}
+    assert {tuple(mean) for mean in theirs["mean"].round(3).tolist()} <= known
+    np.savez(other, x_train=pixels, y_train=np.full(80, "gnu"))
+    assert cli.main(["encode", str(run), "--data", str(other)]) == 2
+    assert "other: its class 'gnu' is none of cat, dog, eel, fox" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("command", "problem"),
     [
+        (["encode", "RUN", "--data", "{name: OTHER, rnge: [0, 1]}"], "no setting 'rnge'; there are name, root, images"),
+        (["encode", "RUN", "--data", "{name: MNIST, range: [1, 0]}"], "range = [1.0, 0.0]: must be [low, high]"),
+        (
+            ["encode", "RUN", "--data", "{range: [0, 1]}"],
+            "--data {range: [0, 1]}: no name; must be a name, or '{name: ",
+        ),
+        (["encode", "RUN", "--data", "{name"], "{name line 1: not valid YAML"),
+        (["encode", "RUN", "--data", "SIGNED"], "data.range=[-1, 1]; given as --data '{name: SIGNED, SETTING: VALUE}'"),
         (["sample", "RUN", "--label", "1"], "--label 1: RUN holds a model that sees no labels"),
         (["sample", "CONDITIONAL", "--label", "4"], "--label 4: must be one of 0 to 3"),
         (["impute", "RUN", "--block", "1,2"], "--block 1,2: must be TOP,LEFT,HEIGHT,WIDTH in pixels, e.g. 14,0,14,28"),
@@ -230,7 +267,9 @@ def test_unusable_input_is_one_line_and_nothing_is_written(
 ) -> None:
     other = tmp_path / "other.npz"
     np.savez(other, images=np.zeros((20, 4, 4), dtype=np.uint8))
-    names = {"RUN": str(run), "CONDITIONAL": str(conditional), "OTHER": str(other)}
+    signed = tmp_path / "signed.npy"
+    np.save(signed, np.linspace(-1, 1, 1280).reshape(20, 8, 8))
+    names = {"RUN": str(run), "CONDITIONAL": str(conditional), "OTHER": str(other), "SIGNED": str(signed)}
     output = [] if command[-1] == "nowhere" else ["--output", str(tmp_path / "out")]
     assert cli.main([names.get(word, word) for word in command] + output) == 2
     error = capsys.readouterr().err

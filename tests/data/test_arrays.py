@@ -225,7 +225,7 @@ NAMES = {
 @pytest.mark.parametrize("names", NAMES)
 @pytest.mark.parametrize("val", ["val", "valid", "validation", None])
 def test_parts_are_told_by_prefix_or_suffix(names: str, val: str | None, tmp_path: Path) -> None:
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, Any] = {}
     pixels = {"train": GREY, "test": OTHERS[1]} | ({} if val is None else {val: OTHERS[0]})
     for number, (part, images) in enumerate(pixels.items()):
         of_images, of_labels = NAMES[names].format(part, part).split()

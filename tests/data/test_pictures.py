@@ -120,14 +120,14 @@ def test_sixteen_bits_become_the_nearest_eight(folder: Path, ending: str) -> Non
 def test_black_and_white_and_grey_stay_one_channel_and_one_colour_makes_three(folder: Path) -> None:
     checks = np.indices((4, 6)).sum(0) % 2 * 255
     grey, alpha = pixels(4, 6), pixels(4, 6)
-    over_black = (grey.astype(int) * alpha + 127) // 255
+    over_white = (grey.astype(int) * alpha + 255 * (255 - alpha.astype(int)) + 127) // 255
     save(folder / "0.png", Image.fromarray(checks.astype(np.uint8)).convert("1"))
     save(folder / "1.png", grey)
     save(folder / "2.png", Image.merge("LA", [Image.fromarray(grey), Image.fromarray(alpha)]))
     data = read(folder)
     assert data.image_shape == (1, 4, 6)
     found = [image.numpy().astype(int) for image in pictures(data)[:, 0]]
-    for expected in (checks, grey, over_black):
+    for expected in (checks, grey, over_white):
         assert min(np.abs(image - expected).max() for image in found) <= 1
     save(folder / "3.png", pixels(4, 6, 3))
     data = read(folder)
@@ -147,8 +147,8 @@ def test_palettes_transparency_and_other_colour_spaces_become_rgb(folder: Path) 
     save(folder / "cmyk.tif", rgb.convert("CMYK"))
     data = read(folder)
     found = {tuple(map(tuple, image.movedim(0, -1)[0].tolist())) for image in pictures(data)}
-    red, green, blue, dark, black = (255, 0, 0), (0, 255, 0), (0, 0, 255), (10, 20, 30), (0, 0, 0)
-    assert found == {(red, green, blue, dark), (red, black, blue, dark), (red, black, (0, 0, 128), dark)}
+    red, green, blue, dark, white = (255, 0, 0), (0, 255, 0), (0, 0, 255), (10, 20, 30), (255, 255, 255)
+    assert found == {(red, green, blue, dark), (red, white, blue, dark), (red, white, (127, 127, 255), dark)}
 
 
 def test_a_photograph_is_turned_as_its_camera_says(folder: Path) -> None:

@@ -224,6 +224,9 @@ def test_dry_run_prints_the_resolved_configuration_and_writes_nothing(job: Job, 
     assert yaml.safe_load(document)["model"]["latent_dim"] == 7
     assert plan.startswith("runs/x: ")
     assert "400 steps of 128 images" in plan
+    assert plan.endswith(
+        "\ndata: 1,000 training and 130 test images, 1x28x28, uint8, 10 classes; images `images`, labels `labels`\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -40,10 +40,13 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     grey = write_data(top)
     (top / "colour").mkdir()
     colour = write_data(top / "colour", channels=3)
+    (top / "opacity").mkdir()
+    opacity = write_data(top / "opacity", channels=4)
     normal = ["model.latent_dim=6", "model.likelihood=Normal", "model.depth=3"]
     runs = {
         "plane": write_run(top / "plane", grey),
         "colour": write_run(top / "colour" / "run", colour, *normal, shape=(3, SIZE, SIZE)),
+        "opacity": write_run(top / "opacity" / "run", opacity, *normal, shape=(4, SIZE, SIZE)),
         "continuous": write_run(top / "continuous", grey, "model.likelihood=ContinuousBernoulli"),
         "pixel std": write_run(top / "pixel_std", grey, "model.likelihood=NormalPixelStd"),
         "sweep": top / ("sweep_" * 30),
@@ -174,7 +177,7 @@ def luminance(color: str) -> float:
 
 # --- the decoder ------------------------------------------------------------------------------------------------------
 
-DECODED = [("plane", {}), ("colour", {}), ("continuous", {}), ("pixel std", {})]
+DECODED = [("plane", {}), ("colour", {}), ("opacity", {}), ("continuous", {}), ("pixel std", {})]
 
 
 @pytest.mark.parametrize("opened", DECODED, indirect=True, ids=str)
@@ -218,8 +221,13 @@ def test_the_canvas_shows_what_pytorch_decodes(
     for _ in range(3):
         opened.page.get_by_role("button", name="Random start").click()
         shown = opened.shown()
-        expected = 255 * means(folder, np.array([opened.z]))[0].transpose(1, 2, 0)
+        expected = 255 * over_white(means(folder, np.array([opened.z]))[0].transpose(1, 2, 0))
         assert np.abs(shown - expected).max() <= 1
+
+
+def over_white(image: np.ndarray) -> np.ndarray:
+    """Return an image (H, W, C), of four channels with the last one as the opacity of the others over white."""
+    return image if image.shape[-1] < 4 else image[..., :3] * image[..., 3:] + (1 - image[..., 3:])
 
 
 # --- moving -----------------------------------------------------------------------------------------------------------

@@ -99,7 +99,8 @@ def add_output(parser: argparse.ArgumentParser) -> None:
 
 def add_images(parser: argparse.ArgumentParser) -> None:
     """Let a command take images: the run's own data set or another, and the part of it."""
-    parser.add_argument("--data", metavar="NAME_OR_NPZ", help="other data than the run's, as in data.name")
+    settings = "or '{name: NAME, range: [-1, 1]}' with settings of how they are read"
+    parser.add_argument("--data", metavar="NAME", help=f"other data than the run's, as in data.name, {settings}")
     root = "folder that holds (or receives) what --data (or --against) names (default: the run's data.root)"
     parser.add_argument("--data-root", metavar="FOLDER", help=root)
     parser.add_argument("--split", choices=SPLITS, default="test", help="part of the data (default: test)")

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output(parser)
     add_images(parser)
     against = "also score these, and draw how well log p(x) tells them from the first, e.g. FashionMNIST"
-    parser.add_argument("--against", metavar="NAME_OR_NPZ", help=against)
+    parser.add_argument("--against", metavar="NAME", help=against)
     parser.add_argument("--samples", type=at_least(1), default=100, metavar="K", help="draws an image (default: 100)")
     parser.add_argument("--count", type=at_least(1), metavar="N", help="the first images of each (default: all)")
     add_device(parser)

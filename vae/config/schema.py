@@ -64,8 +64,8 @@ class DataConfig(Section):
     name: str = Field(
         default="MNIST",
         min_length=1,
-        description="MNIST, CIFAR10, CelebA, ... (docs/data.md lists them), or the path of an .npz, an .npy or a folder "
-        "of pictures",
+        description="MNIST, CIFAR10, CelebA, ... (docs/data.md has them all) or the path of an .npz, an .npy, or a "
+        "folder of pictures",
     )
     root: str | None = Field(
         default=None,

@@ -49,7 +49,7 @@ def endings() -> set[str]:
 def decode(pictures: Sequence[Picture], image_size: int | None, where: str) -> np.ndarray:
     """Return pictures (N, C, H, W), uint8: grey (C = 1) if all of them are, else RGB.
 
-    Colours of a palette and other colour spaces become RGB, what is transparent lies over black, 16 bits become 8, a
+    Colours of a palette and other colour spaces become RGB, what is transparent lies over white, 16 bits become 8, a
     photograph is turned as its camera says.
 
     Args:
@@ -137,7 +137,7 @@ def _pixels(picture: Picture, channels: int, size: tuple[int, int], *, resized: 
         mode, kind = opened.mode, opened.format
         image = _with_8_bits(ImageOps.exif_transpose(opened), mode, kind)
     if image.has_transparency_data:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image.convert("RGBA"))
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     image = image.convert("L" if channels == 1 else "RGB")
     if resized:
         image = _from_the_centre(image, size[0])

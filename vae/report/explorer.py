@@ -77,7 +77,8 @@ def pack(opened: Opened, measures: LatentMeasures) -> dict[str, Any]:
         measures: of the latent dimensions of this model.
 
     Returns:
-        The decoder: `shape` (C, H, W) of a decoded image, `shown` channels of it, `layers`, `activation`, `mean`.
+        The decoder: `shape` (C, H, W) of a decoded image, `shown` channels of it (of four the last is the opacity),
+        `layers`, `activation`, `mean`.
         The latent space: `latent_dim`, `active` dimensions, `variances` (D,) of E[z|x] over the test set.
         The controls: `sliders`, dimensions from the most active on; `limit` of the sliders and the plane.
         The starting points: `starts` (64, D), draws of the prior; `examples`, test images with E[z|x].
@@ -99,7 +100,7 @@ def pack(opened: Opened, measures: LatentMeasures) -> dict[str, Any]:
     count = min(SLIDERS, max(active, 2))
     return {
         "shape": list(model.image_shape),
-        "shown": 3 if model.image_shape[0] == 3 else 1,
+        "shown": model.image_shape[0] if model.image_shape[0] in (3, 4) else 1,
         "activation": model.decoder.activation,  # explorer.js holds functions of these names
         "mean": MEANS[type(model.likelihood)],
         "layers": _pack_layers(model),
@@ -135,7 +136,8 @@ def _pack_layer(layer: nn.Linear, outputs: int) -> dict[str, Any]:
 
 
 def _pack_examples(test: Split, means: Tensor, chosen: Tensor, names: list[str] | None) -> dict[str, Any]:
-    pixels = visible(to_unit_interval(test.images[chosen], torch.float32))
+    images = to_unit_interval(test.images[chosen], torch.float32)
+    pixels = images if images.shape[1] == 4 else visible(images)  # the page lays four over white
     labels = [] if test.labels is None else test.labels[chosen].tolist()
     return {
         "pixels": _base64((255 * pixels).round(), "u1"),

@@ -80,7 +80,14 @@ def other_images(opened: Opened, argument: str, name: str, root: str | None, spl
     Raises:
         InputError: there are no such data, or their images have another shape.
     """
-    data = build_data(opened.config.model_copy(update={"data": _reading_of(opened, argument, name, root)}))
+    reading = _reading_of(opened, argument, name, root)
+    try:
+        data = build_data(opened.config.model_copy(update={"data": reading}))
+    except InputError as error:
+        if not any(f"data.{setting}=" in str(error) for setting in READING):
+            raise
+        shown = f" '{{name: {reading.name}, SETTING: VALUE}}'"
+        raise ArgumentError(f"{error}; given as ", Argument(argument), shown) from None
     if data.image_shape != opened.model.image_shape:
         problem = f"its images have shape {data.image_shape}, the model's {opened.model.image_shape}"
         raise ArgumentError(Argument(argument), f" {name}: {problem}")
@@ -93,11 +100,13 @@ def _reading_of(opened: Opened, argument: str, name: str, root: str | None) -> D
     Raises:
         InputError: settings are unknown or wrong.
     """
-    given = parse_yaml(name, f"--{argument}") if name.lstrip().startswith("{") else {"name": name}
+    given = parse_yaml(name, name) if name.lstrip().startswith("{") else {"name": name}
+    if "name" not in given:
+        raise ArgumentError(Argument(argument), f" {name}: no name; must be a name, or '{{name: NAME, settings}}'")
     if unknown := next((key for key in given if key not in READING), None):
         raise ArgumentError(Argument(argument), f" {name}: no setting {unknown!r}; there are {', '.join(READING)}")
     own, (_, height, width) = opened.config.data, opened.model.image_shape
-    size = {"image_size": height} if height == width and takes(given.get("name", ""), "image_size") else {}
+    size = {"image_size": height} if height == width and takes(given["name"], "image_size") else {}
     where = {"root": own.root if root is None else root}
     try:
         return DataConfig.model_validate({"binarize": own.binarize} | size | where | given)

@@ -73,16 +73,18 @@
     };
   };
 
-  // pixels of C planes (H, W) in [0, 1], of which the first one or three are shown
+  // pixels of C planes (H, W) in [0, 1]: grey, colours, or colours and their opacity over white
   const paint = (canvas, pixels, [, height, width], channels) => {
     canvas.width = width;
     canvas.height = height;
     const context = canvas.getContext("2d");
     const image = context.createImageData(width, height);
-    for (let place = 0; place < width * height; place++) {
+    const size = width * height;
+    for (let place = 0; place < size; place++) {
+      const opacity = channels === 4 ? pixels[place + 3 * size] : 1;
       for (let color = 0; color < 3; color++) {
-        const value = pixels[place + (channels === 3 ? color * width * height : 0)];
-        image.data[4 * place + color] = Math.round(255 * value);
+        const value = pixels[place + (channels > 1 ? color * size : 0)];
+        image.data[4 * place + color] = Math.round(255 * (value * opacity + 1 - opacity));
       }
       image.data[4 * place + 3] = 255;
     }
