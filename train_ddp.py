@@ -86,11 +86,11 @@ def train(job: Job) -> None:
 
     # Build the engine, which makes the updates; resume from the newest valid checkpoint.
     say(plan.building(), end="")
-    with naming_a_way_out(config.train, batches.rows):  # a compiled or captured step is tried here
+    with run.leaving_nothing() as opened, naming_a_way_out(config.train, batches.rows):  # a static step is tried here
         engine = assemble.build_engine(config, accelerator, vae, objective, batches)  # all ranks: DDP's broadcast
-    state = resume(start.checkpoint, vae, engine, total_steps=total_steps, fingerprint=data.fingerprint)
+        state = resume(start.checkpoint, vae, engine, total_steps=total_steps, fingerprint=data.fingerprint)
+        launch.on_main(accelerator, lambda: run.record(config, start, state.step, world_size))  # all ranks: broadcast
     model, raw = engine.models(vae)  # reported is vae or, with optim.ema, an average of its weights; then vae is raw
-    launch.on_main(accelerator, lambda: run.record(config, start, state.step, world_size))  # all ranks: broadcast
 
     # Train.
     watchdog = Watchdog(accelerator, timeout, os.environ)  # all ranks: gather

@@ -114,7 +114,7 @@ class Loop:
 def files_loader(config: Config, batch_size: int, workers: int, device: torch.device) -> DataLoader:
     """Return (a): torchvision's MNIST, a PIL image and two transforms for each sample, `workers` processes or none."""
     transform = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
-    data = datasets.MNIST(config.data.root, train=True, transform=transform)
+    data = datasets.MNIST(config.data.root or "data", train=True, transform=transform, download=True)
     pin_memory = device.type == "cuda"
     return DataLoader(data, batch_size=batch_size, shuffle=True, num_workers=workers, pin_memory=pin_memory)
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -14,6 +13,7 @@ from vae.config import Config
 from vae.data import randomness
 from vae.data.batches import TrainingBatches, count_steps
 from vae.data.dataset import DataSet
+from vae.data.places import root_of
 from vae.data.reading import Reading
 from vae.data.sources import load
 from vae.engine import Engine
@@ -44,7 +44,7 @@ def reading_of(config: Config) -> Reading:
     """Return how the data set of a configuration is read."""
     data = config.data
     return Reading(
-        root=Path(data.root).expanduser(),
+        root=root_of(data.root, data.name),
         images=data.images,
         labels=data.labels,
         channels=data.channels,

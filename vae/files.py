@@ -27,6 +27,32 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+def make_folder(folder: Path) -> list[Path]:
+    """Make a folder with its parents, and return those that were made, the outermost last; raises OSError."""
+    missing, present = [], folder
+    while not present.exists():
+        missing.append(present)
+        present = present.parent
+    made: list[Path] = []
+    try:
+        for each in reversed(missing):
+            each.mkdir(exist_ok=True)
+            made.insert(0, each)
+        if not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    except OSError:
+        remove_empty(made)
+        raise
+    return made
+
+
+def remove_empty(folders: list[Path]) -> None:
+    """Remove folders, the innermost first, as far as they are empty."""
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
+
+
 def sync(path: Path) -> None:
     """Force a file or folder to the disk, so that the rename cannot overtake its contents."""
     descriptor = os.open(path, os.O_RDONLY)

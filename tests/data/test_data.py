@@ -1,8 +1,12 @@
 """Data: what is read is what is there; every example exactly once; randomness without state."""
 
 import gzip
+import http.server
 import shutil
 import struct
+import threading
+import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +22,8 @@ from torchvision.transforms import v2
 from tests.helpers import DATA
 from tests.helpers.starts import Program
 from vae.data import batches as batches_module
-from vae.data import randomness, sources, torchvision
+from vae.data import mnist as mnist_family
+from vae.data import randomness, sources
 from vae.data.batches import TrainingBatches, count_steps, share, to_unit_interval
 from vae.errors import InputError
 
@@ -58,17 +63,12 @@ def test_mnist_is_what_the_archives_hold(mnist: sources.DataSet) -> None:
     assert mnist.image_shape == (1, 28, 28)
 
 
-def test_unpacks_once_and_repairs_what_a_killed_start_left(root: Path, mnist: sources.DataSet) -> None:
+def test_the_archives_are_read_and_nothing_is_written_beside_them(root: Path, mnist: sources.DataSet) -> None:
     half = root / "MNIST" / "raw" / "train-images-idx3-ubyte"
-    half.write_bytes(b"\0" * 1000)
-    flipped = root / "MNIST" / "raw" / "t10k-images-idx3-ubyte"
-    content = bytearray(gzip.decompress((RAW / ARCHIVE).read_bytes()))
-    content[5000] ^= 1
-    flipped.write_bytes(content)
+    half.write_bytes(b"\0" * 1000)  # left by an older version that was killed as it unpacked
+    before = sorted(root.rglob("*"))
     assert sources.load("MNIST", root).fingerprint == mnist.fingerprint
-    before = half.stat().st_mtime_ns
-    sources.load("MNIST", root)
-    assert half.stat().st_mtime_ns == before
+    assert sorted(root.rglob("*")) == before
 
 
 def test_jobs_that_start_together_on_one_folder_all_read_the_data(root: Path, mnist: sources.DataSet) -> None:
@@ -77,16 +77,29 @@ def test_jobs_that_start_together_on_one_folder_all_read_the_data(root: Path, mn
     assert [job.wait().out.strip() for job in jobs] == [mnist.fingerprint] * 4
 
 
-@pytest.mark.parametrize("name", torchvision.MD5)
+@pytest.mark.parametrize("name", mnist_family.MD5)
 def test_archives_are_those_that_torchvision_fetches(name: str) -> None:
-    ours = [(f"{file}.gz", md5) for file, md5 in zip(torchvision.FILES, torchvision.MD5[name], strict=True)]
-    assert ours == getattr(datasets, name).resources
+    files = mnist_family.QMNIST_FILES if name == "QMNIST" else mnist_family.FILES
+    ours = [(f"{file}.gz", md5) for file, md5 in zip(files, mnist_family.MD5[name], strict=True)]
+    theirs = getattr(datasets, name).resources
+    if name == "QMNIST":
+        theirs = [(Path(url).name, md5) for part in ("train", "test") for url, md5 in theirs[part]]
+    assert ours == theirs
+    for file, _ in ours:
+        addresses = mnist_family.addresses(name, file)
+        assert addresses
+        assert all(address.startswith("http") and address.endswith(f"/{file}") for address in addresses)
+
+
+def test_the_archive_of_emnist_is_torchvisions() -> None:
+    assert Path(datasets.EMNIST.url).name == mnist_family.EMNIST_ARCHIVE
+    assert datasets.EMNIST.md5 == mnist_family.EMNIST_MD5
 
 
 def test_emnist_is_read_from_the_files_that_torchvision_unpacks(tmp_path: Path) -> None:
     folder = tmp_path / "EMNIST" / "raw"
     folder.mkdir(parents=True)
-    for file, shape in zip(torchvision.EMNIST_FILES, [(30, 28, 28), (30,)] * 2, strict=True):
+    for file, shape in zip(mnist_family.EMNIST_FILES, [(30, 28, 28), (30,)] * 2, strict=True):
         write_idx(folder / file, np.zeros(shape))
     for train in (True, False):
         assert len(datasets.EMNIST(tmp_path, split="balanced", train=train)) == 30
@@ -103,12 +116,19 @@ UNREADABLE = {
 
 @pytest.mark.parametrize("content", UNREADABLE)
 def test_an_unpacked_file_without_its_archive_is_read_only_if_it_is_whole(root: Path, content: str) -> None:
-    sources.load("MNIST", root)
-    (root / "MNIST" / "raw" / ARCHIVE).unlink()
-    (root / "MNIST" / "raw" / ARCHIVE).with_suffix("").write_bytes(UNREADABLE[content])
-    with pytest.raises(InputError, match=r"unpacked files cannot be read .*t10k-images-idx3-ubyte") as refusal:
+    archive = root / "MNIST" / "raw" / ARCHIVE
+    archive.unlink()
+    archive.with_suffix("").write_bytes(UNREADABLE[content])
+    with pytest.raises(InputError, match=r"files cannot be read .*t10k-images-idx3-ubyte") as refusal:
         sources.load("MNIST", root)
     assert "\n" not in str(refusal.value)
+
+
+def test_unpacked_files_do_without_their_archives(root: Path, mnist: sources.DataSet) -> None:
+    for archive in (root / "MNIST" / "raw").glob("*.gz"):
+        archive.with_suffix("").write_bytes(gzip.decompress(archive.read_bytes()))
+        archive.unlink()
+    assert sources.load("MNIST", root).fingerprint == mnist.fingerprint
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "missing"])
@@ -143,12 +163,10 @@ def test_fashion_mnist_is_read_from_its_own_archives(tmp_path: Path, monkeypatch
     for part, pixels in images.items():
         for kind, array in {"images-idx3": pixels, "labels-idx1": pixels[:, 0, 0] % 10}.items():
             write_idx(folder / f"{part}-{kind}-ubyte.gz", array)
-    sums = tuple(calculate_md5(folder / f"{file}.gz") for file in torchvision.FILES)
-    monkeypatch.setitem(torchvision.MD5, "FashionMNIST", sums)
-    resources = [(f"{file}.gz", md5) for file, md5 in zip(torchvision.FILES, sums, strict=True)]
-    monkeypatch.setattr(datasets.FashionMNIST, "resources", resources)  # torchvision unpacks them
+    sums = tuple(calculate_md5(folder / f"{file}.gz") for file in mnist_family.FILES)
+    monkeypatch.setitem(mnist_family.MD5, "FashionMNIST", sums)
     data = sources.load("FashionMNIST", tmp_path)
-    assert data.class_names == torchvision.CLASS_NAMES["FashionMNIST"]
+    assert data.class_names == mnist_family.CLASS_NAMES["FashionMNIST"]
     assert np.array_equal(data.train.images[:, 0].numpy(), images["train"])
     assert np.array_equal(data.test.images[:, 0].numpy(), images["t10k"])
 
@@ -161,7 +179,7 @@ def test_emnist_is_turned_upright(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for part in ("train", "test"):
         write_idx(folder / f"emnist-balanced-{part}-images-idx3-ubyte", images.transpose(0, 2, 1))
         write_idx(folder / f"emnist-balanced-{part}-labels-idx1-ubyte", np.arange(30))
-    monkeypatch.setattr("vae.data.torchvision._locked", None)  # what is there is read without a lock
+    monkeypatch.setattr("vae.data.downloads.locked", None)  # what is there is read without a lock
     data = sources.load("EMNIST", tmp_path)
     assert np.array_equal(data.test.images[:, 0].numpy(), images)
     assert data.train.labels is not None
@@ -169,16 +187,119 @@ def test_emnist_is_turned_upright(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_names_of_classes_are_torchvisions() -> None:
-    ours, theirs = torchvision.CLASS_NAMES, {name: getattr(datasets, name) for name in torchvision.CLASS_NAMES}
+    ours, theirs = mnist_family.CLASS_NAMES, {name: getattr(datasets, name) for name in mnist_family.CLASS_NAMES}
     assert (ours["FashionMNIST"], ours["KMNIST"]) == (theirs["FashionMNIST"].classes, theirs["KMNIST"].classes)
     assert ours["EMNIST"] == theirs["EMNIST"].classes_split_dict["balanced"]
 
 
+class Mirror:
+    """A server that has the files of a folder; `datasets` are asked for their archives there."""
+
+    def __init__(self, folder: Path):
+        handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.address = f"http://127.0.0.1:{self.server.server_port}/"
+
+    def __enter__(self) -> "Mirror":
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def test_what_is_missing_is_downloaded_whole_and_nothing_else_is_left(
+    root: Path, tmp_path_factory: pytest.TempPathFactory, mnist: sources.DataSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = tmp_path_factory.mktemp("mirror")
+    archive = root / "MNIST" / "raw" / ARCHIVE
+    shutil.move(archive, there / ARCHIVE)
+    (root / ".partial-MNIST").mkdir()  # of a start that was killed as it downloaded
+    (root / ".partial-MNIST" / ARCHIVE).write_bytes(b"half")
+    with Mirror(there) as mirror:
+        monkeypatch.setattr(datasets.MNIST, "mirrors", ["http://127.0.0.1:9/", mirror.address])  # none at the first
+        assert sources.load("MNIST", root).fingerprint == mnist.fingerprint
+    assert sorted(path.name for path in root.rglob("*")) == sorted(
+        ["MNIST", "raw", *(path.name for path in RAW.glob("*.gz"))]
+    )
+
+
+def test_a_download_of_something_else_is_refused(
+    root: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = tmp_path_factory.mktemp("mirror")
+    archive = root / "MNIST" / "raw" / ARCHIVE
+    (there / ARCHIVE).write_bytes(archive.read_bytes()[:5000])
+    archive.unlink()
+    with Mirror(there) as mirror:
+        monkeypatch.setattr(datasets.MNIST, "mirrors", [mirror.address])
+        with pytest.raises(InputError, match=f"downloading it failed .*corrupted.*{ARCHIVE}"):
+            sources.load("MNIST", root)
+    assert not archive.exists()
+
+
 def test_a_failed_download_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.KMNIST, "mirrors", ["http://127.0.0.1:9/"])
-    with pytest.raises(InputError, match="downloading it failed"):
-        sources.load("KMNIST", tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+    for root in (tmp_path, tmp_path / "not" / "there"):
+        with pytest.raises(InputError, match="downloading it failed"):
+            sources.load("KMNIST", root)
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_receive_a_download_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        InputError, match=r"data\.root = '.*/file/x': holds no KMNIST, and cannot be written"
+    ) as refusal:
+        sources.load("KMNIST", tmp_path / "file" / "x")
+    assert "train-images-idx3-ubyte.gz" in str(refusal.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_qmnist_is_read_from_its_own_archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand-ins in the same format, big-endian int32 labels of eight columns; torchvision's reader is the witness."""
+    folder = tmp_path / "QMNIST" / "raw"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for file in mnist_family.QMNIST_FILES:
+        if "images" in file:
+            write_idx(folder / file, rng.integers(0, 256, (30, 28, 28)))
+        else:
+            labels = rng.integers(0, 70_000, (30, 8)).astype(">i4")
+            labels[:, 0] = rng.integers(0, 10, 30)
+            (folder / file).write_bytes(struct.pack(">BBBBii", 0, 0, 0x0C, 2, 30, 8) + labels.tobytes())
+    theirs = {train: datasets.QMNIST(tmp_path, train=train) for train in (True, False)}
+    for file in mnist_family.QMNIST_FILES:
+        (folder / f"{file}.gz").write_bytes(gzip.compress((folder / file).read_bytes()))
+        (folder / file).unlink()
+    sums = tuple(calculate_md5(folder / f"{file}.gz") for file in mnist_family.QMNIST_FILES)
+    monkeypatch.setitem(mnist_family.MD5, "QMNIST", sums)
+    data = sources.load("QMNIST", tmp_path)
+    for part, train in ((data.train, True), (data.test, False)):
+        assert torch.equal(part.images[:, 0], theirs[train].data)
+        assert part.labels is not None
+        assert torch.equal(part.labels, theirs[train].targets[:, 0])
+
+
+def test_emnist_is_read_from_the_archive_that_torchvision_fetches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "EMNIST" / "raw"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (20, 28, 28))
+    with zipfile.ZipFile(folder / mnist_family.EMNIST_ARCHIVE, "w") as archive:
+        for file in mnist_family.EMNIST_FILES:
+            write_idx(tmp_path / "x.gz", images.transpose(0, 2, 1) if "images" in file else np.arange(20))
+            archive.write(tmp_path / "x.gz", f"gzip/{file}.gz")
+    with pytest.raises(InputError, match=r"gzip\.zip: damaged or not the original"):
+        sources.load("EMNIST", tmp_path)
+    md5 = calculate_md5(folder / mnist_family.EMNIST_ARCHIVE)
+    monkeypatch.setattr(mnist_family, "EMNIST_MD5", md5)
+    data = sources.load("EMNIST", tmp_path)
+    assert np.array_equal(data.test.images[:, 0].numpy(), images)
+    assert sorted(path.name for path in folder.iterdir()) == [mnist_family.EMNIST_ARCHIVE]
 
 
 def test_validation_is_the_same_part_of_the_training_set_for_everyone(mnist: sources.DataSet) -> None:

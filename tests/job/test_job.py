@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from tests.helpers import DATA, ROOT
 from tests.helpers.runs import events, largest_difference, rows, scalars, weights
 from tests.helpers.starts import ACCELERATE, JOB, SMALL, Job, Program, arguments, launch, run
+from vae.assemble import reading_of
 from vae.config import load
 from vae.data import sources
 from vae.data.randomness import generator
@@ -504,7 +505,7 @@ def test_a_world_size_without_a_launcher_is_refused(world_size: str, tmp_path: P
 
 def test_the_data_that_ships_is_the_default(tmp_path: Path) -> None:
     assert (DATA / "MNIST" / "raw" / "train-images-idx3-ubyte.gz").exists()
-    assert load().data.root == "data"
+    assert reading_of(load()).root == DATA
 
 
 # --- faults -----------------------------------------------------------------------------------------------------------

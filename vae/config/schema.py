@@ -68,9 +68,14 @@ class DataConfig(Section):
     name: str = Field(
         default="MNIST",
         min_length=1,
-        description="MNIST, FashionMNIST, KMNIST, EMNIST (balanced) or a path to an .npz or .npy",
+        description="MNIST, CIFAR10, CelebA, ... (docs/data.md has them all) or the path of an .npz, an .npy, or a "
+        "folder of pictures",
     )
-    root: str = Field(default="data", min_length=1, description="folder that holds (or receives) the data sets")
+    root: str | None = Field(
+        default=None,
+        min_length=1,
+        description="folder that holds (or receives) the data sets; null: the project's own data/",
+    )
     images: str | None = Field(
         default=None,
         min_length=1,

@@ -151,9 +151,8 @@ class DataSet:
             raise InputError(f"data.val_size = {val_size}: {problem}; leave it at 0")
         if val_size >= count:
             raise InputError(f"data.val_size = {val_size}: must be smaller than the training set ({count} examples)")
-        order = randomness.permutation(count, 0, "validation")
-        kept, held_out = order[:-val_size].sort().values, order[-val_size:]
-        return replace(self, train=self.train[kept], val=self.train[held_out])
+        kept, others = held_out(count, val_size)
+        return replace(self, train=self.train[kept], val=self.train[others])
 
     def hide_labels(self, labelled: int, repeats: int, seed: int) -> "DataSet":
         """Return the data set with the labels of all but a few training images gone.
@@ -191,6 +190,12 @@ class DataSet:
     def binarize_training(self, seed: int) -> "DataSet":
         """Return the data set with the 0/1 pixels that a static run trains on, and a dynamic run in its first epoch."""
         return replace(self, train=self.train.binarize(seed, "train"))
+
+
+def held_out(count: int, size: int) -> tuple[Tensor, Tensor]:
+    """Return which of `count` examples stay, in order, and which are held out: the last of a fixed permutation."""
+    order = randomness.permutation(count, 0, "validation")
+    return order[:-size].sort().values, order[-size:]
 
 
 def one_line(error: BaseException) -> str:

@@ -1,33 +1,36 @@
-"""IDX, the file format of MNIST and its kin (Y. LeCun): a magic number, sizes, bytes."""
+"""IDX, the file format of MNIST and its kin (Y. LeCun): a magic number, sizes, numbers (big-endian)."""
 
 import math
 import struct
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-UNSIGNED_BYTES = 0x08  # the type code of uint8, the only one that images and labels use
+CODES = {"u1": 0x08, "i4": 0x0C}  # of a type of numbers: images and labels are bytes, the labels of QMNIST int32
 
 
-def read(path: Path, dimensions: int) -> Tensor:
-    """Return the array that an IDX file holds, uint8.
+def parse(content: bytes, name: str, dimensions: int, numbers: str = "u1") -> Tensor:
+    """Return the array that an IDX file holds.
 
     Args:
-        path: the file, not compressed.
+        content: of the file, not compressed.
+        name: of the file, for errors.
         dimensions: how many the array must have.
+        numbers: their type, one of `CODES`.
 
     Raises:
         ValueError: the file holds something else, or less or more than it says.
     """
-    content = np.fromfile(path, np.uint8)
-    header = struct.Struct(f">I{dimensions}I")  # big-endian
+    header = struct.Struct(f">I{dimensions}I")
     if len(content) < header.size:
-        raise ValueError(f"{path.name}: {len(content)} bytes are no IDX file")
-    magic, *shape = header.unpack(content[: header.size].tobytes())
-    if magic != UNSIGNED_BYTES << 8 | dimensions:
-        raise ValueError(f"{path.name}: no IDX file of bytes in {dimensions} dimensions (it begins with {magic:#010x})")
-    if len(content) != header.size + math.prod(shape):
-        raise ValueError(f"{path.name}: {len(content)} bytes, but an array {tuple(shape)} takes another number")
-    return torch.from_numpy(content[header.size :]).view(shape)
+        raise ValueError(f"{name}: {len(content)} bytes are no IDX file")
+    magic, *shape = header.unpack_from(content)
+    if magic != CODES[numbers] << 8 | dimensions:
+        wanted = f"{np.dtype(numbers).name} in {dimensions} dimensions"
+        raise ValueError(f"{name}: no IDX file of {wanted} (it begins with {magic:#010x})")
+    kind = np.dtype(numbers)
+    if len(content) != header.size + math.prod(shape) * kind.itemsize:
+        raise ValueError(f"{name}: {len(content)} bytes, but an array {tuple(shape)} takes another number")
+    array = np.frombuffer(content, kind.newbyteorder(">"), offset=header.size)
+    return torch.from_numpy(array.astype(kind)).view(shape)  # a copy, which may be written

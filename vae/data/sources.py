@@ -1,4 +1,4 @@
-"""The sources of data sets, by name or by the ending of a path."""
+"""The sources of data sets, by name or by the kind of a path."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,18 +6,39 @@ from pathlib import Path
 from vae.components import nearest
 from vae.data.arrays import read_arrays
 from vae.data.dataset import DataSet
+from vae.data.mnist import read_emnist, read_mnist
+from vae.data.pictures import read_pictures
 from vae.data.reading import Reading, Source, settings_of
-from vae.data.torchvision import read_emnist, read_mnist
+from vae.data.torchvision import read_celeba, read_cifar, read_omniglot, read_svhn
 from vae.errors import InputError
 
-# `data.name`, or the ending of a path -> the function that reads it
+# `data.name`, or the ending of a path (of a folder a slash) -> the function that reads it
 SOURCES: dict[str, Callable[[str, Reading], DataSet]] = {
     "MNIST": read_mnist,
     "FashionMNIST": read_mnist,
     "KMNIST": read_mnist,
+    "QMNIST": read_mnist,
     "EMNIST": read_emnist,
+    "CIFAR10": read_cifar,
+    "CIFAR100": read_cifar,
+    "SVHN": read_svhn,
+    "Omniglot": read_omniglot,
+    "CelebA": read_celeba,
     ".npz": read_arrays,
     ".npy": read_arrays,
+    "/": read_pictures,
+}
+
+FETCHED = {  # those that are downloaded -> what data.root holds where they are there
+    "MNIST": ["MNIST/raw/*"],
+    "FashionMNIST": ["FashionMNIST/raw/*"],
+    "KMNIST": ["KMNIST/raw/*"],
+    "QMNIST": ["QMNIST/raw/*"],
+    "EMNIST": ["EMNIST/raw/*"],
+    "CIFAR10": ["cifar-10-*"],
+    "CIFAR100": ["cifar-100-*"],
+    "SVHN": ["t*_32x32.mat", "SVHN*.cache"],
+    "Omniglot": ["omniglot-py/*", "Omniglot*.cache"],
 }
 
 
@@ -25,7 +46,7 @@ def load(name: str, reading: Reading | str | Path) -> DataSet:
     """Return the data set called `name`.
 
     Args:
-        name: a name of `SOURCES`, or a path that ends as one of them does.
+        name: a name of `SOURCES`, the path of a folder, or one that ends as one of them does.
         reading: how it is read; or the folder `root` alone.
 
     Raises:
@@ -46,7 +67,9 @@ def takes(name: str, setting: str) -> bool:
 def source_of(name: str) -> Source:
     """Return the function that reads the data set called `name`; raises `InputError` for an unknown name."""
     endings = [key for key in SOURCES if key.startswith(".") and name.endswith(key)]
-    if name in SOURCES or endings:
-        return SOURCES[name if name in SOURCES else endings[0]]
-    known = [f"path/to/file{key}" if key.startswith(".") else key for key in SOURCES]
+    folder = ["/"] if Path(name).expanduser().is_dir() else []
+    if kind := next(iter([name] * (name in SOURCES) + folder + endings), None):
+        return SOURCES[kind]
+    paths = {"/": "path/to/folder/"} | {key: f"path/to/file{key}" for key in SOURCES if key.startswith(".")}
+    known = [paths.get(key, key) for key in SOURCES]
     raise InputError(f"data.name = {name!r}: no such data set{nearest(name, known)}; known: {', '.join(known)}")

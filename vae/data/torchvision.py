@@ -1,172 +1,171 @@
-"""Data sets of torchvision: verified, unpacked once, safe for many processes.
+"""Data sets with a reader or a list of files in torchvision, which takes half a second to import."""
 
-Only fetching and unpacking are left to torchvision: to import it brings torch's compiler, and takes half a second.
-"""
-
-import contextlib
-import gzip
-import hashlib
 import io
-import struct
+import tempfile
 import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
-from filelock import FileLock, Timeout
+import numpy as np
+import torch
 
-from vae.data import idx
+from vae.data.cache import Arrays, cached, key_of
 from vae.data.dataset import DataSet, Split, one_line
-from vae.data.reading import Reading
+from vae.data.decoding import Picture, decode
+from vae.data.downloads import Archive, fetch
+from vae.data.places import NotWritableError, locked
+from vae.data.reading import Reading, using
 from vae.errors import InputError
 
-FETCHED = ("MNIST", "FashionMNIST", "KMNIST", "EMNIST")  # into data.root, if they are not there
-LOCK_TIMEOUT = 1800  # seconds to wait for another process that downloads or unpacks
-FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-EMNIST_FILES = tuple(f"emnist-balanced-{file.replace('t10k', 'test')}" for file in FILES)
-MD5 = {  # of the archive of each file, as torchvision checks them
-    "MNIST": (
-        "f68b3c2dcbeaaa9fbdd348bbdeb94873",
-        "d53e105ee54ea40749a09fcbcd1e9432",
-        "9fb629c4189551a2d022fa330f9573f3",
-        "ec29112dd5afa0611ce80d1b7f02629c",
-    ),
-    "FashionMNIST": (
-        "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
-        "25c81989df183df01b3e8a0aad5dffbe",
-        "bef4ecab320f06d8554ea6380940ec79",
-        "bb300cfdad3c16e7a12a480ee83cd310",
-    ),
-    "KMNIST": (
-        "bdb82020997e1d708af4cf47b453dcf7",
-        "e144d726b3acfaa3e44228e80efcd344",
-        "5c965bf0a639b31b8f53240b1b52f4d7",
-        "7320c461ea6c1c855c0b718fb2a4b134",
-    ),
-}
-CLASS_NAMES = {
-    "FashionMNIST": [
-        "T-shirt/top",
-        "Trouser",
-        "Pullover",
-        "Dress",
-        "Coat",
-        "Sandal",
-        "Shirt",
-        "Sneaker",
-        "Bag",
-        "Ankle boot",
-    ],
-    "KMNIST": ["o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"],
-    "EMNIST": list("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt"),  # balanced: letters of one shape are one class
-}
+CELEBA_SIZE = (218, 178)
 
 
-def read_mnist(name: str, reading: Reading) -> DataSet:
-    """Return MNIST, FashionMNIST or KMNIST, four gzip archives each; raises `InputError`."""
-    root, folder = reading.root, reading.root / name / "raw"
-    archives = {folder / f"{file}.gz": md5 for file, md5 in zip(FILES, MD5[name], strict=True)}
-    if not _is_unpacked(archives):
-        with _locked(root):
-            if not _is_unpacked(archives):  # another process may have done it while we waited
-                _unpack(archives, lambda: getattr(_datasets(), name)(root, download=True))
-    return _from_files(name, folder, FILES)
-
-
-def read_emnist(name: str, reading: Reading) -> DataSet:
-    """Return EMNIST balanced (47 classes), turned upright: the files hold each image transposed."""
-    root, folder = reading.root, reading.root / name / "raw"
-    if not all((folder / file).exists() for file in EMNIST_FILES):
-        with _locked(root):
-            _download(root / name, lambda: _datasets().EMNIST(root, split="balanced", download=True))
-    data = _from_files(name, folder, EMNIST_FILES)
-    upright = {
-        part: replace(split, images=split.images.transpose(-1, -2).contiguous())
-        for part, split in {"train": data.train, "test": data.test}.items()
-    }
-    return replace(data, **upright)
-
-
-def _datasets() -> ModuleType:
-    """Return `torchvision.datasets`, imported where it is needed."""
+def read_cifar(name: str, reading: Reading) -> DataSet:
+    """Return CIFAR10 or CIFAR100 (its fine labels), from the batches or the archive; raises `InputError`."""
     from torchvision import datasets
 
-    return datasets
-
-
-def _from_files(name: str, folder: Path, files: Sequence[str]) -> DataSet:
-    """Return the data set whose images and labels, for training and testing, are in four IDX files."""
+    kind = getattr(datasets, name)
     try:
-        arrays = [idx.read(folder / file, dimensions) for file, dimensions in zip(files, (3, 1, 3, 1), strict=True)]
-    except (OSError, ValueError) as error:
-        raise InputError(f"data.name={name}: the unpacked files cannot be read ({one_line(error)})") from None
-    train, test = (Split(images.unsqueeze(1), labels.long()) for images, labels in (arrays[:2], arrays[2:]))
-    return DataSet(name, train, test, class_names=CLASS_NAMES.get(name))
+        train, test = _batches(kind, reading.root)
+    except RuntimeError:  # some are missing or damaged
+        train, test = _unpacked(name, kind, reading.root)
+    return DataSet(name, _cifar_split(train), _cifar_split(test), class_names=list(train.classes))
 
 
-def _is_unpacked(archives: dict[Path, str]) -> bool:
-    """Return whether every archive is intact and its unpacked file matches it; refuses one with the wrong md5."""
-    for archive, md5 in archives.items():
-        if archive.exists() and (found := _md5_of(archive)) != md5:
-            raise InputError(
-                f"{archive}: damaged or not the original: md5 {found}, must be {md5} ({archive.stat().st_size} bytes); "
-                "restore it (git checkout), or delete it to have it downloaded"
-            )
-    return all(_matches(archive.with_suffix(""), archive) for archive in archives)
+def _batches(kind: Any, root: Path) -> tuple[Any, Any]:
+    """Return torchvision's training and test sets, each file verified; raises RuntimeError if they are not there."""
+    return kind(root, train=True), kind(root, train=False)
 
 
-def _md5_of(path: Path) -> str:
-    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
-
-
-def _matches(unpacked: Path, archive: Path) -> bool:
-    """Return whether an unpacked file has the length and CRC-32 that end its gzip archive (RFC 1952, section 2.3.1)."""
-    if not unpacked.exists():
-        return False
-    if not archive.exists():  # somebody keeps the unpacked files only; the reader checks their size
-        return True
-    crc, size = struct.unpack("<II", archive.read_bytes()[-8:])
-    return unpacked.stat().st_size == size and zlib.crc32(unpacked.read_bytes()) == crc
-
-
-def _unpack(archives: dict[Path, str], download: Callable[[], object]) -> None:
-    """Let torchvision fetch what is missing and unpack; files of an unpacking that was cut short are removed first."""
-    for archive in archives:
-        unpacked = archive.with_suffix("")
-        if unpacked.exists() and not _matches(unpacked, archive):
-            unpacked.unlink()
-    _download(next(iter(archives)).parent, download)
-
-
-def _download(folder: Path, download: Callable[[], object]) -> None:
+def _unpacked(name: str, kind: Any, root: Path) -> tuple[Any, Any]:
+    """Return torchvision's sets from the archive: unpacked in the root, or where that cannot be written, for once."""
+    archive = Archive(root / kind.filename, kind.tgz_md5, lambda: [kind.url])
+    fetch(name, root, [archive])
+    archive.verify()
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # its progress bar is on stderr and stays
-            download()
-    except (OSError, RuntimeError, EOFError, gzip.BadGzipFile, zipfile.BadZipFile) as error:
-        for left_empty in (folder, folder.parent):
-            with contextlib.suppress(OSError):
-                left_empty.rmdir()
-        missing = "a file is missing or cannot be unpacked, and downloading it failed"
-        raise InputError(
-            f"{folder}: {missing} ({one_line(error)}); put the original archives there, or set data.root"
-        ) from None
-
-
-@contextlib.contextmanager
-def _locked(root: Path) -> Iterator[None]:
-    """Hold a lock on the data folder, so that processes and jobs that start together unpack once."""
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(root / ".lock")
-        lock.acquire(timeout=LOCK_TIMEOUT)
-    except Timeout:
-        hint = f"another process has held {root / '.lock'} for {LOCK_TIMEOUT // 60} minutes"
-        raise InputError(f"data.root = {str(root)!r}: {hint}; end it, or delete that file if there is none") from None
+        with locked(root):
+            kind(root, download=True)  # does nothing where another process has unpacked it meanwhile
+            return _batches(kind, root)
+    except NotWritableError:
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, kind.filename).symlink_to(archive.path.resolve())
+            kind(folder, download=True)
+            return _batches(kind, Path(folder))
     except OSError as error:
-        raise InputError(f"data.root = {str(root)!r}: cannot be written ({error.strerror}); set data.root") from None
-    try:
-        yield
-    finally:
-        lock.release()
+        raise InputError(f"{archive.path}: cannot be unpacked ({one_line(error)}); make room there") from None
+
+
+def _cifar_split(part: Any) -> Split:
+    images = np.ascontiguousarray(part.data.transpose(0, 3, 1, 2))
+    return Split(torch.from_numpy(images), torch.tensor(part.targets))
+
+
+def read_svhn(name: str, reading: Reading) -> DataSet:
+    """Return SVHN, cropped digits, from two MATLAB files, which are slow to read: cached; raises `InputError`."""
+    from torchvision import datasets
+
+    listed = [datasets.SVHN.split_list[part] for part in ("train", "test")]
+    archives = [Archive(reading.root / file, md5, partial(list, [url])) for url, file, md5 in listed]
+
+    def read() -> Arrays:
+        parts = {part: datasets.SVHN(reading.root, split=part) for part in ("train", "test")}
+        images = {part: np.ascontiguousarray(each.data) for part, each in parts.items()}
+        return images | {f"{part} labels": each.labels for part, each in parts.items()}
+
+    arrays = _cached(name, reading, archives, read)
+    return DataSet(name, _labelled(arrays, "train"), _labelled(arrays, "test"))
+
+
+@using("image_size")
+def read_omniglot(name: str, reading: Reading) -> DataSet:
+    """Return Omniglot: the background set for training, the evaluation set, of other characters, for testing.
+
+    Classes are characters, 964 and 659 of them. The pictures are read from the two archives, once: cached.
+    """
+    from torchvision import datasets
+
+    kind = datasets.Omniglot
+    folder = reading.root / kind.folder
+    archives = [
+        Archive(folder / f"{part}.zip", md5, partial(list, [f"{kind.download_url_prefix}/{part}.zip"]))
+        for part, md5 in kind.zips_md5.items()
+    ]
+    arrays = _cached(name, reading, archives, lambda: _omniglot(archives, reading.image_size))
+    names = arrays["names"].tolist()
+    return DataSet(name, _labelled(arrays, "train"), _labelled(arrays, "test"), class_names=names)
+
+
+def _omniglot(archives: Sequence[Archive], image_size: int | None) -> Arrays:
+    names: list[str] = []
+    arrays: Arrays = {}
+    for part, archive in zip(("train", "test"), archives, strict=True):
+        with zipfile.ZipFile(archive.path) as packed:
+            files = sorted(file for file in packed.namelist() if file.endswith(".png"))
+            characters = [file.split("/", 1)[1].rpartition("/")[0] for file in files]  # alphabet/character
+            pictures = [Picture(f"{archive.path}/{file}", partial(_member, packed, file)) for file in files]
+            arrays[part] = decode(pictures, image_size, archive.path.stem)
+        names += sorted(set(characters))
+        numbers = {character: number for number, character in enumerate(names)}
+        arrays[f"{part} labels"] = np.array([numbers[character] for character in characters])
+    return arrays | {"names": np.array(names)}
+
+
+def _member(packed: zipfile.ZipFile, file: str) -> io.BytesIO:
+    return io.BytesIO(packed.read(file))  # threads may do it at once
+
+
+@using("image_size")
+def read_celeba(name: str, reading: Reading) -> DataSet:
+    """Return CelebA, aligned and cropped, in its three parts and without labels; read once: cached.
+
+    Raises:
+        InputError: it is not there (Google gives it to people, not to programs), or `data.image_size` is not given.
+    """
+    height, width = CELEBA_SIZE
+    if reading.image_size is None:
+        problem = f"pictures have {height}x{width} pixels (height x width), 24 GB in all"
+        raise InputError(f"data.image_size = null: {name}'s {problem}; set it, e.g. data.image_size=64")
+    places = [reading.root / f"{name}.{reading.image_size}.cache"]
+    arrays = cached(places, key_of(name, reading.image_size), lambda: _celeba(name, reading))
+    parts = {part: Split(torch.from_numpy(images)) for part, images in arrays.items()}
+    return DataSet(name, parts["train"], parts["test"], parts["valid"])
+
+
+def _celeba(name: str, reading: Reading) -> Arrays:
+    from torchvision import datasets
+
+    kind, pictures, counts = datasets.CelebA, [], {}
+    folder = reading.root / kind.base_folder
+    for part in ("train", "valid", "test"):
+        try:
+            files = kind(reading.root, split=part).filename
+        except RuntimeError:
+            listed = ", ".join(file for _, _, file in kind.file_list if file.endswith(".txt"))
+            where = "mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
+            hint = f"put {listed} and the unzipped folder img_align_celeba there (from {where})"
+            raise InputError(f"{folder}: does not hold {name}'s original files; {hint}, or set data.root") from None
+        paths = [folder / "img_align_celeba" / file for file in files]
+        pictures += [Picture(str(path), partial(Path, path)) for path in paths]
+        counts[part] = len(files)
+    ends = np.cumsum(list(counts.values()))
+    return dict(zip(counts, np.split(decode(pictures, reading.image_size, name), ends[:-1]), strict=True))
+
+
+def _labelled(arrays: Arrays, part: str) -> Split:
+    return Split(torch.from_numpy(arrays[part]), torch.from_numpy(arrays[f"{part} labels"]))
+
+
+def _cached(name: str, reading: Reading, archives: Sequence[Archive], read: Callable[[], Arrays]) -> Arrays:
+    """Return arrays that are made of archives, which are fetched and verified where no cache is there."""
+
+    def fetch_and_read() -> Arrays:
+        fetch(name, reading.root, archives)
+        for archive in archives:
+            archive.verify()
+        return read()
+
+    ending = f".{reading.image_size}.cache" if reading.image_size else ".cache"
+    key = key_of(name, reading.image_size, [archive.md5 for archive in archives])
+    return cached([reading.root / f"{name}{ending}"], key, fetch_and_read)

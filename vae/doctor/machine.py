@@ -11,7 +11,7 @@ import torch
 from torch import distributed
 
 from vae import assemble
-from vae.data.torchvision import FETCHED
+from vae.data.sources import FETCHED
 from vae.distributed.accelerate_settings import contradiction, naming_launcher
 from vae.distributed.launch import cores, cpu_has_bf16
 from vae.doctor.findings import Context, Finding, failure, ok, warning
@@ -147,9 +147,11 @@ def is_loopback(address: str) -> bool:
 def check_data(context: Context) -> Finding:
     """Check the data set by reading it; nothing is downloaded if none of its files is there."""
     data = context.config.data
-    raw = Path(data.root).expanduser() / data.name / "raw"
-    if data.name in FETCHED and not any(raw.glob("*")):
-        return failure(f"data.root = {data.root!r}: {raw} holds nothing", f"set data.root; {HOW_TO_FETCH}")
+    root = assemble.reading_of(context.config).root
+    looked_for = FETCHED.get(data.name, [])
+    if looked_for and not any(any(root.glob(each)) for each in looked_for):
+        problem = f"data.root = {str(root)!r}: holds no {' or '.join(looked_for)}"
+        return failure(problem, f"set data.root; {HOW_TO_FETCH}")
     context.data = found = assemble.build_data(context.config)
     return ok(f"{found.name}: {found.summary}; fingerprint {found.fingerprint}")
 

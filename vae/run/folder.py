@@ -3,6 +3,7 @@
 import contextlib
 import json
 import platform
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from filelock import FileLock, Timeout
 from vae.config import Config, differences, load, to_yaml
 from vae.engine import NonFiniteError
 from vae.errors import InputError, Stopped
-from vae.files import write_text
+from vae.files import make_folder, remove_empty, write_text
 from vae.run import checkpoint, needs
 from vae.run.contents import (
     CHECKPOINTS,
@@ -62,6 +63,7 @@ class RunFolder:
     def __init__(self, folder: Path):
         self.folder = folder
         self._lock = FileLock(folder / LOCK)
+        self._made: list[Path] = []  # folders that are there for this job alone
 
     def claim(self, config: Config, resume: str, total_steps: int) -> Start:
         """Lock the folder and return the start of the run (main process only). A refusal writes nothing.
@@ -103,6 +105,14 @@ class RunFolder:
         except OSError as error:
             raise InputError(f"{self.folder}: cannot be written: {error.strerror}; make room or set run.dir") from None
 
+    @contextlib.contextmanager
+    def leaving_nothing(self) -> Iterator[contextlib.ExitStack]:
+        """Where the start fails, close what the yielded stack holds, and remove a folder that this job has made."""
+        with contextlib.ExitStack() as opened:
+            opened.callback(self._remove)
+            yield opened
+            opened.pop_all()
+
     def release(self) -> None:
         """Unlock the folder."""
         self._lock.release()
@@ -112,13 +122,23 @@ class RunFolder:
 
     def _acquire(self) -> None:
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self._made = make_folder(self.folder)
             self._lock.acquire(timeout=SECONDS_OF_A_LOOK)
         except Timeout:
             hint = f"choose another run.name (or, if no job runs, delete {self.folder / LOCK})"
             raise InputError(f"{self.folder}: another job is running in this folder; {hint}") from None
         except OSError as error:
+            if self._made:
+                (self.folder / LOCK).unlink(missing_ok=True)
+                remove_empty(self._made)
             raise InputError(f"{self.folder}: cannot be written: {error.strerror}; set run.dir") from None
+
+    def _remove(self) -> None:
+        """Remove the folder, which this job holds, if the job has made it; its parents only where they are empty."""
+        if self._made:
+            self.release()
+            shutil.rmtree(self.folder, ignore_errors=True)
+            remove_empty(self._made[1:])
 
     def _continue(self, config: Config, resume: str, total_steps: int) -> Start:
         other_versions = needs.check(self.folder)
