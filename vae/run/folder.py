@@ -3,6 +3,7 @@
 import contextlib
 import json
 import platform
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -38,6 +39,11 @@ class Start:
     notes: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
 
+    @property
+    def step(self) -> int:
+        """The updates made at the checkpoint, 0 without one."""
+        return 0 if self.checkpoint is None else checkpoint.step_of(self.checkpoint)
+
 
 def folder_of(config: Config, config_file: str | None) -> Path:
     """Return the run's folder: `run.dir`, or `runs/<run.name>`, or `runs/<config file>-<time>`."""
@@ -54,6 +60,7 @@ class RunFolder:
     def __init__(self, folder: Path):
         self.folder = folder
         self._lock = FileLock(folder / LOCK)
+        self._made: Path | None = None  # by this job: the folder, or the first of its parents that was not there
 
     def claim(self, config: Config, resume: str, total_steps: int) -> Start:
         """Lock the folder and return the start of the run (main process only). A refusal writes nothing.
@@ -91,6 +98,19 @@ class RunFolder:
         except OSError as error:
             raise InputError(f"{self.folder}: cannot be written: {error.strerror}; make room or set run.dir") from None
 
+    @contextlib.contextmanager
+    def leaving_nothing(self) -> Iterator[contextlib.ExitStack]:
+        """Where the start fails, close what the yielded stack holds, and remove a folder that this job has made."""
+        with contextlib.ExitStack() as opened:
+            opened.callback(self._remove)
+            yield opened
+            opened.pop_all()
+
+    def _remove(self) -> None:
+        if self._made:
+            self.release()
+            shutil.rmtree(self._made, ignore_errors=True)
+
     def release(self) -> None:
         """Unlock the folder."""
         self._lock.release()
@@ -100,6 +120,8 @@ class RunFolder:
 
     def _acquire(self) -> None:
         try:
+            missing = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
+            self._made = missing[-1] if missing else None
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=SECONDS_OF_A_LOOK)
         except Timeout:
