@@ -27,13 +27,17 @@ from vae.distributed.launch import on_main
 from vae.engine import Interval
 from vae.errors import InputError
 from vae.evaluation import Evaluation
-from vae.run.contents import METRICS
+from vae.run.contents import METRICS, read_metrics
 from vae.training.records import Lines, cut
 from vae.training.sinks import SINKS, Sink
 from vae.training.tags import Tags
 
 # of an evaluation, beside its losses, in the order of a row
 EVALUATED = ("reconstruction_mean_z", "examples", "bits_per_dim", "accuracy", "active_units", "perplexity")
+# of a line about training, in its order; the terms of the objective follow
+TRAINED = (
+    "split", "step", "epoch", "loss", "reconstruction", "kl", "beta", "lr", "grad_norm", "images_per_second", "skipped",
+)  # fmt: skip
 
 
 class Stopwatch:
@@ -135,12 +139,22 @@ class Tracker:
             self.metrics = Lines(metrics, self.warn)
             self._closing.callback(self.metrics.close)
             self._open_sinks(may_refuse=False)
+            self._catch_up(metrics)
         except (InputError, OSError) as error:
             self.close()
             if isinstance(error, InputError):
                 raise
             problem = f"cannot be written: {error.strerror}; make room or set run.dir"
             raise InputError(f"{self._folder}: {problem}") from None
+
+    def _catch_up(self, metrics: Path) -> None:
+        """Give trackers the curves that they lack: of a start that was killed, or all where the tracker is new."""
+        for row in read_metrics(metrics):
+            if behind := [sink for sink in self.sinks if sink.lacks(row["step"])]:
+                split, extra = row["split"], [key for key in row if key not in TRAINED]
+                tags = self.tags.of_training(extra) if split == "train" else self.tags.of_evaluation(split)
+                for sink in behind:
+                    sink.scalars({tag: row[key] for key, tag in tags.items() if key in row}, row["step"])
 
     def _open_sinks(self, *, may_refuse: bool) -> None:
         settings = plain(flatten(self.config))

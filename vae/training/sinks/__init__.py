@@ -3,8 +3,8 @@
 A tracker is one file and one line in the table.
 """
 
-from vae.training.sinks.accelerate import Aim, ClearML, Comet, DVCLive, MLflow, SwanLab, Trackio, WandB
 from vae.training.sinks.base import Sink
+from vae.training.sinks.known import Aim, ClearML, Comet, DVCLive, MLflow, SwanLab, Trackio, WandB
 from vae.training.sinks.tensorboard import TensorBoard
 
 __all__ = ["SINKS", "Sink", "TensorBoard"]

@@ -71,6 +71,10 @@ class Sink(Piece):
     def embedding(self, points: Tensor, images: Tensor, names: list[str] | None, step: int) -> None:
         """Record codes (N, D) with their images (N, 1 or 3, H, W) in [0, 1] and the names of their classes."""
 
+    def lacks(self, step: int) -> bool:
+        """Return whether the points that an earlier start recorded at a step are to be given again."""
+        return False
+
     def flush(self) -> None:
         """Write everything out, so that no checkpoint is ahead of it; raises OSError."""
         raise NotImplementedError
