@@ -84,9 +84,12 @@ def train(job: Job) -> None:
         say(plan.finished(start.summary))
         return
 
-    # Build the engine, which makes the updates; resume from the newest valid checkpoint.
-    say(plan.building(), end="")
-    with run.leaving_nothing() as opened, naming_a_way_out(config.train, batches.rows):  # a static step is tried here
+    # Open the trackers; build the engine, which makes the updates; resume from the newest valid checkpoint.
+    fitting = partial(naming_a_way_out, config.train, batches.rows)  # one line where memory does not suffice
+    with run.leaving_nothing() as opened, fitting():  # of a run that does not begin
+        tracker = Tracker(accelerator, folder, config, step=start.step, total_steps=total_steps)  # all ranks: broadcast
+        opened.callback(tracker.close)
+        say(plan.building(), end="")
         engine = assemble.build_engine(config, accelerator, vae, objective, batches)  # all ranks: DDP's broadcast
         state = resume(start.checkpoint, vae, engine, total_steps=total_steps, fingerprint=data.fingerprint)
         launch.on_main(accelerator, lambda: run.record(config, start, state.step, world_size))  # all ranks: broadcast
@@ -97,15 +100,13 @@ def train(job: Job) -> None:
     say(plan.warnings([*job.notes, *start.notes]), end="", file=sys.stderr)
     say(plan.training(engine, state.step, start.changed))
     first_step, startup_seconds = state.step, 0.0
-    tracker = Tracker(accelerator, folder, config, step=state.step, total_steps=total_steps)  # all ranks: broadcast
     profiler = Profiler(folder, config.train.profile, device.type, tracker.say)
     watch = Stopwatch(device, state.train_seconds, state.logged_seconds, state.spent)
     checkpoints = folder / CHECKPOINTS
     saver = Saver(accelerator, checkpoints, vae, engine, tracker, watch, data.fingerprint, step=state.step)
     vote = StopVote(accelerator, STOP, saver.wanted)
     recorder = Recorder(accelerator, config, data, vae, engine, state, tracker, watch)
-    fitting = naming_a_way_out(config.train, batches.rows)
-    with closing(engine), tracker, saying_how_to_go_on(folder, config), watchdog.guarding(), fitting:
+    with closing(engine), tracker, saying_how_to_go_on(folder, config), watchdog.guarding(), fitting():  # all ranks
         while state.step < total_steps and not state.is_out_of_patience(config.train.patience):
             # Stop where a signal asked for it.
             if signum := vote(state.step):  # all ranks: gather, about once a second

@@ -118,7 +118,11 @@ REFUSED = {
     "run.name=..": ["run.name", ".."],
     "run.trackers=[tensorbord]": ["run.trackers.0.name", "did you mean 'tensorboard'"],
     "run.trackers=[tensorboard, tensorboard]": ["run.trackers", "name tensorboard once"],
-    "run.trackers=tensorboard": ["run.trackers", "list"],
+    "run.trackers=tensorbord": ["run.trackers.0.name", "did you mean 'tensorboard'"],
+    "run.trackers=5": ["run.trackers", "5", "list"],
+    "run.trackers={name: wandb, project: ''}": ["run.trackers.0.project", "''", "1 character", "WandB"],
+    "run.trackers=[{name: mlflow, project: it's}]": ["run.trackers.0.project", "it's", "MLflow"],
+    "run.trackers=[{name: aim, entity: us}]": ["run.trackers.0.entity", "Aim"],
     "run.name=[": ["run.name", "YAML"],
     "train.epochs": ["train.epochs", "key=value"],
 }
@@ -131,6 +135,13 @@ def test_refused_with_one_line_that_names_key_value_and_way_out(override: str) -
     message = str(refusal.value)
     assert "\n" not in message
     assert all(word in message for word in REFUSED[override]), message
+
+
+@pytest.mark.parametrize(
+    "given", ["wandb", "{name: wandb, project: vae}", "[wandb]", "[{name: wandb}]", "{name: wandb}"]
+)
+def test_one_tracker_is_a_list_of_one(given: str) -> None:
+    assert load(None, [f"run.trackers={given}"]).run.trackers == [{"name": "wandb", "project": "vae"}]
 
 
 FILES = {

@@ -26,6 +26,10 @@ def _each_once(specs: list[Spec]) -> list[Spec]:
     return specs
 
 
+def _listed(specs: Any) -> Any:
+    return [specs] if isinstance(specs, (str, dict)) else specs
+
+
 def _zero_for_none(value: Any) -> Any:
     return 0.0 if value is None else value
 
@@ -57,8 +61,13 @@ class RunConfig(Section):
     figures: bool = Field(
         default=True, description="draw its pictures at the end, a few seconds; python -m vae report draws them too"
     )
-    trackers: Annotated[list[Annotated[Spec, PieceOf("vae.training.sinks:SINKS")]], AfterValidator(_each_once)] = Field(
-        default=[{"name": "tensorboard"}], description="where curves and pictures go, beside metrics.jsonl; []: nowhere"
+    trackers: Annotated[
+        list[Annotated[Spec, PieceOf("vae.training.sinks:SINKS")]],
+        BeforeValidator(_listed),
+        AfterValidator(_each_once),
+    ] = Field(
+        default=[{"name": "tensorboard"}],
+        description="where curves and pictures go, beside metrics.jsonl: tensorboard, wandb, mlflow, ...; []: nowhere",
     )
 
 

@@ -32,6 +32,11 @@ def name_of(step: int) -> str:
     return f"step-{step:08d}"
 
 
+def step_of(path: Path) -> int:
+    """Return the updates made at a checkpoint, by its name."""
+    return int(path.name.removeprefix("step-"))
+
+
 def save(
     folder: Path, step: int, model: VAE, state: dict[str, Any], keep: Iterable[str] = (), *, raw: VAE | None = None
 ) -> Path:
@@ -187,7 +192,7 @@ def _shape(tensor: torch.Tensor | None) -> str:
 def _all(folder: Path) -> dict[int, Path]:
     """Return the checkpoints by step, oldest first, whole or not; any other file in the folder is left out."""
     found = [path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{8,}", path.name) and path.is_dir()]
-    return dict(sorted((int(path.name.removeprefix("step-")), path) for path in found))
+    return dict(sorted((step_of(path), path) for path in found))
 
 
 def _prune(folder: Path, newest: int, keep: set[str]) -> None:

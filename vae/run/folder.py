@@ -49,6 +49,11 @@ class Start:
     notes: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
 
+    @property
+    def step(self) -> int:
+        """The updates made at the checkpoint, 0 without one."""
+        return 0 if self.checkpoint is None else checkpoint.step_of(self.checkpoint)
+
 
 def folder_of(config: Config, config_file: str | None) -> Path:
     """Return the run's folder: `run.dir`, or `runs/<run.name>`, or `runs/<config file>-<time>`."""

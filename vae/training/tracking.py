@@ -8,7 +8,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,17 @@ from vae.distributed.launch import on_main
 from vae.engine import Interval
 from vae.errors import InputError
 from vae.evaluation import Evaluation
-from vae.run.contents import METRICS
+from vae.run.contents import METRICS, read_metrics
 from vae.training.records import Lines, cut
 from vae.training.sinks import SINKS, Sink
 from vae.training.tags import Tags
 
 # of an evaluation, beside its losses, in the order of a row
 EVALUATED = ("reconstruction_mean_z", "examples", "bits_per_dim", "accuracy", "active_units", "perplexity")
+# of a line about training, in its order; the terms of the objective follow
+TRAINED = (
+    "split", "step", "epoch", "loss", "reconstruction", "kl", "beta", "lr", "grad_norm", "images_per_second", "skipped",
+)  # fmt: skip
 
 
 class Stopwatch:
@@ -87,9 +91,10 @@ class Stopwatch:
 
 
 class Tracker:
-    """Records a run; `with Tracker(...) as tracker:` closes everything however the run ends.
+    """Records a run; `with tracker:` opens the files of the run's folder, and closes everything however the run ends.
 
-    Numbers go to metrics.jsonl, to the trackers of `run.trackers` and to the console, all from one row.
+    Numbers go to metrics.jsonl, to the trackers of `run.trackers` and to the console, all from one row. Trackers that
+    may refuse, for want of a package or a login, are opened by the constructor, before anything is written.
 
     Args:
         accelerator: says which process is the main one; on the others all calls do nothing.
@@ -104,31 +109,67 @@ class Tracker:
         self.config, self.tags, self._pace = config, Tags.of(config), Pace(total_steps)
         self.sinks: list[Sink] = []
         self._closing = contextlib.ExitStack()
-        on_main(accelerator, lambda: self._open(folder, step))
-        if self.enabled:
-            self.bar = tqdm(
-                total=total_steps, initial=step, unit="step", disable=None, dynamic_ncols=True, smoothing=0.05
-            )
-            self._closing.callback(self.bar.close)
+        self._folder, self._step, self._total_steps = folder, step, total_steps
+        on_main(accelerator, lambda: self._open_sinks(may_refuse=True))
+        self._accelerator = accelerator
 
     def __enter__(self) -> "Tracker":
+        on_main(self._accelerator, self._open_files)
+        if self.enabled:
+            self.bar = tqdm(
+                total=self._total_steps, initial=self._step, unit="step", disable=None, dynamic_ncols=True,
+                smoothing=0.05,
+            )  # fmt: skip
+            self._closing.callback(self.bar.close)
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close everything that is open."""
         self._closing.close()
 
-    def _open(self, folder: Path, step: int) -> None:
+    def _open_files(self) -> None:
+        """Open what lies in the run's folder."""
+        metrics = self._folder / METRICS
         try:
-            if (folder / METRICS).exists():
-                cut(folder / METRICS, step)
-            self.metrics = Lines(folder / METRICS, self.warn)
+            if metrics.exists():
+                cut(metrics, self._step)
+            self.metrics = Lines(metrics, self.warn)
             self._closing.callback(self.metrics.close)
+            self._open_sinks(may_refuse=False)
+            self._catch_up(metrics)
+        except (InputError, OSError) as error:
+            self.close()
+            if isinstance(error, InputError):
+                raise
+            problem = f"cannot be written: {error.strerror}; make room or set run.dir"
+            raise InputError(f"{self._folder}: {problem}") from None
+
+    def _catch_up(self, metrics: Path) -> None:
+        """Give trackers the curves that they lack: of a start that was killed, or all where the tracker is new."""
+        for row in read_metrics(metrics):
+            if behind := [sink for sink in self.sinks if sink.lacks(row["step"])]:
+                split, extra = row["split"], [key for key in row if key not in TRAINED]
+                tags = self.tags.of_training(extra) if split == "train" else self.tags.of_evaluation(split)
+                for sink in behind:
+                    sink.scalars({tag: row[key] for key, tag in tags.items() if key in row}, row["step"])
+
+    def _open_sinks(self, *, may_refuse: bool) -> None:
+        settings = plain(flatten(self.config))
+        try:
             for spec in self.config.run.trackers:
-                sink: Sink = build(SINKS, spec, folder, step, self.warn)
-                self.sinks.append(sink)
-                self._closing.callback(sink.close)
-        except OSError as error:
-            raise InputError(f"{folder}: cannot be written: {error.strerror}; make room or set run.dir") from None
+                if SINKS[spec["name"]].may_refuse == may_refuse:
+                    sink: Sink = build(SINKS, spec, self._folder, self._step, self.warn)
+                    self.sinks.append(sink)
+                    self._closing.callback(sink.close)
+                    sink.configuration(settings)
+                    if sink.place:
+                        self.say(f"{spec['name']}: {sink.place}")
+        except InputError:
+            self.close()
+            raise
 
     def advance(self, steps: int) -> None:
         """Move the progress bar."""
@@ -154,7 +195,7 @@ class Tracker:
         if not self.enabled:
             return
         if interval.skipped:
-            self._scalar("SkippedSteps/Train", interval.skipped, step)
+            self._scalars({"SkippedSteps/Train": interval.skipped}, step)
         if not interval.examples:
             self.say(f"step {step}: all {interval.skipped} steps since the last line were skipped: not finite")
             return
@@ -227,14 +268,11 @@ class Tracker:
         if not self.enabled:
             return
         settings = {key: value for key, value in flatten(self.config).items() if key not in NOT_A_SETTING}
-        plain = {key: value if isinstance(value, (int, float, str)) else str(value) for key, value in settings.items()}
+        results = {tag: test[key] for key, tag in self.tags.of_results().items() if key in test}
         after = step + 1  # a start that repeats the end of the run removes what stands there
         for sink in self.sinks:
-            sink.hyperparameters(plain, after)
-        for key, tag in self.tags.of_results().items():
-            if key in test:
-                self._scalar(tag, test[key], after)
-        self._scalar("Final/active dimensions", active, after)
+            sink.hyperparameters(plain(settings), after)
+            sink.results({**results, "Final/active dimensions": active}, after)
 
     def log_embedding(self, means: Tensor, images: Tensor, names: list[str] | None, step: int) -> None:
         """Record codes with their images, once for a step.
@@ -265,13 +303,16 @@ class Tracker:
     def _record(self, row: dict[str, Any], tags: dict[str, str]) -> None:
         """Add a row to metrics.jsonl, and of each key that has a tag a point to its curve."""
         self.metrics.append(json.dumps(row))
-        for key, tag in tags.items():
-            if key in row:
-                self._scalar(tag, row[key], row["step"])
+        self._scalars({tag: row[key] for key, tag in tags.items() if key in row}, row["step"])
 
-    def _scalar(self, tag: str, value: float, step: int) -> None:
+    def _scalars(self, values: dict[str, float], step: int) -> None:
         for sink in self.sinks:
-            sink.scalar(tag, value, step)
+            sink.scalars(values, step)
+
+
+def plain(settings: Mapping[str, Any]) -> dict[str, bool | float | str]:
+    """Return settings by dotted key as trackers take them: what is no number and no word becomes text."""
+    return {key: value if isinstance(value, (int, float, str)) else str(value) for key, value in settings.items()}
 
 
 def describe(result: Evaluation) -> str:
