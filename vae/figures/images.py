@@ -1,5 +1,6 @@
 """Pictures made of images: reconstructions, samples, interpolation, the decoded latent plane."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -79,6 +80,23 @@ def samples(images: Array, *, columns: int = 8) -> Figure:
     figure, axes = _image_figure("Samples", tile(_pixels(images), columns=columns, gap=2), width=4.6)
     axes.set_title(f"{len(images)} means of p(x|z), z ~ p(z)", **TEXT)
     return _trim(figure, axes)
+
+
+def samples_side_by_side(panels: Mapping[str, Array], *, columns: int = 8) -> Figure:
+    """Draw grids of images beside each other, each with its title.
+
+    Args:
+        panels: title -> images (N, C, H, W) in [0, 1], C = 1 or 3; the same N everywhere.
+        columns: images in one row of a grid.
+    """
+    grids = [tile(_pixels(images), columns=columns, gap=2) for images in panels.values()]
+    width = 4.1 * len(grids)
+    height = 4.1 * grids[0].shape[0] / grids[0].shape[1]
+    figure, axes = titled_figure("Means of p(x|z)", (width, height + 1.2), columns=len(grids))
+    for each, title, grid in zip(axes, panels, grids, strict=True):
+        _show(each, grid)
+        each.set_title("\n".join(textwrap.wrap(title, 46)), **TEXT)
+    return _trim(figure, axes[0])
 
 
 def interpolation(images: Array) -> Figure:
