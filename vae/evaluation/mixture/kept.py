@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -167,12 +168,12 @@ def _protocol(folder: Path, opened: Opened, part: Split, components: int, seed: 
 def _read(file: Path, protocol: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Return the arrays and the results in a file; None: no file, a damaged one, or one by another protocol."""
     try:
-        with np.load(file, allow_pickle=False) as found:
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as found:
             if json.loads(str(found["protocol"])) != protocol:
                 return None
             arrays = {name: torch.from_numpy(found[name]) for name in ("weights", "means", "covariances")}
             return arrays, json.loads(str(found["results"]))
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return None
 
 

@@ -69,10 +69,11 @@ def note_of_both(own: Kept, by_mixture: Kept) -> str:
     protocol, name = own.protocol, "classifier_frechet_distance"
     results = (own.results, by_mixture.results, by_mixture.results["reconstructions"])
     kinds = (f"{kind} {each[name]:.1f}" for kind, each in zip((OWN, MIXTURE, POSTERIOR), results, strict=True))
+    training = own.results[f"{name}_of_training_images"]
     return (
         f"{protocol['count']:,} {protocol['fed']} of each kind; {_classifier(protocol)}\n"
-        f"classifier Frechet distance (squared): {', '.join(kinds)}, training images "
-        f"{own.results[f'{name}_of_training_images']:.1f}\nmixture: not the model's p(z), but fitted to q(z) afterwards"
+        f"classifier Frechet distance (squared): {', '.join(kinds)}\n"
+        f"of as many training images {training:.1f}; the mixture is fitted to q(z), and not the model's p(z)"
     )
 
 
