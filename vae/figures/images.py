@@ -1,6 +1,5 @@
 """Pictures made of images: reconstructions, samples, interpolation, the decoded latent plane."""
 
-import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -95,7 +94,7 @@ def samples_side_by_side(panels: Mapping[str, Array], *, columns: int = 8) -> Fi
     figure, axes = titled_figure("Means of p(x|z)", (width, height + 1.2), columns=len(grids))
     for each, title, grid in zip(axes, panels, grids, strict=True):
         _show(each, grid)
-        each.set_title("\n".join(textwrap.wrap(title, 46)), **TEXT)
+        each.set_title(title, **TEXT)
     return _trim(figure, axes[0])
 
 

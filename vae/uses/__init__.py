@@ -10,7 +10,8 @@ Arguments that several actions share:
     data, data_root: another data set than the run's, as `data.name` and `data.root` name it.
     split: the part of the data: `test`, `train` or `val`.
     seed: of everything that is drawn.
-    output: a folder for an action's files, which is made if need be; None: nothing is written.
+    output: a folder for an action's files, which is made if need be; None: nothing is written (but a fitted mixture
+        is kept in the run's folder).
 
 Unusable input raises `vae.errors.InputError`. An action is imported when it is first asked for, and torch with it.
 """

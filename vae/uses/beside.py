@@ -37,7 +37,7 @@ def save(output: Path, images: Tensor, own: Tensor, opened: Opened, fitted: Fitt
     """
     said = {"note": np.array(NOTE), "protocol": np.array(json.dumps(fitted.protocol))}
     arrays = save_arrays(output / "samples-gmm.npz", {"images": images.numpy(), **said})
-    panels = {"z ~ p(z): samples of the model": own, f"z ~ {_name(fitted)}: not of the model": images}
+    panels = {"z ~ p(z):\nsamples of the model": own, f"z ~ {_name(fitted)}:\nnot of the model": images}
     shown = {title: visible(some[:SHOWN]) for title, some in panels.items()}
     picture = save_figure(output / "samples-gmm.png", figures.samples_side_by_side(shown))
     if fitted.protocol["dimensions"] != 2:
