@@ -199,29 +199,40 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
         return self.likelihood(numbers.unflatten(0, batch) if len(batch) > 1 else numbers)
 
     @torch.no_grad()
-    def sample(self, count: int = 64, noise: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
+    def sample(
+        self,
+        count: int = 64,
+        noise: Tensor | None = None,
+        labels: Tensor | None = None,
+        prior: Prior | None = None,
+    ) -> Tensor:
         """Return the means (count, C, H, W) of p(x|z) for z ~ p(z).
 
         Args:
             count: number of images, when no noise is given.
             noise: standard normal (count, draw_dim) that determines z.
             labels: (count,), for a model that sees labels; None: 0, 1, ..., and again from 0.
+            prior: as for `draw`.
         """
         weights = next(self.parameters())
         if noise is None:
-            noise = torch.randn(count, self.draw_dim, device=weights.device, dtype=weights.dtype)
+            dim = self.hierarchy.draw_dim(prior or self.prior)
+            noise = torch.randn(count, dim, device=weights.device, dtype=weights.dtype)
         if self.sees_labels and labels is None:
             labels = torch.arange(len(noise), device=weights.device) % self.classes
-        return self.decode(self.draw(noise, labels), labels).mean
+        return self.decode(self.draw(noise, labels, prior), labels).mean
 
-    def draw(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
+    def draw(self, noise: Tensor, labels: Tensor | None = None, prior: Prior | None = None) -> Tensor:
         """Return z (B, D) ~ p(z), of the layer that is decoded.
 
         Args:
             noise: standard normal (B, draw_dim) that determines z.
             labels: (B,), for a model that sees labels.
+            prior: takes the place of the model's own, of the highest layer; then z is not the model's, and noise is
+                (B, hierarchy.draw_dim(prior)).
         """
-        return self.hierarchy.draw(noise, self._families(), self._given(noise, labels))
+        families = replace(self._families(), prior=prior or self.prior)
+        return self.hierarchy.draw(noise, families, self._given(noise, labels))
 
     @torch.no_grad()
     def code(self, x: Tensor, labels: Tensor | None = None) -> Tensor:

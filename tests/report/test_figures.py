@@ -1,6 +1,7 @@
 import json
 import math
 import sys
+from collections.abc import Callable
 from itertools import combinations
 
 import numpy as np
@@ -82,11 +83,19 @@ def other_prior(*, known: bool = True) -> figures.ShownPrior:
     return figures.ShownPrior(marginals, normal(20_000).numpy() * std + [1, 0], density if known else None)
 
 
+def draws_and_density() -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+    prior = other_prior()
+    assert prior.density is not None
+    return prior.draws, prior.density
+
+
 DRAWN = {
     "reconstructions": lambda: figures.reconstructions(images(10), images(10)),
     "reconstructions, wrapped": lambda: figures.reconstructions(images(15), images(15)),
     "reconstructions, colour": lambda: figures.reconstructions(images(10, 3), images(10, 3)),
     "samples": lambda: figures.samples(images(64)),
+    "samples_side_by_side": lambda: figures.samples_side_by_side({"z ~ p(z):\nof it": images(64), "not": images(64)}),
+    "samples_side_by_side, colour": lambda: figures.samples_side_by_side({"a": images(9, 3), "b": images(9, 3)}),
     "samples, colour": lambda: figures.samples(images(64, 3)),
     "interpolation": lambda: figures.interpolation(images(10)),
     "interpolation, colour": lambda: figures.interpolation(images(10, 3)),
@@ -105,6 +114,8 @@ DRAWN = {
     "latent_histogram, one point": lambda: figures.latent_histogram(torch.zeros(1, 2)),
     "latent_histogram, another prior": lambda: figures.latent_histogram(normal(300), prior=other_prior()),
     "latent_histogram, no density": lambda: figures.latent_histogram(normal(300), prior=other_prior(known=False)),
+    "latent_mixture": lambda: figures.latent_mixture(normal(300), *draws_and_density(), standard=True),
+    "latent_mixture, another prior": lambda: figures.latent_mixture(normal(9), *draws_and_density(), standard=False),
     "latent_marginals": lambda: figures.latent_marginals(normal(300)),
     "latent_marginals, another prior": lambda: figures.latent_marginals(normal(300), prior=other_prior()),
     "latent_marginals, 1 dimension": lambda: figures.latent_marginals(normal(300, 1)),
@@ -328,11 +339,19 @@ def test_circles_hold_the_prior_mass_they_name():
         assert (radii < radius.mean()).mean() == pytest.approx(named, abs=0.005)
 
 
-def test_lines_of_another_prior_are_ellipses_that_hold_the_mass_they_name():
+@pytest.mark.parametrize("whose", ["the prior", "the mixture"])
+def test_lines_of_another_prior_are_ellipses_that_hold_the_mass_they_name(whose):
     """Of a normal whose axes are not alike, which lines of equal density are known for."""
-    axes = figures.latent_histogram(5 * normal(1000), prior=other_prior()).axes[0]
+    z, mixture = 5 * normal(1000), draws_and_density()
+    if whose == "the prior":
+        axes = figures.latent_histogram(z, prior=other_prior()).axes[0]
+    else:
+        axes = figures.latent_mixture(z, *mixture, standard=False).axes[0]
+        labels = [str(line.get_label()) for line in figures.latent_mixture(z, *mixture, standard=True).axes[0].lines]
+        assert [label.partition(" of ")[2] for label in labels] == ["N(0, I)"] * 2 + [whose] * 2
     outlines = [item for item in axes.collections if isinstance(item, ContourSet)]
     named = [float(str(line.get_label()).split("%")[0].split()[-1]) / 100 for line in axes.lines]
+    assert [str(line.get_label()).partition(" of ")[2] for line in axes.lines] == [whose] * 2
     assert named == [0.5, 0.95]
     for mass, outline in zip(named, outlines, strict=True):
         (path,) = outline.get_paths()

@@ -126,6 +126,15 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, metavar="FOLDER", help=f"where files go (default: RUN/{USES})")
 
 
+def add_prior(parser: argparse.ArgumentParser, gmm: str) -> None:
+    """Let a command take a density of z: the model's own prior, or a mixture; `gmm` says what the mixture is for."""
+    own = "own: the model's prior, p(z) (default)"
+    fitted = f"gmm: {gmm} a mixture of normals that is fitted to the codes of the training images"
+    parser.add_argument("--prior", choices=("own", "gmm"), default="own", help=f"{own}; {fitted}")
+    normals = "normals in the mixture of --prior gmm (default: 10)"
+    parser.add_argument("--components", type=at_least(1), metavar="K", help=normals)
+
+
 def add_images(parser: argparse.ArgumentParser) -> None:
     """Let a command take images: the run's own data set or another, and the part of it."""
     settings = "or '{name: NAME, range: [-1, 1]}' with settings of how they are read"

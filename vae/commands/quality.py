@@ -2,7 +2,7 @@
 
 import argparse
 
-from vae.commands.parsing import add_runs, at_least
+from vae.commands.parsing import add_prior, add_runs, at_least
 from vae.commands.printing import print_lines
 
 
@@ -11,13 +11,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_runs(parser)
     count = "samples, and test images they are held against (default: 10000, or as many as there are)"
     parser.add_argument("--count", type=at_least(1), metavar="N", help=count)
-    parser.add_argument("--seed", type=at_least(0), default=0, metavar="S", help="of the samples (default: 0)")
+    parser.add_argument(
+        "--seed", type=at_least(0), default=0, metavar="S", help="of the samples, and of a mixture (default: 0)"
+    )
     fed = "what is looked at: means of p(x|z), or images drawn from it (default: means)"
     parser.add_argument("--feed", choices=("means", "draws"), default="means", help=fed)
+    add_prior(parser, "beside its samples, images by")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the measures."""
     from vae.evaluation.quality.runs import quality_lines  # imports torch
 
-    return print_lines(quality_lines(args.paths, count=args.count, seed=args.seed, feed=args.feed))
+    z = {"prior": args.prior, "components": args.components}
+    return print_lines(quality_lines(args.paths, count=args.count, seed=args.seed, feed=args.feed, **z))

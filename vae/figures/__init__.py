@@ -2,8 +2,15 @@
 
 from vae.figures.curves import gradient_norm, loss_curves
 from vae.figures.factors import factor_information
-from vae.figures.images import images_by_setting, interpolation, latent_plane, reconstructions, samples
-from vae.figures.latents import ShownPrior, latent_histogram, latent_marginals, latent_scatter
+from vae.figures.images import (
+    images_by_setting,
+    interpolation,
+    latent_plane,
+    reconstructions,
+    samples,
+    samples_side_by_side,
+)
+from vae.figures.latents import ShownPrior, latent_histogram, latent_marginals, latent_mixture, latent_scatter
 from vae.figures.quality import sample_quality
 from vae.figures.scores import scores
 from vae.figures.sweeps import loss_against, loss_by_setting, loss_curves_by_setting, rate_distortion
@@ -17,6 +24,7 @@ __all__ = [
     "interpolation",
     "latent_histogram",
     "latent_marginals",
+    "latent_mixture",
     "latent_plane",
     "latent_scatter",
     "latent_use",
@@ -29,5 +37,6 @@ __all__ = [
     "reconstructions",
     "sample_quality",
     "samples",
+    "samples_side_by_side",
     "scores",
 ]

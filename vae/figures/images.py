@@ -81,6 +81,23 @@ def samples(images: Array, *, columns: int = 8) -> Figure:
     return _trim(figure, axes)
 
 
+def samples_side_by_side(panels: Mapping[str, Array], *, columns: int = 8) -> Figure:
+    """Draw grids of images beside each other, each with its title.
+
+    Args:
+        panels: title -> images (N, C, H, W) in [0, 1], C = 1 or 3; the same N everywhere.
+        columns: images in one row of a grid.
+    """
+    grids = [tile(_pixels(images), columns=columns, gap=2) for images in panels.values()]
+    width = 4.1 * len(grids)
+    height = 4.1 * grids[0].shape[0] / grids[0].shape[1]
+    figure, axes = titled_figure("Means of p(x|z)", (width, height + 1.2), columns=len(grids))
+    for each, title, grid in zip(axes, panels, grids, strict=True):
+        _show(each, grid)
+        each.set_title(title, **TEXT)
+    return _trim(figure, axes[0])
+
+
 def interpolation(images: Array) -> Figure:
     """Draw decoded points of a line in latent space as a strip.
 

@@ -15,6 +15,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from vae.figures.style import (
     INK,
+    NEUTRAL,
     PALETTE,
     TEXT,
     TRAIN,
@@ -89,8 +90,38 @@ def latent_histogram(z: Array, *, prior: ShownPrior | None = None, bins: int = 1
         prior: None: N(0, I), whose lines are circles.
         bins: cells along each axis.
     """
-    points = numbers(z)
-    figure, (axes,) = titled_figure("Aggregate posterior", (5.8, 5.6))
+    figure, axes, limit = _histogram("Aggregate posterior", numbers(z), bins)
+    if prior is None:
+        _draw_circles(axes)
+    elif prior.density is not None:
+        _draw_outlines(axes, prior.density, prior.draws, limit, "the prior")
+    legend_below(figure, axes.lines)
+    return figure
+
+
+def latent_mixture(
+    z: Array, draws: np.ndarray, density: Callable[[np.ndarray], np.ndarray], *, standard: bool, bins: int = 100
+) -> Figure:
+    """Draw the aggregate posterior as `latent_histogram` does, under lines that hold half of a mixture fitted to it.
+
+    Args:
+        z: one sample of q(z|x) for each image, (N, 2).
+        draws: of the mixture, (S, 2).
+        density: points (N, 2) -> the mixture's density, (N,), up to a factor.
+        standard: whether the prior is N(0, I), whose lines are then drawn too.
+        bins: cells along each axis.
+    """
+    figure, axes, limit = _histogram("Aggregate posterior and the mixture fitted to it", numbers(z), bins)
+    if standard:
+        _draw_circles(axes, NEUTRAL)
+    _draw_outlines(axes, density, draws, limit, "the mixture")
+    legend_below(figure, axes.lines, columns=2)
+    return figure
+
+
+def _histogram(title: str, points: np.ndarray, bins: int) -> tuple[Figure, Axes, float]:
+    """Return a figure, its axes and their limit, with z (N, 2) as a 2-D histogram with a log colour scale."""
+    figure, (axes,) = titled_figure(title, (5.8, 5.6))
     style(axes, f"one z ~ q(z|x) for each of {len(points):,} test images", "$z_1$", "$z_2$")
     limit = max(3.0, 1.05 * float(np.abs(points).max()))
     cells = axes.hist2d(*points.T, bins=bins, range=[[-limit, limit]] * 2, norm=LogNorm(), cmin=1, cmap="viridis")
@@ -101,13 +132,8 @@ def latent_histogram(z: Array, *, prior: ShownPrior | None = None, bins: int = 1
     bar.ax.yaxis.set_major_formatter("{x:.0f}")
     bar.ax.yaxis.set_minor_locator(NullLocator())
     bar.ax.tick_params(labelsize=8, color="#999999", labelcolor=INK)
-    if prior is None:
-        _draw_circles(axes)
-    elif prior.density is not None:
-        _draw_outlines(axes, prior.density, prior.draws, limit)
     axes.set_aspect("equal")
-    legend_below(figure, axes.lines)
-    return figure
+    return figure, axes, limit
 
 
 def latent_marginals(z: Array, *, prior: ShownPrior | None = None, max_dims: int = 8) -> Figure:
@@ -152,16 +178,18 @@ def class_colors(count: int) -> np.ndarray:
     return to_rgba_array([PALETTE[place] for place in CLASS_ORDER[:count]])
 
 
-def _draw_circles(axes: Axes) -> None:
+def _draw_circles(axes: Axes, color: str = PALETTE[2]) -> None:
     angle = np.linspace(0, 2 * math.pi, 200)
     for mass, line in MASSES:
         radius = math.sqrt(-2 * math.log(1 - mass))  # P(|z| < r) = 1 - exp(-r^2 / 2) in the plane
         label = f"holds {mass:.0%} of N(0, I)"
-        axes.plot(radius * np.cos(angle), radius * np.sin(angle), line, color=PALETTE[2], linewidth=1.5, label=label)
+        axes.plot(radius * np.cos(angle), radius * np.sin(angle), line, color=color, linewidth=1.5, label=label)
 
 
-def _draw_outlines(axes: Axes, density: Callable[[np.ndarray], np.ndarray], draws: np.ndarray, limit: float) -> None:
-    """Draw the lines of equal density within which shares of the prior's draws lie."""
+def _draw_outlines(
+    axes: Axes, density: Callable[[np.ndarray], np.ndarray], draws: np.ndarray, limit: float, whose: str
+) -> None:
+    """Draw the lines of equal density within which shares of a distribution's draws lie."""
     at_draws = density(draws)
     ticks = np.linspace(-limit, limit, 200)
     points = np.stack(np.meshgrid(ticks, ticks), -1)
@@ -169,7 +197,7 @@ def _draw_outlines(axes: Axes, density: Callable[[np.ndarray], np.ndarray], draw
     for mass, line in MASSES:
         level = float(np.quantile(at_draws, 1 - mass))
         axes.contour(ticks, ticks, values, levels=[level], colors=PALETTE[2], linewidths=1.5, linestyles=line)
-        label = f"holds {mass:.0%} of the prior"
+        label = f"holds {mass:.0%} of {whose}"
         axes.plot([], [], line, color=PALETTE[2], linewidth=1.5, label=label)  # contours have no place in a legend
 
 

@@ -15,9 +15,11 @@ from vae.data.batches import to_unit_interval
 from vae.errors import Argument, ArgumentError
 from vae.evaluation import encoding, evaluating, visible
 from vae.evaluation.encoding import Codes
+from vae.evaluation.mixture.kept import Fitted, components_of, fitted
+from vae.model import VAE
 from vae.run.finished import Loader
 from vae.run.outputs import save_arrays, save_figure
-from vae.uses import repair
+from vae.uses import beside, repair
 from vae.uses.generation import slerp
 from vae.uses.inputs import Block, Images, missing_pixels, open_images
 from vae.uses.repair import Repaired
@@ -35,10 +37,17 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Sampled:
-    """New images (N, C, H, W) in [0, 1], and the files that hold them."""
+    """New images, and the files that hold them.
+
+    Attributes:
+        images: (N, C, H, W) in [0, 1].
+        files: an .npz and pictures.
+        mixture: that z was drawn from, in place of the model's prior; then the images are no samples of the model.
+    """
 
     images: Tensor
     files: Files
+    mixture: Fitted | None = None
 
 
 @dataclass(frozen=True)
@@ -107,7 +116,14 @@ def encode(
 
 
 def sample(
-    run: str | Path, *, count: int = 64, label: int | str | None = None, seed: int = 0, output: Path | None = None
+    run: str | Path,
+    *,
+    count: int = 64,
+    label: int | str | None = None,
+    prior: Literal["own", "gmm"] = "own",
+    components: int | None = None,
+    seed: int = 0,
+    output: Path | None = None,
 ) -> Sampled:
     """Return the means of p(x|z) for z drawn from the prior; written are samples.npz and samples.png.
 
@@ -115,11 +131,15 @@ def sample(
         run, seed, output: as `vae.uses` describes them.
         count: images.
         label: of a model that sees labels, the class of all images by its name or number; None: they take turns.
+        prior: `gmm` draws z from a mixture of normals that is fitted to codes of the training images, in place of p(z).
+            The fit is kept in the run's `uses/`; written are samples-gmm.npz, samples-gmm.png, which has samples of the
+            model beside them, and of two latent dimensions a picture of the mixture.
+        components: normals in the mixture; None: 10.
 
     Raises:
-        InputError: the run or the label cannot be used, or a file cannot be written.
+        InputError: the run, the label or the mixture cannot be used, or a file cannot be written.
     """
-    opened, labels = Loader().open(Path(run)), None
+    normals, opened, labels = components_of(prior, components), Loader().open(Path(run)), None
     model = opened.model
     if label is not None:
         if not model.sees_labels:
@@ -129,9 +149,13 @@ def sample(
             known = ", ".join(opened.data.class_names or [f"0 to {model.classes - 1}"])
             raise ArgumentError(Argument("label"), f" {label}: must be one of {known}")
         labels = torch.full((count,), number)
-    noise = randomness.normal(count, model.draw_dim, seed, "samples").to(next(model.parameters()))
-    with evaluating(model):
-        images = model.sample(noise=noise, labels=labels).float().clamp(0, 1)
+    mixture = None if normals is None else fitted(Path(run), opened, components=normals, seed=seed)
+    images = _samples(model, count, labels, seed, mixture)
+    if mixture is not None:
+        if output is None:
+            return Sampled(images, (), mixture)
+        own = _samples(model, count, labels, seed, None)
+        return Sampled(images, beside.save(output, images, own, opened, mixture), mixture)
     if output is None:
         return Sampled(images, ())
     arrays = save_arrays(output / "samples.npz", {"images": images.numpy()})
@@ -245,6 +269,14 @@ def denoise(
     done = repair.denoise(images.model, x, kind=noise, level=level, seed=seed, labels=labels)
     rows = {"original": x, "noisy": done.damaged, "denoised": done.repaired}
     return _with_picture(done, x, output, "denoising.png", "Noise taken away", rows)
+
+
+def _samples(model: VAE, count: int, labels: Tensor | None, seed: int, mixture: Fitted | None) -> Tensor:
+    """Return means of p(x|z), (count, C, H, W) in [0, 1], for z from the model's prior or from a mixture."""
+    prior = model.prior if mixture is None else mixture.prior
+    noise = randomness.normal(count, model.hierarchy.draw_dim(prior), seed, "samples").to(next(model.parameters()))
+    with evaluating(model):
+        return model.sample(noise=noise, labels=labels, prior=prior).float().clamp(0, 1)
 
 
 def _mean_image(images: Images) -> Tensor:

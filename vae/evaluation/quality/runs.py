@@ -12,14 +12,17 @@ from torch import Tensor
 from vae import figures
 from vae.assemble import reading_of
 from vae.data import randomness
+from vae.data.batches import to_unit_interval
 from vae.data.dataset import DataSet, Split
 from vae.data.sources import load
 from vae.errors import InputError
 from vae.evaluation import results_file, visible
+from vae.evaluation.mixture.kept import Fitted, components_of, fitted, must_suit
+from vae.evaluation.mixture.text import description, in_words
 from vae.evaluation.quality import text
 from vae.evaluation.quality.classifier import FEATURES
 from vae.evaluation.quality.measures import Seen, entropy, see
-from vae.evaluation.quality.samples import prior_samples
+from vae.evaluation.quality.samples import prior_samples, reconstructions
 from vae.evaluation.quality.shelf import CLASSIFIERS, Trained, classifier_for
 from vae.evaluation.results_file import Kept
 from vae.run.contents import QUALITY, USES
@@ -35,42 +38,84 @@ SHOWN = 10  # classes in the picture
 
 @dataclass(frozen=True)
 class RunWithClassifier:
-    """A run, the classifier of its data, and the real images that its samples are compared with."""
+    """A run, the classifier of its data, and the real images that its samples are compared with.
+
+    Attributes:
+        folder: of the run.
+        opened: the run.
+        trained: the classifier.
+        test, train: real images.
+        encoded: the test images as the encoder sees them.
+        draws: whether samples are drawn from p(x|z), and not its means.
+    """
 
     folder: Path
     opened: Opened
     trained: Trained
     test: Split
     train: Split
+    encoded: Split
     draws: bool
 
 
-def quality_lines(paths: Sequence[Path], *, count: int | None, seed: int, feed: str) -> Iterator[str]:
+@dataclass(frozen=True)
+class Looked:
+    """Images (N, C, H, W) in [0, 1], and how the classifier sees them."""
+
+    images: Tensor
+    seen: Seen
+
+
+@dataclass(frozen=True)
+class Real:
+    """Test images and as many training images, as the classifier sees them."""
+
+    test: Seen
+    train: Seen
+
+
+def quality_lines(
+    paths: Sequence[Path], *, count: int | None, seed: int, feed: str, prior: str = "own", components: int | None = None
+) -> Iterator[str]:
     """Measure the samples of runs, one after another, and yield the lines to print.
 
     Args:
         paths: run folders, or folders of runs.
         count: number of samples; None: 10,000, or that of the test images if it is smaller.
-        seed: of the samples.
+        seed: of the samples, and of a mixture.
         feed: `means` or `draws` of p(x|z).
+        prior: `own`, or `gmm` for images by a mixture of normals, fitted to the codes afterwards, beside the samples.
+        components: normals in the mixture; None: 10.
 
     Raises:
-        InputError: a run is not finished, its data have no labels, or `count` does not suit them.
+        InputError: a run is not finished, its data have no labels, or `count` or a mixture does not suit them.
     """
-    loader, found = Loader(), dict[Path, Kept]()
-    for folder in find(paths):
+    normals, loader, folders = components_of(prior, components), Loader(), find(paths)
+    if normals is not None:
+        for folder in folders:
+            must_suit(loader.open(folder), folder, normals)
+    found, by_mixture = dict[Path, Kept](), dict[Path, Kept]()
+    for folder in folders:
         run = _prepare(loader, folder, count, draws=feed == "draws")
-        protocol, started = _protocol(run, seed), time.perf_counter()
-        yield f"{folder}: {text.title(protocol)}"
-        samples, seen, results = _measure(run, seed)
-        made = {"seconds": time.perf_counter() - started, "versions": versions()}
-        found[folder] = Kept(protocol, results_file.checkpoint_of(folder), results, made)
-        results_file.keep(folder, found[folder], QUALITY)
-        yield from text.in_full(results)
-        yield f"  in {folder / QUALITY}"
-        yield f"  {_draw(run, samples, seen, text.note(protocol, results))}"
+        yield f"{folder}: {text.title(_protocol(run, seed))}"
+        mixture = None if normals is None else fitted(folder, run.opened, components=normals, seed=seed)
+        real = Real(*(see(run.trained.classifier, part.images) for part in (run.test, run.train)))
+        looked, found[folder] = _measure(run, seed, real)
+        picture = _draw(run, looked, real, text.note(found[folder].protocol, found[folder].results))
+        if mixture is None:
+            yield from text.in_full(found[folder].results)
+            yield f"  in {folder / QUALITY}"
+        else:
+            yield from in_words(mixture)
+            others, by_mixture[folder] = _measure_mixture(run, seed, real, mixture)
+            yield from text.side_by_side(found[folder].results, by_mixture[folder].results)
+            yield f"  in {folder / QUALITY}"
+            beside = {text.OWN: looked, **others}
+            note = text.note_of_both(found[folder], by_mixture[folder])
+            yield f"  {_draw_side_by_side(run, beside, real, note)}"
+        yield f"  {picture}"
     if len(found) > 1:
-        yield from text.table(found)
+        yield from text.table(found) if normals is None else text.table_of_both(found, by_mixture)
 
 
 def _suitable(count: int | None, whole: DataSet) -> int:
@@ -97,10 +142,15 @@ def _prepare(loader: Loader, folder: Path, count: int | None, *, draws: bool) ->
         seed = opened.config.run.seed
         real = whole.binarize_evaluation(seed).binarize_training(seed)
     test, train = (
-        part[randomness.permutation(len(part), 0, f"quality/{name}")[:chosen]]
-        for name, part in (("test", real.test), ("train", real.train))
+        part[_rows_of(name, len(part), chosen)] for name, part in (("test", real.test), ("train", real.train))
     )
-    return RunWithClassifier(folder, opened, trained, test, train, draws)
+    encoded = opened.data.test[_rows_of("test", len(opened.data.test), chosen)]
+    return RunWithClassifier(folder, opened, trained, test, train, encoded, draws)
+
+
+def _rows_of(name: str, available: int, count: int) -> Tensor:
+    """Return the images of a part that are looked at, (count,)."""
+    return randomness.permutation(available, 0, f"quality/{name}")[:count]
 
 
 def _protocol(run: RunWithClassifier, seed: int) -> dict[str, Any]:
@@ -118,40 +168,83 @@ def _protocol(run: RunWithClassifier, seed: int) -> dict[str, Any]:
     }
 
 
-def _measure(run: RunWithClassifier, seed: int) -> tuple[Tensor, dict[str, Seen], dict[str, Any]]:
-    """Return samples, their features and predictions with those of test images, and the results."""
-    classifier = run.trained.classifier
-    samples = prior_samples(run.opened.model, len(run.test), seed=seed, draws=run.draws)
-    if not bool(samples.isfinite().all()):
+def _measure(run: RunWithClassifier, seed: int, real: Real) -> tuple[Looked, Kept]:
+    """Return samples of the model, as the classifier sees them, and the results, which are kept."""
+    started = time.perf_counter()
+    looked = _look(run, prior_samples(run.opened.model, len(run.test), seed=seed, draws=run.draws))
+    return looked, _keep(run, _protocol(run, seed), _results(looked.seen, real), started)
+
+
+def _measure_mixture(run: RunWithClassifier, seed: int, real: Real, mixture: Fitted) -> tuple[dict[str, Looked], Kept]:
+    """Return images by a mixture and reconstructions, as the classifier sees them, and the results, which are kept."""
+    started, how = time.perf_counter(), {"seed": seed, "draws": run.draws}
+    looked = {
+        text.MIXTURE: _look(run, prior_samples(run.opened.model, len(run.test), **how, prior=mixture.prior)),
+        text.POSTERIOR: _look(run, reconstructions(run.opened.model, run.encoded, **how)),
+    }
+    protocol = _protocol(run, seed) | {"z": f"{description(mixture.protocol)}; not the model's p(z)"}
+    results = _results(looked[text.MIXTURE].seen, real)
+    results["reconstructions"] = _results(looked[text.POSTERIOR].seen, real)
+    results["mixture"] = {"file": None if mixture.file is None else f"{USES}/{mixture.file.name}", **mixture.results}
+    return looked, _keep(run, protocol, results, started)
+
+
+def _look(run: RunWithClassifier, images: Tensor) -> Looked:
+    if not bool(images.isfinite().all()):
         raise InputError(f"{run.folder}: its samples are not finite; train it again")
-    seen = {"samples": see(classifier, samples), "test images": see(classifier, run.test.images)}
-    own, real = seen["samples"], seen["test images"]
-    results = {
-        "classifier_frechet_distance": own.distance(real),
-        "classifier_frechet_distance_of_training_images": see(classifier, run.train.images).distance(real),
+    return Looked(images, see(run.trained.classifier, images))
+
+
+def _results(own: Seen, real: Real) -> dict[str, Any]:
+    """Return how images look beside real ones."""
+    test, train = real.test, real.train
+    return {
+        "classifier_frechet_distance": own.distance(test),
+        "classifier_frechet_distance_of_training_images": train.distance(test),
         "class_shares": own.shares.tolist(),
-        "class_shares_of_test_images": real.shares.tolist(),
+        "class_shares_of_test_images": test.shares.tolist(),
         "entropy_of_class_shares": entropy(own.shares).item(),
+        "entropy_of_class_shares_of_test_images": entropy(test.shares).item(),
         "mean_entropy": own.entropies.mean().item(),
-        "mean_entropy_of_test_images": real.entropies.mean().item(),
+        "mean_entropy_of_test_images": test.entropies.mean().item(),
         "uncertain_share": (own.entropies > text.UNCERTAIN).double().mean().item(),
-        "uncertain_share_of_test_images": (real.entropies > text.UNCERTAIN).double().mean().item(),
+        "uncertain_share_of_test_images": (test.entropies > text.UNCERTAIN).double().mean().item(),
         "highest_entropy": entropy(own.shares.new_full((len(own.shares),), 1 / len(own.shares))).item(),
     }
-    return samples, seen, results
 
 
-def _draw(run: RunWithClassifier, samples: Tensor, seen: Mapping[str, Seen], note: str) -> Path:
-    """Draw classes, entropies and some samples, and return the picture's path."""
+def _keep(run: RunWithClassifier, protocol: dict[str, Any], results: dict[str, Any], started: float) -> Kept:
+    """Add results to the run's quality.json, and return them."""
+    made = {"seconds": time.perf_counter() - started, "versions": versions()}
+    kept = Kept(protocol, results_file.checkpoint_of(run.folder), results, made)
+    results_file.keep(run.folder, kept, QUALITY)
+    return kept
+
+
+def _draw(run: RunWithClassifier, samples: Looked, real: Real, note: str) -> Path:
+    """Draw classes, entropies and some samples of the model, and return the picture's path."""
+    seen = {"samples": samples.seen, "test images": real.test}
+    return _save(run, "quality.png", seen, _rows(samples.images, samples.seen), note)
+
+
+def _draw_side_by_side(run: RunWithClassifier, looked: Mapping[str, Looked], real: Real, note: str) -> Path:
+    """Draw classes, entropies and some of each kind of images, and return the picture's path."""
+    seen = {name: looked[name].seen for name in (text.OWN, text.MIXTURE)} | {"test images": real.test}
+    rows = {name: each.images[:SHOWN] for name, each in looked.items()}
+    rows["test images"] = to_unit_interval(run.test.images[:SHOWN], torch.float32)
+    return _save(run, "quality-gmm.png", seen, {name: visible(images) for name, images in rows.items()}, note)
+
+
+def _save(run: RunWithClassifier, name: str, seen: Mapping[str, Seen], rows: Mapping[str, Tensor], note: str) -> Path:
     data = run.opened.data
     figure = figures.sample_quality(
         {name: each.shares for name, each in seen.items()},
         {name: each.entropies for name, each in seen.items()},
-        _rows(samples, seen["samples"]),
+        rows,
         class_names=data.class_names or [str(label) for label in range(data.classes)],
         note=note,
     )
-    return save_figure(run.folder / USES / "quality.png", figure)
+    return save_figure(run.folder / USES / name, figure)
 
 
 def _rows(samples: Tensor, seen: Seen) -> dict[str, Tensor]:

@@ -3,12 +3,12 @@
 from vae.families.priors.base import Given, Prior
 from vae.families.priors.codes import AutoregressiveCodes, UniformCodes
 from vae.families.priors.flow import Flow
-from vae.families.priors.mixture import GaussianMixture, VampPrior
+from vae.families.priors.mixture import FittedMixture, GaussianMixture, VampPrior
 from vae.families.priors.normal import ClassNormal, StandardNormal
 
 __all__ = [
-    "PRIORS", "AutoregressiveCodes", "ClassNormal", "Flow", "GaussianMixture", "Given", "Prior", "StandardNormal",
-    "UniformCodes", "VampPrior",
+    "PRIORS", "AutoregressiveCodes", "ClassNormal", "FittedMixture", "Flow", "GaussianMixture", "Given", "Prior",
+    "StandardNormal", "UniformCodes", "VampPrior",
 ]  # fmt: skip
 
 PRIORS: dict[str, type[Prior]] = {

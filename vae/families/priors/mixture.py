@@ -1,4 +1,4 @@
-"""Mixtures: of learned normals, and of q(z|u) at learned pseudo-inputs u."""
+"""Mixtures: of learned normals, of q(z|u) at learned pseudo-inputs u, and of normals fitted once a model is trained."""
 
 from collections.abc import Iterator
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.distributions import Categorical, Distribution, MixtureSameFamily
+from torch.distributions import Categorical, Distribution, MixtureSameFamily, MultivariateNormal
 
 from vae.config import Config
 from vae.families.distributions import DiagonalGaussian, from_noise
@@ -24,10 +24,15 @@ class _Mixture(Prior):
     def transform(self, p: Distribution, noise: Tensor) -> Tensor:
         """Return z (..., D) from noise (..., D + 1)."""
         assert isinstance(p, MixtureSameFamily)
-        ends = p.mixture_distribution.probs.cumsum(-1)[:-1]  # the last one is 1, but for rounding
-        chosen = (torch.special.ndtr(noise[..., -1:]) > ends).sum(-1)
+        chosen = _component(p, noise)
         of_each = from_noise(p.component_distribution, noise[..., None, :-1])  # (..., components, D)
         return of_each.take_along_dim(chosen[..., None, None], -2).squeeze(-2)
+
+
+def _component(p: MixtureSameFamily, noise: Tensor) -> Tensor:
+    """Return the component that the last number of the noise (..., D + 1) picks, (...)."""
+    ends = p.mixture_distribution.probs.cumsum(-1)[..., :-1]  # the last one is 1, but for rounding
+    return (torch.special.ndtr(noise[..., -1:]) > ends).sum(-1)
 
 
 class GaussianMixture(_Mixture):
@@ -90,3 +95,56 @@ class VampPrior(_Mixture):
         q = given.encode(self.raw.sigmoid())
         weights = Categorical(logits=given.like.new_zeros(len(self.raw)), validate_args=False)
         return MixtureSameFamily(weights, q, validate_args=False)
+
+
+class FittedMixture(_Mixture):
+    """sum_k w_k N(mean_k, S_k), fitted to the codes of a trained model; of a model that sees labels, one for each y.
+
+    It takes the place of p(z) where images are made. It is no part of the model, so no table has it.
+
+    Args:
+        sizes: of the model; `latent_dim` is that of the highest stochastic layer.
+        weights: (K,), or (C, K) for C classes, float64.
+        means: (K, D) or (C, K, D), float64.
+        covariances: (K, D, D) or (C, K, D, D), float64.
+    """
+
+    def __init__(self, sizes: Sizes, weights: Tensor, means: Tensor, covariances: Tensor):
+        super().__init__(sizes)
+        self.sizes, self.needs_labels = sizes, weights.dim() == 2
+        self.weights, self.means, self.triangles = weights, means, torch.linalg.cholesky(covariances)
+
+    def over_classes(self, shares: Tensor) -> "FittedMixture":
+        """Return the one mixture of C K normals that the mixtures of all classes make, for their shares (C,)."""
+        numbers = (self.means, self.triangles @ self.triangles.mT)
+        weights = (shares.double()[:, None] * self.weights).flatten()
+        return FittedMixture(self.sizes, weights, *(each.flatten(0, 1) for each in numbers))
+
+    def forward(self, given: Given) -> MixtureSameFamily:
+        """Return the mixture, or for the labels (B,) that are given one for each, in the precision of `given.like`."""
+        return self._mixture(given.like, given.labels)
+
+    def log_prob(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return the log-density, (B,), nats, of z (B, D), and where there are classes their labels (B,)."""
+        return self._mixture(z, labels).log_prob(z)
+
+    def _mixture(self, like: Tensor, labels: Tensor | None) -> MixtureSameFamily:
+        parts = [self.weights, self.means, self.triangles]
+        if self.needs_labels:
+            assert labels is not None
+            parts = [part[labels.to(part.device)] for part in parts]
+        weights, means, triangles = (part.to(like) for part in parts)
+        normals = MultivariateNormal(means, scale_tril=triangles, validate_args=False)
+        return MixtureSameFamily(Categorical(weights, validate_args=False), normals, validate_args=False)
+
+    def transform(self, p: Distribution, noise: Tensor) -> Tensor:
+        """Return z (B, D) from noise (B, D + 1).
+
+        Each z is made by its own component alone: all of them would take (B, K, D, D) numbers.
+        """
+        assert isinstance(p, MixtureSameFamily)
+        normals, chosen = p.component_distribution, _component(p, noise)
+        assert isinstance(normals, MultivariateNormal)
+        at = (torch.arange(len(noise), device=noise.device), chosen) if self.needs_labels else (chosen,)
+        own = MultivariateNormal(normals.loc[at], scale_tril=normals.scale_tril[at], validate_args=False)
+        return from_noise(own, noise[:, :-1])
