@@ -14,6 +14,7 @@ QUALITY = "quality.json"  # kept by `python -m vae quality`
 DISENTANGLEMENT = "disentanglement.json"  # kept by `python -m vae disentangle`
 CHECKPOINTS, FIGURES, MODEL, TENSORBOARD = "checkpoints", "figures", "model", "tensorboard"
 USES = "uses"  # pictures and files of the commands that use a run
+EXPORT, MANIFEST = "export", "manifest.json"  # programs of `python -m vae export`, and what is said of them
 LOCK, LOGS = ".lock", "logs"
 HINT = "give a folder that train_ddp.py wrote, e.g. runs/mnist"
 NUMBERS = {  # what a row of each split must hold

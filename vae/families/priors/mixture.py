@@ -27,7 +27,9 @@ class _Mixture(Prior):
         ends = p.mixture_distribution.probs.cumsum(-1)[:-1]  # the last one is 1, but for rounding
         chosen = (torch.special.ndtr(noise[..., -1:]) > ends).sum(-1)
         of_each = from_noise(p.component_distribution, noise[..., None, :-1])  # (..., components, D)
-        return of_each.take_along_dim(chosen[..., None, None], -2).squeeze(-2)
+        # `take_along_dim` would tie an exported program to the size of its example's batch
+        of_one = chosen[..., None, None].expand(*chosen.shape, 1, of_each.shape[-1])
+        return of_each.gather(-2, of_one).squeeze(-2)
 
 
 class GaussianMixture(_Mixture):
