@@ -27,6 +27,8 @@ COMMANDS = (
     "interpolate",
     "impute",
     "denoise",
+    "card",
+    "export",
     "disentangle",
     "shapes",
 )

@@ -10,7 +10,7 @@ import json
 import pickle
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ from safetensors.torch import load_file
 
 from vae.errors import InputError
 from vae.files import PARTIAL, sync
-from vae.model import VAE
+from vae.model import CARD, VAE, WEIGHTS
 
-MANIFEST, STATE, WEIGHTS, MODEL = "manifest.json", "state.pt", "model.safetensors", "config.json"
+MANIFEST, STATE, MODEL = "manifest.json", "state.pt", "config.json"
 
 
 def name_of(step: int) -> str:
@@ -64,10 +64,15 @@ def save(folder: Path, step: int, model: VAE, state: dict[str, Any], keep: Itera
     return final
 
 
-def save_model(folder: Path, model: VAE) -> None:
-    """Write `model` for `VAE.from_pretrained(folder)`, in place of the folder's old contents (main process only)."""
+def save_model(folder: Path, model: VAE, *, beside: Mapping[str, bytes] | None = None) -> None:
+    """Write `model` for `VAE.from_pretrained(folder)`, in place of the folder's old contents (main process only).
+
+    `beside` are the contents of other files by name: the model's card, and the picture in it.
+    """
     partial = folder.with_name(PARTIAL + folder.name)
     _write_model(partial, model)
+    for name, content in (beside or {}).items():
+        (partial / name).write_bytes(content)
     _move_into_place(partial, folder)
 
 
@@ -141,12 +146,12 @@ def load_weights(path: Path, model: VAE) -> None:
 def _write_model(folder: Path, model: VAE) -> None:
     shutil.rmtree(folder, ignore_errors=True)  # left by a crash
     folder.mkdir(parents=True)
-    (folder / "README.md").touch()  # else the hub mixin writes its model card
+    (folder / CARD).touch()  # else the hub mixin writes its model card
     try:
         model.save_pretrained(folder)
     except SafetensorError as error:
         raise OSError(str(error)) from None
-    (folder / "README.md").unlink()
+    (folder / CARD).unlink()
     (folder / WEIGHTS).chmod((folder / MODEL).stat().st_mode)  # safetensors leaves it to the owner alone
 
 

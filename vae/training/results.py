@@ -20,6 +20,7 @@ from vae.run import checkpoint
 from vae.run.contents import MODEL, SUMMARY
 from vae.run.state import RunState
 from vae.run.versions import versions
+from vae.sharing.card import card_files
 from vae.training.saving import SaveError
 from vae.training.tracking import Tracker
 
@@ -99,7 +100,7 @@ def write_results(
         SaveError: something could not be written.
     """
     try:
-        checkpoint.save_model(folder / MODEL, vae)
+        checkpoint.save_model(folder / MODEL, vae, beside=_card(folder, config, summary, vae, data, tracker))
         measures = kept(folder, lambda: measure_latents(vae, data.test, seed=config.run.seed))
         tracker.log_results(summary["test"], measures.active, step=summary["steps"])
         tracker.log_embedding(*embedding(vae, data), step=summary["steps"])
@@ -110,6 +111,16 @@ def write_results(
         raise SaveError(
             f"{folder}: results not written ({error}); make room, then run the same command again"
         ) from None
+
+
+def _card(
+    folder: Path, config: Config, summary: dict[str, Any], vae: VAE, data: DataSet, tracker: Tracker
+) -> dict[str, bytes]:
+    try:
+        return card_files(folder.resolve().name, config, summary, vae, data)
+    except Exception as error:  # as for the pictures
+        tracker.warn(f"model card not written ({error}); again: python -m vae card {folder}")
+        return {}
 
 
 def _draw(folder: Path, measures: LatentMeasures, tracker: Tracker, draw: Callable[[LatentMeasures], object]) -> None:
