@@ -28,6 +28,8 @@ COMMANDS = (
     "interpolate",
     "impute",
     "denoise",
+    "card",
+    "export",
     "disentangle",
     "shapes",
 )

@@ -1,10 +1,13 @@
 """The VAE: puts an encoder, a posterior, a prior, a decoder and a likelihood together."""
 
 import contextlib
+import filecmp
+import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -24,6 +27,8 @@ from vae.families.priors import PRIORS, Given, Prior
 from vae.networks import DECODERS, ENCODERS, Decoder, Sizes
 
 LatentPath = Callable[[Tensor, Tensor, Tensor], Tensor]
+CARD, PICTURE = "README.md", "samples.png"  # of a model's folder: its card, and the picture in it
+WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,8 @@ class VAEOutput:
 class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variational-autoencoder"]):
     """A variational autoencoder (Kingma & Welling 2014), described by plain data so that it can be saved and loaded.
 
-    `VAE.from_pretrained(folder)` loads the files of `save_pretrained(folder)`: safetensors and a `config.json`.
+    `VAE.from_pretrained(folder)` loads the files of `save_pretrained(folder)`: safetensors and a `config.json`. A model
+    card that stands beside them is saved or pushed with the same weights, and not with others.
 
     Args:
         image_shape: (C, H, W).
@@ -72,6 +78,8 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
         needs_labels: whether labels must be given with images too: the model sees them, and does not infer them.
         most_at_once: images in one pass of an evaluation; 0: as many as evaluations take by themselves.
     """
+
+    _loaded_from: Path | None = None
 
     def __init__(
         self,
@@ -145,7 +153,21 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
             warnings.warn(sentence, PluginWarning, stacklevel=3)
         # the hook's signature is the mixin's own and changes with its version: passed on as it comes
         with contextlib.redirect_stdout(None):
-            return super()._from_pretrained(**{**location, "strict": True})
+            model = super()._from_pretrained(**{**location, "strict": True})
+        folder = Path(location["model_id"])
+        model._loaded_from = folder if folder.is_dir() else None
+        return model
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """Save as the mixin does, with the card of the same weights in place of the mixin's own."""
+        super()._save_pretrained(save_directory)
+        origin = self._loaded_from
+        if origin is None or (save_directory / CARD).exists() or not (origin / CARD).is_file():
+            return
+        if filecmp.cmp(origin / WEIGHTS, save_directory / WEIGHTS, shallow=False):
+            for name in (CARD, PICTURE):
+                if (origin / name).is_file():
+                    shutil.copyfile(origin / name, save_directory / name)
 
     def forward(self, x: Tensor, noise: Tensor | None = None, labels: Tensor | None = None) -> VAEOutput:
         """Encode, draw z ~ q(z|x), decode.

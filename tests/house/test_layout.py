@@ -13,7 +13,7 @@ import pytest
 from tests.helpers import ROOT
 
 LAYERS = (  # each imports of its own layer and of those above it in this list
-    ("errors", "compat", "files", "components", "canvas", "bars"),
+    ("errors", "compat", "files", "components", "canvas", "bars", "markdown"),
     ("networks", "data", "figures", "schedules"),
     ("families", "config", "distributed", "plugins"),
     ("model",),
@@ -22,6 +22,7 @@ LAYERS = (  # each imports of its own layer and of those above it in this list
     ("assemble",),
     ("run",),
     ("evaluation", "doctor"),
+    ("sharing",),
     ("training", "uses"),
     ("report",),
     ("sweep",),

@@ -23,9 +23,10 @@ from vae.data.dataset import Split
 from vae.errors import InputError
 from vae.evaluation.latents_file import measure
 from vae.families.likelihoods import Bernoulli
+from vae.markdown import escape_markdown
 from vae.model import VAE
 from vae.report import comparison, explorer, writing
-from vae.report.rendering import escape_markdown, sentence
+from vae.report.rendering import sentence
 from vae.report.table import result_tables
 from vae.run.finished import Loader
 from vae.run.settings import Run, Setting, Spread, compare, find, number, read, seconds, short, word

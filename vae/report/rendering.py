@@ -11,9 +11,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from vae.markdown import escape_markdown
 from vae.run.settings import seconds, whole
-
-MARKDOWN_SIGNS = "\\`*_[]<>|#"
 
 
 def render(template: str, **facts: Any) -> str:
@@ -24,12 +23,6 @@ def render(template: str, **facts: Any) -> str:
 def sentence(macro: str, **facts: Any) -> str:
     """Return plain text on one line: the macro of `templates/sentences.txt` with this name, filled in."""
     return " ".join(getattr(_sentences(), macro)(**facts).split())
-
-
-def escape_markdown(text: str) -> str:
-    """Return text that Markdown shows as it is, in a table's cell or a line."""
-    escaped = "".join(f"\\{character}" if character in MARKDOWN_SIGNS else character for character in text)
-    return " ".join(escaped.split())
 
 
 @cache

@@ -11,7 +11,7 @@ import json
 import pickle
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,9 @@ from safetensors.torch import load_file
 
 from vae.errors import InputError
 from vae.files import PARTIAL, sync
-from vae.model import VAE
+from vae.model import CARD, VAE, WEIGHTS
 
-MANIFEST, STATE, WEIGHTS, MODEL = "manifest.json", "state.pt", "model.safetensors", "config.json"
+MANIFEST, STATE, MODEL = "manifest.json", "state.pt", "config.json"
 RAW = "raw"  # in a model's folder
 
 
@@ -76,13 +76,19 @@ def save(
     return final
 
 
-def save_model(folder: Path, model: VAE, raw: VAE | None = None) -> None:
+def save_model(folder: Path, model: VAE, raw: VAE | None = None, *, beside: Mapping[str, bytes] | None = None) -> None:
     """Write `model` for `VAE.from_pretrained(folder)`, in place of the folder's old contents (main process only).
 
-    If the weights of `model` are averages, `raw` has its raw ones; `from_pretrained(folder / RAW)` loads it.
+    Args:
+        folder: the model's.
+        model: as it is reported.
+        raw: if the weights of `model` are averages, has its raw ones; `from_pretrained(folder / RAW)` loads it.
+        beside: contents of other files by name: the model's card, and the picture in it.
     """
     partial = folder.with_name(PARTIAL + folder.name)
     _write_model(partial, model, raw)
+    for name, content in (beside or {}).items():
+        (partial / name).write_bytes(content)
     _move_into_place(partial, folder)
 
 
@@ -156,12 +162,12 @@ def load_weights(path: Path, model: VAE) -> None:
 def _write_model(folder: Path, model: VAE, raw: VAE | None = None) -> None:
     shutil.rmtree(folder, ignore_errors=True)  # left by a crash
     folder.mkdir(parents=True)
-    (folder / "README.md").touch()  # else the hub mixin writes its model card
+    (folder / CARD).touch()  # else the hub mixin writes its model card
     try:
         model.save_pretrained(folder)
     except SafetensorError as error:
         raise OSError(str(error)) from None
-    (folder / "README.md").unlink()
+    (folder / CARD).unlink()
     (folder / WEIGHTS).chmod((folder / MODEL).stat().st_mode)  # safetensors leaves it to the owner alone
     if raw is not None:
         _write_model(folder / RAW, raw)

@@ -19,6 +19,7 @@ CHECKPOINTS, FIGURES, MODEL, TENSORBOARD = "checkpoints", "figures", "model", "t
 PLUGINS, PLUGINS_FILE = "plugins", "plugins.json"  # copies of the plugins that a run needs, and which these are
 USES = "uses"  # pictures and files of the commands that use a run
 TRACKERS = "trackers"  # what a run remembers of its trackers, to continue them
+EXPORT, MANIFEST = "export", "manifest.json"  # programs of `python -m vae export`, and what is said of them
 LOCK, LOGS = ".lock", "logs"
 HINT = "give a folder that train_ddp.py wrote, e.g. runs/mnist"
 NUMBERS = {  # what a row of each split must hold

@@ -22,6 +22,7 @@ from vae.run import checkpoint
 from vae.run.contents import MODEL, SUMMARY
 from vae.run.state import RunState
 from vae.run.versions import versions
+from vae.sharing.card import card_files
 from vae.training.saving import SaveError
 from vae.training.tracking import Tracker
 
@@ -112,7 +113,8 @@ def write_results(
         SaveError: something could not be written.
     """
     try:
-        checkpoint.save_model(folder / MODEL, vae, raw)
+        beside = _card(folder, config, summary, vae, data, tracker)
+        checkpoint.save_model(folder / MODEL, vae, raw, beside=beside)
         measures = kept(folder, lambda: measure_latents(vae, data.test, seed=config.run.seed))
         tracker.log_results(summary["test"], measures.active, step=summary["steps"])
         tracker.log_embedding(*embedding(vae, data), step=summary["steps"])
@@ -123,6 +125,16 @@ def write_results(
         raise SaveError(
             f"{folder}: results not written ({error}); make room, then run the same command again"
         ) from None
+
+
+def _card(
+    folder: Path, config: Config, summary: dict[str, Any], vae: VAE, data: DataSet, tracker: Tracker
+) -> dict[str, bytes]:
+    try:
+        return card_files(folder.resolve().name, config, summary, vae, data)
+    except Exception as error:  # as for the pictures
+        tracker.warn(f"model card not written ({error}); again: python -m vae card {folder}")
+        return {}
 
 
 def _draw(

@@ -26,7 +26,9 @@ class _Mixture(Prior):
         assert isinstance(p, MixtureSameFamily)
         chosen = _component(p, noise)
         of_each = from_noise(p.component_distribution, noise[..., None, :-1])  # (..., components, D)
-        return of_each.take_along_dim(chosen[..., None, None], -2).squeeze(-2)
+        # `take_along_dim` would tie an exported program to the size of its example's batch
+        of_one = chosen[..., None, None].expand(*chosen.shape, 1, of_each.shape[-1])
+        return of_each.gather(-2, of_one).squeeze(-2)
 
 
 def _component(p: MixtureSameFamily, noise: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""What is needed to give a trained model away: its card, and programs that run without this package."""
