@@ -108,7 +108,7 @@ def test_the_order_of_channels_is_asked_for_where_it_cannot_be_told(tmp_path: Pa
 
 @pytest.mark.parametrize(("C", "H", "W"), list(itertools.product([1, 2, 3, 4, 5], [3, 9], [1, 2, 3, 4, 5])))
 def test_channels_are_the_axis_of_1_3_or_4_if_the_other_one_has_another_length(C: int, H: int, W: int) -> None:
-    shape, colours = (5, C, H, W), {1, 3, 4}
+    shape, colours = (6, C, H, W), {1, 3, 4}
     assert layout_of(shape, "first", "x").image_shape == (C, H, W)
     assert layout_of(shape, "last", "x").image_shape == (W, C, H)
     if (C in colours) == (W in colours):
@@ -116,6 +116,15 @@ def test_channels_are_the_axis_of_1_3_or_4_if_the_other_one_has_another_length(C
             layout_of(shape, "auto", "x")
     else:
         assert layout_of(shape, "auto", "x").image_shape == ((C, H, W) if C in colours else (W, C, H))
+
+
+def test_channels_of_another_number_are_those_beside_a_square() -> None:
+    assert layout_of((6, 2, 9, 9), "auto", "x").image_shape == (2, 9, 9)
+    assert layout_of((6, 9, 9, 2), "auto", "x").image_shape == (2, 9, 9)
+    assert layout_of((6, 9, 9, 2), "first", "x").image_shape == (9, 9, 2)
+    for shape in ((6, 9, 9, 9), (6, 2, 9, 8)):
+        with pytest.raises(InputError, match=r"data\.channels=first"):
+            layout_of(shape, "auto", "x")
 
 
 @pytest.mark.parametrize("shape", [(COUNT, 700), (COUNT, 49), (5, 1, 8, 8, 8), (COUNT,), (1, 8, 8), (5, 0, 8), ()])
