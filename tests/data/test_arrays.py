@@ -129,7 +129,9 @@ def test_channels_of_another_number_are_those_beside_a_square() -> None:
 
 @pytest.mark.parametrize("shape", [(COUNT, 700), (COUNT, 49), (5, 1, 8, 8, 8), (COUNT,), (1, 8, 8), (5, 0, 8), ()])
 def test_what_are_no_images_is_refused_with_the_shape(shape: tuple[int, ...], tmp_path: Path) -> None:
-    assert f"`images` has shape {shape}; must be (N, H, W)" in refusal(tmp_path, images=np.zeros(shape))
+    assert f"`images` has shape {shape}; must be (N, H, W)" in refusal(
+        tmp_path, images=np.zeros(shape), y=np.zeros(shape[:1])
+    )
 
 
 # --- pixels -----------------------------------------------------------------------------------------------------------
