@@ -414,14 +414,17 @@ def test_labels_of_another_length_are_refused(shape: tuple[int, ...], tmp_path: 
 def test_other_data_are_numbered_by_the_names_of_classes(tmp_path: Path) -> None:
     data = read(tmp_path, images=GREY, labels=WORDS[1:][CLASS % 2])
     assert data.class_names == ["dog", "eel"]
-    changed = data.numbered_as(["cat", "dog", "eel"])
+    more, fewer = (
+        read(tmp_path, images=GREY, labels=WORDS[kinds][CLASS % len(kinds)]) for kinds in ([0, 1, 2], [0, 2])
+    )
+    changed = data.numbered_as(more)
     for before, after in ((data.train.labels, changed.train.labels), (data.test.labels, changed.test.labels)):
         assert before is not None
         assert after is not None
         assert torch.equal(after, before + 1)
-    with pytest.raises(InputError, match="its class 'dog' is none of cat, eel"):
-        data.numbered_as(["cat", "eel"])
-    hidden = read(tmp_path, images=GREY, labels=CLASS - 1).numbered_as(["1", "0"])
+    with pytest.raises(InputError, match="its class 'dog' is none of x's: cat, eel"):
+        data.numbered_as(fewer)
+    hidden = read(tmp_path, images=GREY, labels=CLASS - 1).numbered_as(read(tmp_path, images=GREY, labels=CLASS))
     assert hidden.train.labels is not None
     assert hidden.train.labels.unique().tolist() == [HIDDEN, 0, 1]
 
