@@ -337,6 +337,14 @@ def test_nothing_but_the_command_line_runs_a_plugin(
     assert not (tmp_path / "pwned").exists()
 
 
+@pytest.mark.parametrize("folder", ["file/run", "x" * 300])
+def test_a_folder_that_cannot_hold_a_run_is_refused_as_ever(folder: str, job: Job, small: Path) -> None:
+    Path("file").touch()
+    refused = job(f"data.name={small}", f"run.dir={folder}")
+    assert refused.code == 2
+    assert refused.line.startswith(f"train_ddp.py: {folder}: cannot be written: "), refused.line
+
+
 # --- several processes, signals, sweeps -------------------------------------------------------------------------------
 
 
