@@ -25,6 +25,8 @@ from vae.config.help import _tables
 from vae.distributed.signals import StopRequest
 from vae.errors import InputError, PluginWarning
 from vae.model import VAE
+from vae.plugins import loading
+from vae.plugins.tables import TABLES, base_of, problems, table_of
 from vae.sweep import load as load_sweep
 from vae.sweep.runner import Runner
 
@@ -41,13 +43,13 @@ FEW_STEPS = ("train.max_steps=4", "train.log_every=2", "objective.beta=1")
 @pytest.fixture(autouse=True)
 def forget() -> Iterator[Callable[[], None]]:
     """Give a function after which no plugin has been loaded; it is called when a test ends."""
-    tables = {name: plugins._table(name) for name in plugins.TABLES}
+    tables = {name: table_of(name) for name in TABLES}
     before, search = {name: dict(table) for name, table in tables.items()}, list(sys.path)
 
     def forget() -> None:
         for plugin in plugins.loaded():
             del sys.modules[plugin.path.stem]
-        plugins._loaded.clear()
+        loading._loaded.clear()
         sys.path[:] = search
         for name, table in tables.items():
             table.clear()
@@ -72,20 +74,20 @@ def written(path: Path, code: str) -> Path:
 
 
 def tables() -> dict[str, dict[str, Any]]:
-    return {name: dict(plugins._table(name)) for name in plugins.TABLES}
+    return {name: dict(table_of(name)) for name in TABLES}
 
 
 # --- loading ----------------------------------------------------------------------------------------------------------
 
 
 def test_every_table_that_a_configuration_names_takes_plugins_and_every_piece_passes_its_checks() -> None:
-    known = [plugins._table(name) for name in plugins.TABLES]
+    known = [table_of(name) for name in TABLES]
     assert all(any(table is other for other in known) for _, table in _tables())
-    for name in plugins.TABLES:
-        table = plugins._table(name)
+    for name in TABLES:
+        table = table_of(name)
         first = next(iter(table.values()))
-        assert [p for key, piece in table.items() for p in plugins._problems(name, key, piece, first)] == []
-        assert (plugins._base(name) is None) == (name == "SOURCES")
+        assert [p for key, piece in table.items() for p in problems(name, key, piece, first)] == []
+        assert (base_of(name) is None) == (name == "SOURCES")
 
 
 def test_the_pieces_of_a_plugin_are_listed_and_checked_like_any_other(
@@ -335,6 +337,14 @@ def test_nothing_but_the_command_line_runs_a_plugin(
     sweep = written(Path("s.yaml"), f"plugin: {bad}\nseeds: 2\n")
     assert "plugin: there is no such key" in refused_line(capsys, "sweep", str(sweep), "--list")
     assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize("folder", ["file/run", "x" * 300])
+def test_a_folder_that_cannot_hold_a_run_is_refused_as_ever(folder: str, job: Job, small: Path) -> None:
+    Path("file").touch()
+    refused = job(f"data.name={small}", f"run.dir={folder}")
+    assert refused.code == 2
+    assert refused.line.startswith(f"train_ddp.py: {folder}: cannot be written: "), refused.line
 
 
 # --- several processes, signals, sweeps -------------------------------------------------------------------------------

@@ -34,9 +34,11 @@ def check(folder: Path) -> list[str]:
     """
     try:
         needs = json.loads((folder / PLUGINS_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except PermissionError as error:
+        raise InputError(f"{folder / PLUGINS_FILE}: cannot be read: {error.strerror}") from None
+    except OSError:  # there is none, or no folder of this name can be: then there is no run
         return []
-    except (OSError, ValueError):
+    except ValueError:
         raise InputError(f"{folder / PLUGINS_FILE}: cannot be read; restore it") from None
     return plugins.check(needs, str(folder), lambda need: str(_file_of(need, needs, folder)))
 
