@@ -29,7 +29,7 @@ from vae.training.sinks.worker import Worker
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-SECONDS_TO_OPEN, SECONDS_TO_CLOSE = 40.0, 60.0
+SECONDS_TO_OPEN, SECONDS_TO_CLOSE = 90.0, 60.0
 SECONDS_TO_ANSWER = 20.0  # of a tracker's server, at the start
 LONGEST = 200  # of a library's message
 ROOM = 40  # for the digits that are still to come
