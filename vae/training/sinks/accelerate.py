@@ -33,7 +33,7 @@ SECONDS_TO_OPEN, SECONDS_TO_CLOSE = 90.0, 60.0
 SECONDS_TO_ANSWER = 20.0  # of a tracker's server, at the start
 LONGEST = 200  # of a library's message
 ROOM = 40  # for the digits that are still to come
-NOTHING = (-1, 0)  # the record before the first one
+NOTHING: tuple[int, int] = (-1, 0)  # the record before the first one
 
 Project = Annotated[
     str,
@@ -250,9 +250,8 @@ class Accelerated(Sink):
         if at[0] != self._given[0]:
             self._complete = self._given
         self._given = at
-        if self._worker.idle:
+        if not self.lag or self._worker.idle:
             time.sleep(self.lag)  # meanwhile records wait, and are given together
-        if self._worker.idle or not self.lag:
             self.memory.note(self._complete if self.keeps_last_step else at)
 
     def _end(self) -> None:
