@@ -56,7 +56,7 @@ class Memory:
         self.forget()
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # none yet, or torn by a loss of power
             known = json.loads(file.read_text())
-            if known["project"] == project:
+            if known["project"] == project and known["identity"]:
                 self.last = (int(known["step"]), int(known["record"]))
                 self.identity = str(known["identity"])
 

@@ -47,11 +47,11 @@ class WandB(Accelerated):
         return {"run_name": self.project, **where, "settings": settings}
 
     def _identity(self) -> str:
-        return self.tracker.run.id
+        return "" if self.tracker.run.disabled else self.tracker.run.id
 
     def _place(self) -> str:
         run = self.tracker.run
-        return run.url or f"wandb sync {Path(run.settings.sync_dir)} uploads it"
+        return "" if run.disabled else run.url or f"wandb sync {Path(run.settings.sync_dir)} uploads it"
 
     def _last(self) -> tuple[int, int]:
         run = self.tracker.run
