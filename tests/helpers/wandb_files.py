@@ -26,7 +26,7 @@ def records(file: Path) -> Iterator[Any]:
         parts += data[at + HEADER : at + HEADER + length]
         at += HEADER + length
         if kind in LAST_CHUNKS:
-            record: Any = wandb_internal_pb2.Record()
+            record: Any = wandb_internal_pb2.Record()  # pyright: ignore[reportAttributeAccessIssue] (generated)
             record.ParseFromString(parts)
             parts = b""
             yield record

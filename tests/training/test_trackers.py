@@ -72,7 +72,9 @@ def picture_in_tensorboard(folder: Path, tag: str, step: int) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(encoded)))
 
 
-def test_wandb_and_mlflow_hold_a_killed_and_continued_run_once(tmp_path: Path, small: Path) -> None:
+def test_wandb_and_mlflow_hold_a_killed_and_continued_run_once(
+    tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, store = tmp_path / "run", tmp_path / "mlruns"
     env = {"WANDB_MODE": "offline", **mlflow_at(store)}
     settings = arguments(
@@ -97,7 +99,9 @@ def test_wandb_and_mlflow_hold_a_killed_and_continued_run_once(tmp_path: Path, s
         assert held.keys() == curve.keys()
         assert tag == NO_CLOCK or held == curve
 
-    client = MlflowClient(store.as_uri())
+    for key, value in mlflow_at(store).items():
+        monkeypatch.setenv(key, value)
+    client = MlflowClient()
     (experiment,) = [found for found in client.search_experiments() if found.name == "digits"]
     (run,) = client.search_runs([experiment.experiment_id])
     assert (run.info.run_name, run.info.status) == ("run", "FINISHED")

@@ -29,11 +29,11 @@ from vae.training.sinks.worker import Worker
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-SECONDS_TO_OPEN, SECONDS_TO_CLOSE = 40.0, 60.0
+SECONDS_TO_OPEN, SECONDS_TO_CLOSE = 90.0, 60.0
 SECONDS_TO_ANSWER = 20.0  # of a tracker's server, at the start
 LONGEST = 200  # of a library's message
 ROOM = 40  # for the digits that are still to come
-NOTHING = (-1, 0)  # the record before the first one
+NOTHING: tuple[int, int] = (-1, 0)  # the record before the first one
 
 Project = Annotated[
     str,
@@ -56,7 +56,7 @@ class Memory:
         self.forget()
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # none yet, or torn by a loss of power
             known = json.loads(file.read_text())
-            if known["project"] == project:
+            if known["project"] == project and known["identity"]:
                 self.last = (int(known["step"]), int(known["record"]))
                 self.identity = str(known["identity"])
 
@@ -250,9 +250,8 @@ class Accelerated(Sink):
         if at[0] != self._given[0]:
             self._complete = self._given
         self._given = at
-        if self._worker.idle:
+        if not self.lag or self._worker.idle:
             time.sleep(self.lag)  # meanwhile records wait, and are given together
-        if self._worker.idle or not self.lag:
             self.memory.note(self._complete if self.keeps_last_step else at)
 
     def _end(self) -> None:

@@ -47,11 +47,11 @@ class WandB(Accelerated):
         return {"run_name": self.project, **where, "settings": settings}
 
     def _identity(self) -> str:
-        return self.tracker.run.id
+        return "" if self.tracker.run.disabled else self.tracker.run.id
 
     def _place(self) -> str:
         run = self.tracker.run
-        return run.url or f"wandb sync {Path(run.settings.sync_dir)} uploads it"
+        return "" if run.disabled else run.url or f"wandb sync {Path(run.settings.sync_dir)} uploads it"
 
     def _last(self) -> tuple[int, int]:
         run = self.tracker.run
@@ -149,7 +149,7 @@ class Trackio(Accelerated):
         return f"trackio show --project {self.project}"
 
     def _log_image(self, tag: str, picture: "Image", step: int) -> None:
-        import trackio
+        import trackio  # pyright: ignore[reportMissingImports]
 
         self.tracker.log({tag: trackio.Image(picture)}, step=step)
 
@@ -162,7 +162,7 @@ class Comet(Accelerated):
     hint = "log in by `comet login`, set COMET_START_ONLINE=0"
 
     def _arguments(self) -> dict[str, Any]:
-        import comet_ml
+        import comet_ml  # pyright: ignore[reportMissingImports]
 
         logging.getLogger("comet_ml").setLevel(logging.ERROR)
         config = comet_ml.ExperimentConfig(
