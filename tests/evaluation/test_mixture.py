@@ -320,8 +320,8 @@ def test_reconstructions_are_decoded_draws_of_the_posterior(run: Path) -> None:
 
 def test_several_runs_with_mixtures_make_a_table(run: Path, archive: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = write_run(run.parent / "b", archive, "run.seed=1")
-    asked = ["quality", str(run), str(other), "--prior", "gmm", "--components", "2"]
-    assert cli.main(asked) == 0
+    mixed = ["--prior", "gmm", "--components", "2"]
+    assert cli.main(["quality", str(run), str(other), *mixed]) == 0
     head, *rows = capsys.readouterr().out.splitlines()[-3:]
     assert head.split("  ")[0] == "classifier Frechet distance (squared) of"
     found = {}
@@ -331,7 +331,7 @@ def test_several_runs_with_mixtures_make_a_table(run: Path, archive: Path, capsy
         found[str(folder)] = [f"{results['classifier_frechet_distance']:.3f}" for results in each]
     assert {row.split()[0]: row.split()[1:4] for row in rows} == found
     conditional = write_run(run.parent / "c", archive, "model.condition=true", classes=4)
-    assert cli.main([*asked, str(conditional)]) == 0
+    assert cli.main(["quality", str(run), str(conditional), *mixed]) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("no table, for these numbers are not to be compared: ")
 
 
