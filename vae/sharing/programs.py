@@ -153,17 +153,20 @@ class Encoder(Program):
         wanted = self(**called(inputs))
         tied = torch.zeros(len(inputs["x"]), dtype=torch.bool)
         if "labels" in outputs:
-            chosen = wanted["probabilities"].gather(1, outputs["labels"][:, None])[:, 0]
-            close = wanted["probabilities"].amax(1) - chosen <= tolerance
-            tied |= (outputs["labels"] != wanted["labels"]) & close
+            chosen, probabilities = outputs["labels"], wanted["probabilities"]
+            among = chosen.clamp(0, probabilities.shape[1] - 1)
+            close = probabilities.amax(1) - probabilities.gather(1, among[:, None])[:, 0] <= tolerance
+            tied |= (chosen != wanted["labels"]) & (chosen == among) & close
         if "codes" in outputs:
             q = self.model.encode(inputs["x"], wanted.get("labels", inputs.get("labels")))
-            assert isinstance(q, Quantized)
             vectors = self.model.posterior.vectors()
+            assert isinstance(q, Quantized)
             assert vectors is not None
-            far, least = ((vectors[codes] - q.before).double().norm(dim=-1) for codes in (outputs["codes"], q.codes))
-            close = (far - least <= tolerance * (1 + least)).all(-1)
-            tied |= (outputs["codes"] != wanted["codes"]).any(-1) & close
+            chosen = outputs["codes"]
+            among = chosen.clamp(0, len(vectors) - 1)
+            far, least = ((vectors[codes] - q.before).double().norm(dim=-1) for codes in (among, q.codes))
+            close = ((far - least <= tolerance * (1 + least)) & (chosen == among)).all(-1)
+            tied |= (chosen != wanted["codes"]).any(-1) & close
         return tied
 
 
