@@ -59,22 +59,25 @@ def estimates(accelerator: Accelerator, model: VAE, x: Tensor, samples: int, **m
 
 
 @pytest.mark.parametrize(
-    ("on_cuda", "shape", "passes", "size"),
+    ("on_cuda", "shape", "passes", "most", "size"),
     [
-        (False, (1, 28, 28), 1, 1000),
-        (False, (1, 28, 28), 10, 100),
-        (True, (1, 28, 28), 1, 10_000),
-        (True, (1, 28, 28), 10, 1000),
-        (True, (2, 28, 28), 1, 5000),
-        (True, (3, 64, 64), 1, 1000),
-        (True, (3, 64, 64), 10_000, 1),
+        (False, (1, 28, 28), 1, 0, 1000),
+        (False, (1, 28, 28), 10, 0, 100),
+        (True, (1, 28, 28), 1, 0, 10_000),
+        (True, (1, 28, 28), 10, 0, 1000),
+        (True, (2, 28, 28), 1, 0, 5000),
+        (True, (3, 64, 64), 1, 0, 1000),
+        (True, (3, 64, 64), 10_000, 0, 1),
+        (False, (1, 28, 28), 1, 32, 32),
+        (True, (1, 28, 28), 10, 5000, 1000),
     ],
 )
-def test_a_chunk_on_cuda_is_as_large_as_its_images_allow(
-    on_cuda: bool, shape: tuple[int, int, int], passes: int, size: int
+def test_a_chunk_on_cuda_is_as_large_as_its_images_and_the_run_allow(
+    on_cuda: bool, shape: tuple[int, int, int], passes: int, most: int, size: int
 ) -> None:
     weight, likelihood = SimpleNamespace(is_cuda=on_cuda), SimpleNamespace(output_shape=shape)
-    model: Any = SimpleNamespace(parameters=lambda: iter([weight]), likelihood=likelihood, passes=passes)
+    facts: dict[str, Any] = {"likelihood": likelihood, "passes": passes, "most_at_once": most}
+    model: Any = SimpleNamespace(parameters=lambda: iter([weight]), **facts)
     sizes = [rows.stop - rows.start for rows in chunks(slice(7, 20_007), model)]
     assert set(sizes[:-1]) == {size}
     assert sum(sizes) == 20_000

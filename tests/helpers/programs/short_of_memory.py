@@ -12,11 +12,11 @@ from vae.engine.eager import Eager
 MORE = 2**26  # bytes
 
 
-def advance_with_little(engine: Eager, step: int, until: int) -> int:
+def advance_with_little(self: Eager, step: int, until: int) -> int:
     """Make an update, having set the limit."""
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MORE, resource.RLIM_INFINITY))
-    return advance(engine, step, until)
+    return advance(self, step, until)
 
 
 if __name__ == "__main__":
