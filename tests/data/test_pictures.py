@@ -370,8 +370,5 @@ def test_a_folder_is_trained_on_and_others_are_encoded(job: Job, folder: Path, t
     with pytest.raises(InputError, match="others: has no labels, and the model needs them"):
         uses.encode(Path("r"), data=str(tmp_path / "others"))
     assert len(uses.encode(Path("r"), data=str(folder), split="val").codes.mean) == 10
-    assert sorted(path.name for path in tmp_path.glob("*.cache")) == [
-        "others.6.cache",
-        "photos.6.cache",
-        "photos.cache",
-    ]
+    caches = {path.name for path in tmp_path.glob("*.cache")}
+    assert caches == {"others.6.cache", "photos.6.cache", "photos.8.cache", "photos.cache"}
