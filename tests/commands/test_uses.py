@@ -232,7 +232,7 @@ def test_classes_are_named_as_the_files_name_them(tmp_path: Path, capsys: pytest
     assert {tuple(mean) for mean in theirs["mean"].round(3).tolist()} <= known
     np.savez(other, x_train=pixels, y_train=np.full(80, "gnu"))
     assert cli.main(["encode", str(run), "--data", str(other)]) == 2
-    assert "other: its class 'gnu' is none of cat, dog, eel, fox" in capsys.readouterr().err
+    assert "other: its class 'gnu' is none of own's: cat, dog, eel, fox" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

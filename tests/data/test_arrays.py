@@ -108,7 +108,7 @@ def test_the_order_of_channels_is_asked_for_where_it_cannot_be_told(tmp_path: Pa
 
 @pytest.mark.parametrize(("C", "H", "W"), list(itertools.product([1, 2, 3, 4, 5], [3, 9], [1, 2, 3, 4, 5])))
 def test_channels_are_the_axis_of_1_3_or_4_if_the_other_one_has_another_length(C: int, H: int, W: int) -> None:
-    shape, colours = (5, C, H, W), {1, 3, 4}
+    shape, colours = (6, C, H, W), {1, 3, 4}
     assert layout_of(shape, "first", "x").image_shape == (C, H, W)
     assert layout_of(shape, "last", "x").image_shape == (W, C, H)
     if (C in colours) == (W in colours):
@@ -118,9 +118,20 @@ def test_channels_are_the_axis_of_1_3_or_4_if_the_other_one_has_another_length(C
         assert layout_of(shape, "auto", "x").image_shape == ((C, H, W) if C in colours else (W, C, H))
 
 
+def test_channels_of_another_number_are_those_beside_a_square() -> None:
+    assert layout_of((6, 2, 9, 9), "auto", "x").image_shape == (2, 9, 9)
+    assert layout_of((6, 9, 9, 2), "auto", "x").image_shape == (2, 9, 9)
+    assert layout_of((6, 9, 9, 2), "first", "x").image_shape == (9, 9, 2)
+    for shape in ((6, 9, 9, 9), (6, 2, 9, 8)):
+        with pytest.raises(InputError, match=r"data\.channels=first"):
+            layout_of(shape, "auto", "x")
+
+
 @pytest.mark.parametrize("shape", [(COUNT, 700), (COUNT, 49), (5, 1, 8, 8, 8), (COUNT,), (1, 8, 8), (5, 0, 8), ()])
 def test_what_are_no_images_is_refused_with_the_shape(shape: tuple[int, ...], tmp_path: Path) -> None:
-    assert f"`images` has shape {shape}; must be (N, H, W)" in refusal(tmp_path, images=np.zeros(shape))
+    assert f"`images` has shape {shape}; must be (N, H, W)" in refusal(
+        tmp_path, images=np.zeros(shape), y=np.zeros(shape[:1])
+    )
 
 
 # --- pixels -----------------------------------------------------------------------------------------------------------
@@ -403,14 +414,17 @@ def test_labels_of_another_length_are_refused(shape: tuple[int, ...], tmp_path: 
 def test_other_data_are_numbered_by_the_names_of_classes(tmp_path: Path) -> None:
     data = read(tmp_path, images=GREY, labels=WORDS[1:][CLASS % 2])
     assert data.class_names == ["dog", "eel"]
-    changed = data.numbered_as(["cat", "dog", "eel"])
+    more, fewer = (
+        read(tmp_path, images=GREY, labels=WORDS[kinds][CLASS % len(kinds)]) for kinds in ([0, 1, 2], [0, 2])
+    )
+    changed = data.numbered_as(more)
     for before, after in ((data.train.labels, changed.train.labels), (data.test.labels, changed.test.labels)):
         assert before is not None
         assert after is not None
         assert torch.equal(after, before + 1)
-    with pytest.raises(InputError, match="its class 'dog' is none of cat, eel"):
-        data.numbered_as(["cat", "eel"])
-    hidden = read(tmp_path, images=GREY, labels=CLASS - 1).numbered_as(["1", "0"])
+    with pytest.raises(InputError, match="its class 'dog' is none of x's: cat, eel"):
+        data.numbered_as(fewer)
+    hidden = read(tmp_path, images=GREY, labels=CLASS - 1).numbered_as(read(tmp_path, images=GREY, labels=CLASS))
     assert hidden.train.labels is not None
     assert hidden.train.labels.unique().tolist() == [HIDDEN, 0, 1]
 

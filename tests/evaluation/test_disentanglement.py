@@ -296,3 +296,23 @@ def test_values_of_factors_are_counted_in_their_order(tmp_path: Path) -> None:
     assert found.values[:, 0].tolist() == [2, 0, 0, 1]
     assert found.levels == [3]
     assert found.names == ("0",)
+
+
+def test_dsprites_is_read_in_its_own_layout(tmp_path: Path) -> None:
+    """As its authors' file has it: 0/1 pixels, a colour that never changes, a pickled description that nobody opens."""
+    shape, scale, orientation, x, y = np.indices((3, 2, 2, 4, 4)).reshape(5, -1)
+    classes = np.stack([np.zeros_like(x), shape, scale, orientation, x, y], 1)
+    pixels = np.random.default_rng(0).integers(0, 2, (len(x), 16, 16), dtype=np.uint8)
+    arrays = {"imgs": pixels, "latents_values": classes / 7, "latents_classes": classes}
+    np.savez(tmp_path / "d.npz", metadata=np.array({"title": "dSprites"}, object), **arrays)  # pyright: ignore[reportArgumentType]
+    found = factors.read(str(tmp_path / "d.npz"), Reading(tmp_path))
+    assert np.array_equal(found.images, 255 * pixels[:, None])
+    assert np.array_equal(found.values, classes[:, 1:])
+    assert {factor.name: factor.ordered for factor in found.factors} == {
+        "shape": False, "scale": True, "orientation": False, "x": True, "y": True,
+    }  # fmt: skip
+    data = sources.load(str(tmp_path / "d.npz"), tmp_path)
+    assert (data.image_shape, data.classes, len(data.train) + len(data.test)) == ((1, 16, 16), 0, len(pixels))
+    np.savez(tmp_path / "d.npz", **(arrays | {"latents_classes": classes[:, 1:]}))  # pyright: ignore[reportArgumentType]
+    with pytest.raises(InputError, match=r"`latents_classes` has shape \(192, 5\); must be \(192, 6\)"):
+        factors.read(str(tmp_path / "d.npz"), Reading(tmp_path))

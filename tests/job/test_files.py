@@ -42,7 +42,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str], str]] = {
     ),
     "out of range": ({"x": PIXELS / 127.5 - 1}, [], "say which are black and white, e.g. data.range=[-1, 1]"),
     "wrong range": ({"x": PIXELS}, ["data.range=[0, 100]"], "data.range = [0.0, 100.0]: "),
-    "channels": ({"x": np.zeros((9, 8, 8, 2))}, [], "say data.channels=first or data.channels=last"),
+    "channels": ({"x": np.zeros((9, 9, 8, 2))}, [], "say data.channels=first or data.channels=last"),
     "no such array": ({"x": PIXELS}, ["data.images=y"], "data.images = 'y': "),
     "picture size": ({"x": PIXELS}, ["data.image_size=8"], "data.image_size = 8: "),
     "two validation sets": ({"x": PIXELS, "x_val": PIXELS}, ["data.val_size=5"], "has a validation set of its own"),

@@ -75,11 +75,10 @@ def _layout(archive: Archive, name: str, reading: Reading) -> Layout:
 
 
 def _must_be_as_many(archive: Archive, labels: str, images: str) -> None:
-    header, count = archive.headers[labels], archive.headers[images].shape[0]
-    if header.shape[:1] != (count,):
-        raise InputError(
-            f"{archive.path}: `{labels}` has shape {header.shape} for {count} images (`{images}`); must be one for each"
-        )
+    shape, count = archive.headers[labels].shape, archive.headers[images].shape[:1]
+    if count and shape[:1] != count:
+        found = f"`{labels}` has shape {shape} for {count[0]} images (`{images}`)"
+        raise InputError(f"{archive.path}: {found}; must be one for each")
 
 
 def _read_labels(

@@ -80,7 +80,7 @@ class DataSet:
         shape, kind = "x".join(map(str, self.image_shape)), str(self.train.images.dtype).removeprefix("torch.")
         classes = f"{self.classes} class{'' if self.classes == 1 else 'es'}" if self.classes else "no labels"
         if self.class_names:
-            classes += f" ({textwrap.shorten(', '.join(self.class_names), SHOWN_NAMES, placeholder=' ...')})"
+            classes += f" ({self.shown_names})"
         return "; ".join([f"{', '.join(first)} and {last} images, {shape}, {kind}, {classes}", *self.remarks])
 
     @property
@@ -105,6 +105,11 @@ class DataSet:
         """The name of each class: its number, where it has no other."""
         return self.class_names or [str(number) for number in range(self.classes)]
 
+    @property
+    def shown_names(self) -> str:
+        """The names of the classes in a line, the first ones of many."""
+        return textwrap.shorten(", ".join(self.names), SHOWN_NAMES, placeholder=" ...")
+
     def class_of(self, label: str) -> int | None:
         """Return the class of a name, or of a number where the names are words; None: there is no such class."""
         if label in self.names:
@@ -112,14 +117,15 @@ class DataSet:
         are_words = not any(name.lstrip("-").isdecimal() for name in self.names)
         return int(label) if are_words and label.isdecimal() and int(label) < self.classes else None
 
-    def numbered_as(self, names: list[str]) -> "DataSet":
-        """Return the data set with the class numbers of another one, whose classes have these names.
+    def numbered_as(self, other: "DataSet") -> "DataSet":
+        """Return the data set with the class numbers of another one, by the names of the classes.
 
         Raises:
             InputError: there is a class of another name.
         """
-        if other := next((name for name in self.names if name not in names), None):
-            raise InputError(f"{self.name}: its class {other!r} is none of {', '.join(names)}")
+        names = other.names
+        if unknown := next((name for name in self.names if name not in names), None):
+            raise InputError(f"{self.name}: its class {unknown!r} is none of {other.name}'s: {other.shown_names}")
         numbers = torch.tensor([names.index(name) for name in self.names] + [HIDDEN])  # [-1]: of a hidden label
         parts = {"train": self.train, "val": self.val, "test": self.test}
         changed = {
@@ -127,7 +133,7 @@ class DataSet:
             for name, part in parts.items()
             if part is not None and part.labels is not None
         }
-        return replace(self, **changed, class_names=names)
+        return replace(self, **changed, class_names=other.class_names)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -81,11 +81,16 @@ def layout_of(shape: tuple[int, ...], channels: Channels, where: str) -> Layout:
 
 
 def _is_last(shape: tuple[int, ...], where: str) -> bool:
+    """Return whether the last axis has the channels, and not the second.
+
+    It is the one of them that has 1, 3 or 4; where neither has, the one beside a square.
+    """
     first, last = shape[1] in COLOURS, shape[3] in COLOURS
+    if not (first or last):
+        first, last = shape[2] == shape[3], shape[1] == shape[2]
     if first == last:
-        which = "both the second and the last axis" if first else "neither the second nor the last axis"
-        problem = f"{which} may be the channels (1, 3 or 4)" if first else f"{which} has 1, 3 or 4 channels"
-        raise InputError(f"{where} has shape {shape}: {problem}; say data.channels=first or data.channels=last")
+        asked = "say data.channels=first or data.channels=last"
+        raise InputError(f"{where} has shape {shape}: both the second and the last axis may be the channels; {asked}")
     return last
 
 

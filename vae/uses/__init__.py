@@ -7,7 +7,8 @@
 Arguments that several actions share:
 
     run: the folder of a finished run.
-    data, data_root: another data set than the run's, as `data.name` and `data.root` name it.
+    data, data_root: another data set than the run's, as `data.name` and `data.root` name it; or settings of `data`
+        by which it is read, in YAML: `{name: x.npz, range: [-1, 1]}`.
     split: the part of the data: `test`, `train` or `val`.
     seed: of everything that is drawn.
     output: a folder for an action's files, which is made if need be; None: nothing is written.

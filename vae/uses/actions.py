@@ -126,7 +126,7 @@ def sample(
             raise ArgumentError(Argument("label"), f" {label}: {run} holds a model that sees no labels")
         number = opened.data.class_of(str(label))
         if number is None:
-            known = ", ".join(opened.data.class_names or [f"0 to {model.classes - 1}"])
+            known = opened.data.shown_names if opened.data.class_names else f"0 to {model.classes - 1}"
             raise ArgumentError(Argument("label"), f" {label}: must be one of {known}")
         labels = torch.full((count,), number)
     noise = randomness.normal(count, model.draw_dim, seed, "samples").to(next(model.parameters()))

@@ -91,7 +91,7 @@ def other_images(opened: Opened, argument: str, name: str, root: str | None, spl
     if data.image_shape != opened.model.image_shape:
         problem = f"its images have shape {data.image_shape}, the model's {opened.model.image_shape}"
         raise ArgumentError(Argument(argument), f" {name}: {problem}")
-    return _suitable(opened, data.numbered_as(opened.data.names) if opened.model.needs_labels else data, split, name)
+    return _suitable(opened, data.numbered_as(opened.data) if opened.model.needs_labels else data, split, name)
 
 
 def _reading_of(opened: Opened, argument: str, name: str, root: str | None) -> DataConfig:
@@ -106,7 +106,7 @@ def _reading_of(opened: Opened, argument: str, name: str, root: str | None) -> D
     if unknown := next((key for key in given if key not in READING), None):
         raise ArgumentError(Argument(argument), f" {name}: no setting {unknown!r}; there are {', '.join(READING)}")
     own, (_, height, width) = opened.config.data, opened.model.image_shape
-    size = {"image_size": height} if height == width and takes(given["name"], "image_size") else {}
+    size = {"image_size": height} if height == width and takes(str(given["name"]), "image_size") else {}
     where = {"root": own.root if root is None else root}
     try:
         return DataConfig.model_validate({"binarize": own.binarize} | size | where | given)
