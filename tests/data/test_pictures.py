@@ -13,7 +13,8 @@ from PIL import Image
 from torchvision import datasets
 from torchvision.transforms import v2
 
-from tests.helpers.starts import Program
+from tests.helpers.starts import Job, Program
+from vae import uses
 from vae.data import cache, decoding
 from vae.data.reading import Reading
 from vae.data.sources import DataSet, load
@@ -342,3 +343,32 @@ def test_of_processes_that_start_together_one_reads(folder: Path, tmp_path: Path
     assert sum(count for count, _ in found) == 1
     assert len({fingerprint for _, fingerprint in found}) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "photos.cache"]
+
+
+# --- from the command line --------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_trained_on_and_others_are_encoded(job: Job, folder: Path, tmp_path: Path) -> None:
+    for part, count in {"train": 20, "val": 5, "test": 5}.items():
+        for label in ("cats", "dogs"):
+            for number in range(count):
+                save(folder / part / label / f"{number}.jpg", pixels(12, 9, 3))
+                save(tmp_path / "others" / f"{number}.png", pixels(20, 30 + number, 3))
+    short = ["run.dir=r", "model.hidden_dim=8", "model.condition=true", "train.max_steps=2", "train.batch_size=8"]
+    done = job(f"data.name={folder}", "data.image_size=6", *short)
+    assert done.code == 0, done.err
+    assert done.out.startswith(
+        "data: 40 training, 10 validation and 10 test images, 3x6x6, uint8, 2 classes (cats, dogs)\n"
+    )
+    again = job(f"data.name={folder}", "data.image_size=6", *short, "train.max_steps=4")
+    assert "from step 2" in again.out
+    other = job(f"data.name={folder}", "data.image_size=8", *short)
+    assert (other.code, "data.image_size: 6 -> 8" in other.line) == (2, True)
+    whole = job(f"data.name={folder}", "run.dir=whole", "train.max_steps=2", "model.hidden_dim=8")
+    assert whole.code == 0
+    assert "3x12x9" in whole.out
+    with pytest.raises(InputError, match="others: has no labels, and the model needs them"):
+        uses.encode(Path("r"), data=str(tmp_path / "others"))
+    assert len(uses.encode(Path("r"), data=str(folder), split="val").codes.mean) == 10
+    caches = {path.name for path in tmp_path.glob("*.cache")}
+    assert caches == {"others.6.cache", "photos.6.cache", "photos.8.cache", "photos.cache"}
