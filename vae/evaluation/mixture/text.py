@@ -10,7 +10,8 @@ def description(protocol: Mapping[str, Any]) -> str:
     """Return a mixture in a line, by its protocol."""
     each = "" if protocol["classes"] is None else f" for each of {protocol['classes']} classes"
     normals = "a normal" if protocol["components"] == 1 else f"a mixture of {protocol['components']} normals"
-    return f"{normals} with full covariance{each}, fitted to one z ~ q(z|x) for each of {protocol['images']:,} training images"
+    images = f"each of {protocol['images']:,} training images"
+    return f"{normals} with full covariance{each}, fitted to one z ~ q(z|x) for {images}"
 
 
 def in_words(fitted: Fitted) -> Iterator[str]:
