@@ -47,8 +47,8 @@ def save(output: Path, images: Tensor, own: Tensor, opened: Opened, fitted: Fitt
 
 
 def _name(fitted: Fitted) -> str:
-    each = "" if fitted.protocol["classes"] is None else " a class"
-    return f"a mixture of {fitted.protocol['components']} normals{each} fitted to q(z)"
+    each = "" if fitted.protocol["classes"] is None else " for each class"
+    return f"a mixture{each} (K = {fitted.protocol['components']}) fitted to q(z)"
 
 
 def _draw_plane(opened: Opened, fitted: Fitted) -> Figure:

@@ -9,7 +9,7 @@ import numpy as np
 from vae.bars import Bar
 from vae.data import randomness
 
-MOST_ITERATIONS = 1000
+MOST_ITERATIONS = 200  # digits take 10 to 40
 ROUND = 10  # iterations between two looks at the clock
 TOLERANCE = 1e-3  # nats: the mean log-likelihood grows by less in the last iteration
 RIDGE = 1e-6  # added to each variance: a component that a single z is left with keeps a width
@@ -56,7 +56,8 @@ def fit(z: np.ndarray, components: int, *, seed: int, of_what: str = "") -> Norm
     first = int(randomness.generator(seed, "mixture/fit").integers(2**32))
     settings: dict[str, Any] = {"max_iter": ROUND, "tol": TOLERANCE, "reg_covar": RIDGE, "random_state": first}
     model, iterations = GaussianMixture(components, covariance_type="full", warm_start=True, **settings), 0
-    with Bar(f"fitting {components} normals{of_what}", MOST_ITERATIONS, "iteration", delay=1) as bar:
+    name = f"fitting {components} normals{of_what}, which may end earlier"
+    with Bar(name, MOST_ITERATIONS, "iteration", delay=1) as bar:
         while iterations < MOST_ITERATIONS:
             with warnings.catch_warnings():  # of a round that ends before the fit converges, and of equal z
                 warnings.simplefilter("ignore", ConvergenceWarning)

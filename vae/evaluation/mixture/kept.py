@@ -19,6 +19,7 @@ from vae.evaluation.mixture.fitting import MOST_ITERATIONS, RIDGE, TOLERANCE, Fi
 from vae.evaluation.passes import chunks, mean_and_error
 from vae.evaluation.results_file import checkpoint_of
 from vae.families.priors import FittedMixture
+from vae.model import VAE
 from vae.networks import Sizes
 from vae.run.contents import USES
 from vae.run.finished import Opened
@@ -76,7 +77,7 @@ def must_suit(opened: Opened, folder: Path, components: int) -> None:
     if opened.model.posterior.codes:
         problem = f"{folder}: its z is a sequence of codes, which has no density to fit; use the model's own prior"
         raise ArgumentError(Argument("prior"), f" gmm: {problem}")
-    part, model = _training(opened), opened.model
+    part, model = _each_once(opened), opened.model
     _must_be_enough(components, len(part), "the training set")
     if model.needs_labels and part.labels is not None:
         _classes_must_be_enough(components, part.labels, model.classes)
@@ -102,30 +103,45 @@ def fitted(folder: Path, opened: Opened, *, components: int, seed: int) -> Fitte
     if found := _read(file, protocol):
         arrays, results = found
         return Fitted(FittedMixture(sizes, **arrays), protocol, results, file)
-    drawn = draw(model, part, seed=seed, split="train")
-    if not bool(drawn.z.isfinite().all()):
-        raise InputError(f"{folder}: its codes are not finite; train it again")
+    drawn = _draw(folder, model, part, seed, "train")
     try:
         normals = [fit(z, components, seed=seed, of_what=words) for z, words in _sets(drawn, model.classes, components)]
     except FitError as error:
         raise ArgumentError(Argument("components"), f" {components}: {folder}: cannot be fitted: {error}") from None
     arrays = _together(normals, by_class=drawn.labels is not None)
     prior = FittedMixture(sizes, **arrays)
-    held_out = draw(model, opened.data.test, seed=seed, split="test")
-    results = _results(prior, normals, drawn, held_out)
-    words = {"protocol": protocol, "results": results, "made": versions() | {"scikit-learn": version("scikit-learn")}}
+    results = _results(prior, normals, drawn, _draw(folder, model, opened.data.test, seed, "test"))
+    return Fitted(prior, protocol, results, _keep(file, arrays, protocol, results))
+
+
+def _draw(folder: Path, model: VAE, part: Split, seed: int, split: str) -> Drawn:
+    """Return one z ~ q(z|x) for each image; raises `InputError` if there is one without a density."""
+    drawn = draw(model, part, seed=seed, split=split)
+    if not bool((drawn.z.isfinite().all(1) & drawn.log_prior.isfinite()).all()):
+        raise InputError(f"{folder}: codes, or their density under the prior, are not finite; train it again")
+    return drawn
+
+
+def _keep(file: Path, arrays: Mapping[str, Tensor], protocol: Mapping[str, Any], results: Any) -> Path | None:
+    """Write a mixture to its file; returns the file, or None if it cannot be written."""
+    made = versions() | {"scikit-learn": version("scikit-learn")}
+    words = {"protocol": protocol, "results": results, "made": made}
     numbers = {name: part.numpy() for name, part in arrays.items()}
     try:
-        save_arrays(file, numbers | {name: np.array(json.dumps(each)) for name, each in words.items()})
+        return save_arrays(file, numbers | {name: np.array(json.dumps(each)) for name, each in words.items()})
     except InputError:  # somebody else's run, read-only; or a full disk
-        return Fitted(prior, protocol, results, None)
-    return Fitted(prior, protocol, results, file)
+        return None
+
+
+def _each_once(opened: Opened) -> Split:
+    """Return the images of a run's training set, without the rows that repeat the labelled ones."""
+    data, train = opened.config.data, opened.data.train
+    return train[torch.arange(len(train) - data.labelled * (data.repeat_labelled - 1))]
 
 
 def _training(opened: Opened) -> Split:
     """Return the images that a run is trained on, each once, with 0/1 pixels drawn where the run draws them."""
-    config, train = opened.config, opened.data.train
-    train = train[torch.arange(len(train) - config.data.labelled * (config.data.repeat_labelled - 1))]
+    config, train = opened.config, _each_once(opened)
     return train if config.data.binarize == "none" else train.binarize(config.run.seed, "train")
 
 

@@ -9,8 +9,9 @@ from vae.evaluation.mixture.kept import NOTE, Fitted
 def description(protocol: Mapping[str, Any]) -> str:
     """Return a mixture in a line, by its protocol."""
     each = "" if protocol["classes"] is None else f" for each of {protocol['classes']} classes"
-    normals = f"{protocol['components']} normals with full covariances{each}"
-    return f"a mixture of {normals}, fitted to one z ~ q(z|x) for each of {protocol['images']:,} training images"
+    normals = "a normal" if protocol["components"] == 1 else f"a mixture of {protocol['components']} normals"
+    images = f"each of {protocol['images']:,} training images"
+    return f"{normals} with full covariance{each}, fitted to one z ~ q(z|x) for {images}"
 
 
 def in_words(fitted: Fitted) -> Iterator[str]:
