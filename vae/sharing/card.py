@@ -151,7 +151,8 @@ def _card(
         protocol=test["protocol"],
         numbers=numbers,
         pieces={
-            key: yaml.safe_dump(spec, default_flow_style=True, width=1000).strip() for key, spec in _pieces(config)
+            key: yaml.safe_dump(spec, default_flow_style=True, sort_keys=False, width=1000).strip()
+            for key, spec in _pieces(config)
         },
         summary=summary,
         settings=yaml.safe_dump(_changed(config), sort_keys=False, width=1000) if _changed(config) else "",
