@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,10 @@ from vae import __main__ as cli
 from vae import uses
 from vae.data import randomness
 from vae.errors import InputError
+from vae.evaluation.mixture import fitting
 from vae.evaluation.mixture.fitting import RIDGE, FitError, fit
 from vae.evaluation.mixture.kept import Fitted, fitted
+from vae.evaluation.mixture.text import in_words
 from vae.evaluation.quality.samples import reconstructions
 from vae.families.priors import FittedMixture, Given
 from vae.model import VAE
@@ -134,6 +137,16 @@ def test_a_fit_in_rounds_is_scikit_learns_in_one_go() -> None:
     own = again.log_prob(torch.from_numpy(z))
     assert own.numpy() == pytest.approx(whole.score_samples(z), rel=1e-9)
     assert not np.array_equal(fit(z, K, seed=1).means, found.means)
+
+
+def test_a_fit_that_has_not_converged_says_so(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = made(run, components=1)
+    monkeypatch.setattr(fitting, "MOST_ITERATIONS", fitting.ROUND)
+    found = fit(np.random.default_rng(0).random((600, D)), K, seed=0)  # a cube has no normals in it
+    assert (found.iterations, found.converged) == (fitting.ROUND, False)
+    assert "not converged" not in " ".join(in_words(whole))
+    stopped = replace(whole, results={**whole.results, "iterations": 200, "converged": False})
+    assert "  the fit had not converged after 200 iterations" in in_words(stopped)
 
 
 def test_equal_codes_make_no_warning_and_codes_without_a_covariance_are_refused() -> None:
