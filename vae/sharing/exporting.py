@@ -168,8 +168,8 @@ def _compare(name: str, program: Program, function: Function, inputs: Arrays) ->
     worst = torch.stack(list(by_output.values())).amax(0)
     wrong = ~(worst <= TOLERANCE)  # also where it is not a number
     if wrong.any():
-        given, got = ({key: value[wrong] for key, value in arrays.items()} for arrays in (inputs, found))
-        tied = program.tied(given, got, TOLERANCE)
+        given, right, got = ({key: value[wrong] for key, value in a.items()} for a in (inputs, wanted, found))
+        tied = program.tied(given, right, got, TOLERANCE)
         if not tied.all() or len(tied) > TIED * len(worst):
             which = max(by_output, key=lambda key: by_output[key].nan_to_num(nan=torch.inf).max().item())
             size = by_output[which].max().item()

@@ -71,12 +71,13 @@ class Program(nn.Module, ABC):
         """Return the outputs by name, the batch in front."""
 
     @abstractmethod
-    def tied(self, inputs: Arrays, outputs: Arrays, tolerance: float) -> Tensor:
-        """Return the examples (B,), bool, of which rounding decides: these outputs are as right as PyTorch's own.
+    def tied(self, inputs: Arrays, wanted: Arrays, found: Arrays, tolerance: float) -> Tensor:
+        """Return the examples (B,), bool, of which rounding decides: what is found is as right as what is wanted.
 
         Args:
             inputs: of the program.
-            outputs: of the exported program.
+            wanted: the outputs that PyTorch gives.
+            found: those of the exported program.
             tolerance: of the numbers.
         """
 
@@ -148,21 +149,20 @@ class Encoder(Program):
             labels = torch.zeros_like(first[:, 0, 0, 0], dtype=torch.int64)
         return self.model.infer(first, noise, labels)
 
-    def tied(self, inputs: Arrays, outputs: Arrays, tolerance: float) -> Tensor:
+    def tied(self, inputs: Arrays, wanted: Arrays, found: Arrays, tolerance: float) -> Tensor:
         """Return the images whose codes are as close, or whose class is as probable, as those that PyTorch finds."""
-        wanted = self(**called(inputs))
         tied = torch.zeros(len(inputs["x"]), dtype=torch.bool)
-        if "labels" in outputs:
-            chosen, probabilities = outputs["labels"], wanted["probabilities"]
+        if "labels" in found:
+            chosen, probabilities = found["labels"], wanted["probabilities"]
             among = chosen.clamp(0, probabilities.shape[1] - 1)
             close = probabilities.amax(1) - probabilities.gather(1, among[:, None])[:, 0] <= tolerance
             tied |= (chosen != wanted["labels"]) & (chosen == among) & close
-        if "codes" in outputs:
+        if "codes" in found:
             q = self.model.encode(inputs["x"], wanted.get("labels", inputs.get("labels")))
             vectors = self.model.posterior.vectors()
             assert isinstance(q, Quantized)
             assert vectors is not None
-            chosen = outputs["codes"]
+            chosen = found["codes"]
             among = chosen.clamp(0, len(vectors) - 1)
             far, least = ((vectors[codes] - q.before).double().norm(dim=-1) for codes in (among, q.codes))
             close = ((far - least <= tolerance * (1 + least)) & (chosen == among)).all(-1)
@@ -189,9 +189,9 @@ class Decoder(Program):
         z = first if vectors is None else vectors[first].flatten(-2)
         return {"images": self.model.decode(z, labels).mean.clamp(0, 1)}
 
-    def tied(self, inputs: Arrays, outputs: Arrays, tolerance: float) -> Tensor:
+    def tied(self, inputs: Arrays, wanted: Arrays, found: Arrays, tolerance: float) -> Tensor:
         """Return none: nothing is chosen."""
-        return torch.zeros(len(outputs["images"]), dtype=torch.bool)
+        return torch.zeros(len(found["images"]), dtype=torch.bool)
 
 
 class Prior(Program):
@@ -209,13 +209,13 @@ class Prior(Program):
         z, vectors = self.model.draw(first, labels), self.model.posterior.vectors()
         return {"z": z} if vectors is None else {"codes": nearest(z.unflatten(-1, (-1, vectors.shape[-1])), vectors)}
 
-    def tied(self, inputs: Arrays, outputs: Arrays, tolerance: float) -> Tensor:
+    def tied(self, inputs: Arrays, wanted: Arrays, found: Arrays, tolerance: float) -> Tensor:
         """Return the draws that PyTorch makes of noise moved by the tolerance: another component or code."""
-        (name,) = outputs
-        tied = torch.zeros(len(outputs[name]), dtype=torch.bool)
+        (name,) = found
+        tied = torch.zeros(len(found[name]), dtype=torch.bool)
         for moved in (inputs["noise"] - tolerance, inputs["noise"] + tolerance):
-            wanted = self(**called(inputs | {"noise": moved}))[name]
-            tied |= torch.isclose(outputs[name].double(), wanted.double(), rtol=NEAR, atol=NEAR).all(-1)
+            near = self(**called(inputs | {"noise": moved}))[name]
+            tied |= torch.isclose(found[name].double(), near.double(), rtol=NEAR, atol=NEAR).all(-1)
         return tied
 
 
