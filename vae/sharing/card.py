@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vae.canvas import png, tile
 from vae.config import Config, flatten
@@ -25,7 +24,6 @@ from vae.markdown import escape_markdown
 from vae.model import CARD, PICTURE, VAE
 from vae.run.contents import MODEL, SUMMARY, read_summary
 from vae.run.finished import Loader
-from vae.run.outputs import save_file
 
 PIXELS = 900  # width of the picture, at most, unless one image is wider
 SMALL = 64  # images below this height and width are drawn twice as large
@@ -78,6 +76,8 @@ def write_card(run: str | Path) -> tuple[Path, ...]:
     Raises:
         InputError: the run is not finished, its data are not there, or the files cannot be written.
     """
+    from vae.run.outputs import save_file  # imports matplotlib, of which a training job has no need here
+
     folder = Path(run)
     opened = Loader().open(folder)
     summary = read_summary(folder / SUMMARY)
@@ -178,6 +178,8 @@ def _changed(config: Config) -> dict[str, Any]:
 
 @cache
 def _template() -> Any:
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # at the end of a job, not at its start
+
     environment = Environment(
         loader=PackageLoader("vae.sharing"),
         autoescape=False,  # Markdown: names go through the filter `plain`
