@@ -26,6 +26,7 @@ SPECS = [
     "{name: BetaTCVAE, beta: 3, alpha: 0.5, gamma: 2, estimator: stratified}",
     "{name: CapacityVAE, capacity: 0.1}",
     "{name: InfoVAE, alpha: 1}",
+    "{name: ELBO, free_bits: 0.05, samples: 2}",
 ]
 
 
