@@ -21,7 +21,7 @@ from vae.errors import InputError
 from vae.evaluation import Evaluation, LatentMeasures, evaluate, protocol
 from vae.families.distributions import at_least_float32
 from vae.families.likelihoods import LIKELIHOODS, Likelihood, bits_per_dim
-from vae.families.pixels import ContinuousBernoulli, DiscretizedLogistic
+from vae.families.pixels import ContinuousBernoulli, DiscretizedLogistic, softplus
 from vae.model import VAE
 from vae.training.tracking import Tracker
 
@@ -152,6 +152,18 @@ def test_half_precision_numbers_make_float32_probabilities(name: str) -> None:
         found = family(numbers).log_prob(images(2, (1, 4, 4)))
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, family(at_least_float32(numbers)).log_prob(images(2, (1, 4, 4))))
+
+
+def test_softplus_and_its_slope_against_float64() -> None:
+    x = torch.cat([torch.linspace(-30, 30, 6001), torch.tensor([-1e4, -200.0, 0.0, 200.0, 1e4])])
+    exact = np.logaddexp(0.0, x.double().numpy())
+    for dtype, digits in ((torch.float32, 2e-7), (torch.float64, 4e-16)):
+        at = x.to(dtype).requires_grad_()
+        got = softplus(at)
+        (slope,) = torch.autograd.grad(got.sum(), at)
+        assert (np.abs(got.detach().double().numpy() - exact) / np.maximum(1, exact)).max() < digits
+        torch.testing.assert_close(slope, at.detach().sigmoid(), rtol=0, atol=digits)
+    assert softplus(torch.zeros((), dtype=torch.float64)).item() == pytest.approx(math.log(2), abs=1e-16)
 
 
 # --- continuous Bernoulli ---------------------------------------------------------------------------------------------

