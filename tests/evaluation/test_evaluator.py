@@ -163,7 +163,7 @@ def test_chunks_of_any_size_give_the_same_numbers(accelerator: Accelerator, at_o
     streams = [randomness.generator(3, "importance/test", block=i) for i in range(5)]
     noise = np.stack([stream.standard_normal((20, D), dtype=np.float32) for stream in streams])
     with torch.no_grad():
-        log_w, log_p_x = log_weights(model(x, torch.from_numpy(noise).double()), x)
+        log_w, _, log_p_x = log_weights(model(x, torch.from_numpy(noise).double()), x)
     found = estimates(accelerator, model, x, 20, at_once=at_once)
     weights = log_w.exp()
     expected = {

@@ -71,7 +71,7 @@ def _row(folder: Path, kept: Kept) -> tuple[str, ...]:
         _with_error(found, "elbo", 2),
         f"{found['kl']:.2f}",
         _number(whole.get("mutual_information")),
-        _number(whole.get("marginal_kl")),
+        _number(whole.get("marginal_kl"), "≤ {:.2f}" if whole and _at_limit(whole) else "{:.2f}"),
         f"{found['active_units']} of {found['latent_dimensions']}",
         f"{found['effective_sample_size']['mean']:.1f}",
         _number(found["bits_per_dim"], "{:.4f}"),
@@ -84,7 +84,13 @@ def _parts(whole: Mapping[str, Any] | None) -> str:
     information = f"I(x;z) {_with_error(whole, 'mutual_information', 3)} (at most {whole['limit']:.2f})"
     if whole["marginal_kl"] is None:
         return f"; {information}"
-    return f" ≈ {information} + KL(q(z)||p(z)) {_with_error(whole, 'marginal_kl', 3)}"
+    bound = ", its upper bound: so many images tell no more" if _at_limit(whole) else ""
+    return f" ≈ {information} + KL(q(z)||p(z)) {_with_error(whole, 'marginal_kl', 3)}{bound}"
+
+
+def _at_limit(whole: Mapping[str, Any]) -> bool:
+    """Return whether I(x; z) is so close to log N that KL(q(z) || p(z)) has what it lacks."""
+    return whole["mutual_information"] > whole["limit"] - 1
 
 
 def _with_error(found: Mapping[str, Any], name: str, digits: int) -> str:

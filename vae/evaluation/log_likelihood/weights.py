@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,22 +13,35 @@ from vae.data import randomness
 from vae.model import VAEOutput
 
 
-def log_weights(output: VAEOutput, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return log w = log p(x|z) + sum over layers (log p(z) - log q(z|x)), and log p(x|z), nats, float64.
+class Drawn(NamedTuple):
+    """The numbers of K draws for each of B images, (K, B) each, nats, float64.
 
-    Where labels are inferred, w is the sum over y of p(y) w_y: y is summed over, not drawn. log p(x|z) is the mean over
-    q(y|x).
+    Attributes:
+        log_w: log p(x|z) + sum over layers (log p(z) - log q(z|x)). Where labels are inferred, w is the sum over y of
+            p(y) w_y: y is summed over, not drawn.
+        bound: whose mean over draws is the ELBO: log w, or where labels are inferred the mean over q(y|x) of log w_y
+            minus KL(q(y|x) || p(y)), which is -U(x) of Kingma et al. 2014 (M2, eq. 7), and lies below.
+        log_p_x: log p(x|z), where labels are inferred the mean over q(y|x).
+    """
+
+    log_w: Tensor
+    bound: Tensor
+    log_p_x: Tensor
+
+
+def log_weights(output: VAEOutput, x: Tensor) -> Drawn:
+    """Return the importance weights of K draws.
 
     Args:
         output: of a forward pass of the images with K draws.
         x: images (B, C, H, W).
-
-    Returns:
-        Both (K, B).
     """
     log_p_x = output.p_x.log_prob(x).double()
     log_w = log_p_x - sum(layer.log_ratio().double() for layer in output.latents)
-    return (log_w if output.labels is None else output.labels.log_mean_under_prior(log_w)), output.over_labels(log_p_x)
+    if output.labels is None:
+        return Drawn(log_w, log_w, log_p_x)
+    bound = output.over_labels(log_w) - output.labels.kl().double()
+    return Drawn(output.labels.log_mean_under_prior(log_w), bound, output.over_labels(log_p_x))
 
 
 class ImportanceWeights:
@@ -45,14 +59,15 @@ class ImportanceWeights:
 
     def __init__(self, examples: int, device: torch.device):
         self._log_w: list[Tensor] = []
-        self._sum_of_log_p_x = torch.zeros(examples, dtype=torch.float64, device=device)
+        self._bound = self._log_p_x = torch.zeros(examples, dtype=torch.float64, device=device)
         self.draws = 0
 
-    def add(self, log_w: Tensor, log_p_x: Tensor) -> None:
-        """Add K draws: log w and log p(x|z), each (K, B)."""
-        self._log_w.append(log_w)
-        self._sum_of_log_p_x = self._sum_of_log_p_x + log_p_x.sum(0)
-        self.draws += len(log_w)
+    def add(self, drawn: Drawn) -> None:
+        """Add K draws."""
+        self._log_w.append(drawn.log_w)
+        self._bound = self._bound + drawn.bound.sum(0)
+        self._log_p_x = self._log_p_x + drawn.log_p_x.sum(0)
+        self.draws += len(drawn.log_w)
 
     @property
     def log_w(self) -> Tensor:
@@ -60,9 +75,14 @@ class ImportanceWeights:
         return torch.cat(self._log_w)
 
     @property
+    def elbo(self) -> Tensor:
+        """The evidence lower bound, (B,), nats: the mean of k estimates from one draw each."""
+        return self._bound / self.draws
+
+    @property
     def reconstruction(self) -> Tensor:
         """The mean of -log p(x|z), (B,), nats."""
-        return -self._sum_of_log_p_x / self.draws
+        return -self._log_p_x / self.draws
 
 
 def log_mean(log_w: Tensor) -> Tensor:
