@@ -111,7 +111,7 @@ class Measured:
             for first in tqdm(range(0, count, IMAGES_AT_ONCE), desc="log p(x)", leave=False):
                 x = images_of(self.model, self.test, slice(first, min(first + IMAGES_AT_ONCE, count)))
                 noise = randomness.normal(len(x) * draws, self.model.noise_dim, self._seed, "mistakes", block=first)
-                log_w, _ = log_weights(self.model(x, noise.view(len(x), draws, -1)), x)
+                log_w = log_weights(self.model(x, noise.view(len(x), draws, -1)), x).log_w
                 found.append(torch.stack([log_w.logsumexp(0) - math.log(draws), log_w.mean(0)]))
         log_likelihood, elbo = torch.cat(found, 1).mean(1).tolist()
         return log_likelihood, elbo

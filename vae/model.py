@@ -42,9 +42,14 @@ class VAEOutput:
     p_x: Distribution
     labels: LabelPosterior | None = None
 
-    def over_labels(self, values: Tensor) -> Tensor:
-        """Return the mean over y, (B,) or (K, B), of `values`; `values` itself where labels are not inferred."""
-        return values if self.labels is None else self.labels.mean(values)
+    def over_labels(self, values: Tensor, event_dims: int = 0) -> Tensor:
+        """Return the mean over y, (..., B, *event), of `values`; `values` itself where labels are not inferred.
+
+        Args:
+            values: (B, *event) or (K, B, *event), with inferred labels (..., C, B, *event).
+            event_dims: dimensions behind B.
+        """
+        return values if self.labels is None else self.labels.mean(values, event_dims)
 
 
 class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variational-autoencoder"]):

@@ -43,7 +43,7 @@ def test_the_area_is_the_share_of_pairs_in_the_right_order(levels: int) -> None:
 
 def test_the_most_likely_images_come_first_and_the_least_likely_ones_too() -> None:
     values = torch.tensor([-3.0, -1.0, -7.0, -5.0])
-    scores = Scores({}, Estimates(values, values, values, values, values), (1, 2, 2), has_bits=False)
+    scores = Scores({}, Estimates(*[values] * 7), (1, 2, 2), has_bits=False)
     least, most = scores.extremes(2)
     assert (least.tolist(), most.tolist()) == ([2, 3], [1, 0])
     assert [len(places) for places in scores.extremes(9)] == [4, 4]

@@ -19,9 +19,10 @@ from vae.data.dataset import DataSet, Split
 from vae.distributed import launch
 from vae.errors import InputError
 from vae.evaluation import Evaluation, LatentMeasures, evaluate, protocol
+from vae.families import pixels
 from vae.families.distributions import at_least_float32
 from vae.families.likelihoods import LIKELIHOODS, Likelihood, bits_per_dim
-from vae.families.pixels import ContinuousBernoulli, DiscretizedLogistic
+from vae.families.pixels import ContinuousBernoulli, DiscretizedLogistic, softplus
 from vae.model import VAE
 from vae.training.tracking import Tracker
 
@@ -152,6 +153,36 @@ def test_half_precision_numbers_make_float32_probabilities(name: str) -> None:
         found = family(numbers).log_prob(images(2, (1, 4, 4)))
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, family(at_least_float32(numbers)).log_prob(images(2, (1, 4, 4))))
+
+
+def test_softplus_and_its_slope_against_float64() -> None:
+    x = torch.cat([torch.linspace(-30, 30, 6001), torch.tensor([-1e4, -200.0, 0.0, 200.0, 1e4])])
+    exact = np.logaddexp(0.0, x.double().numpy())
+    for dtype, digits in ((torch.float32, 2e-7), (torch.float64, 4e-16)):
+        at = x.to(dtype).requires_grad_()
+        got = softplus(at)
+        (slope,) = torch.autograd.grad(got.sum(), at)
+        assert (np.abs(got.detach().double().numpy() - exact) / np.maximum(1, exact)).max() < digits
+        torch.testing.assert_close(slope, at.detach().sigmoid(), rtol=0, atol=digits)
+    assert softplus(torch.zeros((), dtype=torch.float64)).item() == pytest.approx(math.log(2), abs=1e-16)
+
+
+@pytest.mark.parametrize("name", ["Bernoulli", "Normal", "NormalLearnedStd", "NormalPixelStd"])
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 5, 7)])
+def test_an_image_as_a_whole_has_the_sum_over_its_pixels(name: str, shape: tuple[int, int, int]) -> None:
+    """Of several draws of several images; logits up to 100 and with 0 among them, against float64."""
+    family = build(LIKELIHOODS, name, shape)
+    numbers = (12 * noise(2 * 3, math.prod(family.output_shape))).reshape(2, 3, *family.output_shape)
+    numbers[0, 0], numbers[1, 1] = 0, 8 * numbers[1, 1]
+    x = images(3, shape)
+    exact = family.double()(numbers.double()).log_prob(x.double())  # with a gradient: pixel after pixel
+    for dtype, digits in ((torch.float32, 2e-6), (torch.float64, 1e-14)):
+        p = family.to(dtype)(numbers.to(dtype))
+        with torch.no_grad():
+            assert isinstance(p.base_dist, pixels.Bernoulli | pixels.Normal)
+            whole = p.base_dist.log_prob_of_images(x.to(dtype))
+            assert torch.equal(whole, p.log_prob(x.to(dtype)))
+            torch.testing.assert_close(whole.double(), exact.detach(), rtol=digits, atol=0)
 
 
 # --- continuous Bernoulli ---------------------------------------------------------------------------------------------

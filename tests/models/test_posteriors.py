@@ -175,6 +175,19 @@ def test_an_autoregressive_step_sees_only_the_dimensions_before() -> None:
         assert bool(jacobian.triu(1).abs().max() > 1e-12) == upper
 
 
+@pytest.mark.parametrize("width", [1, 3, 8, 9, 40])
+def test_every_earlier_dimension_and_the_context_matter_however_narrow_a_step_is(width: int) -> None:
+    """Of 10 dimensions and one layer; fewer hidden units than 9 have not enough degrees by themselves."""
+    flow = far_from_its_start("InverseAutoregressiveFlow", 10, layers=1, width=width).get_submodule("flow")
+    e, context = noise(1, 10), noise(1, 4)
+    of_e = jacobian_of(lambda e: flow(e, context)[0][0], e)
+    rows, columns = torch.tril_indices(10, 10, -1)
+    assert (of_e[rows, columns].abs() > 1e-9).all()
+    assert not of_e.triu(1).any()
+    of_context = jacobian_of(lambda context: flow(e, context)[0][0], context)
+    assert (of_context.abs() > 1e-9).all(), "the first dimension follows the context too"
+
+
 def test_splines_rise_from_end_to_end_and_have_the_slope_they_say() -> None:
     numbers = 3 * noise(1, 3 * 6 - 1)
     x = torch.linspace(-4, 4, 2001, dtype=torch.float64, requires_grad=True)

@@ -122,10 +122,14 @@ def test_enumerated_labels_are_those_of_as_many_passes(pieces: dict[str, Any]) -
     with torch.no_grad():
         every, inferred = model(x, eps), model.classify(x)
         assert inferred is not None
-        log_w, _ = log_weights(every, x)
+        log_w = log_weights(every, x).log_w
         each = [conditional(model, x, eps, label) for label in range(CLASSES)]
         ratios = torch.stack([log_weights(one, x)[0] for one in each])  # (C, K, B)
         torch.testing.assert_close(log_w, ratios.logsumexp(0) - math.log(CLASSES))
+        share = inferred.log_q.exp()[:, None]
+        minus_u = (share * (ratios - math.log(CLASSES) - share.log())).sum(0)  # Kingma et al. 2014, eq. 7
+        torch.testing.assert_close(log_weights(every, x).bound, minus_u)
+        assert (minus_u < log_w).all()
         single, eps = model(x, eps[:, 0]), eps[:, 0]
         bounds = torch.stack([negative_elbo(conditional(model, x, eps, y), x).loss for y in range(CLASSES)])
     q = inferred.log_q.exp()
@@ -153,7 +157,7 @@ def test_the_bound_lies_below_the_likelihood_that_importance_weights_find() -> N
             ]
         )
         evidence = joint.flatten(0, 1).logsumexp(0) + math.log(20 / 4000 / CLASSES)
-        log_w, _ = log_weights(model(x, noise(3, 20_000, 1)), x)
+        log_w = log_weights(model(x, noise(3, 20_000, 1)), x).log_w
         bound = torch.stack([-negative_elbo(model(x, noise(3, 200, 1)[:, k]), x).loss for k in range(200)]).mean(0)
     error = log_w.exp().std(0) / log_w.exp().mean(0) / 20_000**0.5
     assert ((log_w.logsumexp(0) - math.log(20_000) - evidence).abs() < 4 * error + 1e-6).all()
@@ -161,15 +165,17 @@ def test_the_bound_lies_below_the_likelihood_that_importance_weights_find() -> N
     assert (bound < evidence).all()
 
 
-def test_free_bits_hold_for_each_label() -> None:
+def test_free_bits_raise_the_mean_over_labels_and_images() -> None:
     model, x, eps = build(), images(4), noise(4, D)
     output = model(x, eps, GIVEN)
-    got = ELBO(beta=1.0, free_bits=0.5)(output, x, 0.0)
     assert output.labels is not None
-    raised = output.latents[0].kl_by_group().clamp(min=0.5).sum(-1)  # (C, B)
-    expected = got.reconstruction + (output.labels.weights * raised).sum(0) + output.labels.kl()
-    torch.testing.assert_close(got.loss, expected)
-    assert (got.loss > got.reconstruction + got.kl).any()
+    each = (output.labels.weights[..., None] * output.latents[0].kl_by_group()).sum(0)  # (B, D)
+    free_bits = each.mean().item()
+    got = ELBO(beta=1.0, free_bits=free_bits)(output, x, 0.0)
+    raised = each.mean(0).clamp(min=free_bits).sum()
+    expected = got.reconstruction.mean() + raised + output.labels.kl().mean()
+    torch.testing.assert_close(got.loss.mean(), expected)
+    assert got.loss.mean() > got.reconstruction.mean() + got.kl.mean()
 
 
 def test_every_weight_has_a_gradient_and_the_classifier_one_from_either_kind_of_image() -> None:

@@ -314,6 +314,21 @@ def test_a_code_that_is_hardly_used_starts_anew_and_others_stay() -> None:
     assert torch.equal(restarting.sums[1:], plain.sums[1:])
 
 
+def test_the_perplexity_of_training_counts_no_code_that_only_starts_anew() -> None:
+    """Of 64 codes 4 are ever chosen, equally often; the others start anew in each step, far from what comes next."""
+    family = VectorQuantized(DIM, codes=64, code_dim=DIM).double()
+    centres = 10 * numbers(4, DIM, name="centres")
+    family.codebook.vectors.copy_(torch.cat([centres, centres.repeat(15, 1) + 1000]))
+    family.codebook.counts.fill_(1.0)
+    family.codebook.sums.copy_(family.codebook.vectors)
+    for _ in range(50):
+        q = family(centres[torch.arange(100) % 4])
+        family.codebook.follow(q.before.flatten(0, 1), q.codes.flatten(), torch.zeros(64).long(), NO)
+        family.codebook.vectors[4:] += 1000
+    assert perplexity(family.codebook.usage).item() == pytest.approx(4, rel=1e-12)
+    assert perplexity(family.codebook.counts).item() > 20, "restarted codes have the mean count"
+
+
 def test_dead_codes_come_to_life() -> None:
     """Vectors lie in K groups, and all codes but one far away from them."""
     torch.manual_seed(0)

@@ -129,4 +129,4 @@ def counts_of(q: Distribution) -> Tensor:
     if not isinstance(q, Quantized):
         return torch.empty(0)
     codes = q.codes.flatten()
-    return codes.new_zeros(len(q.counts)).scatter_add_(0, codes, torch.ones_like(codes))  # a bincount reads them back
+    return codes.new_zeros(len(q.usage)).scatter_add_(0, codes, torch.ones_like(codes))  # a bincount reads them back

@@ -3,8 +3,6 @@
 import torch
 from torch import Tensor, nn
 
-from vae.families.codes import perplexity
-
 LEAST = 1e-5  # a count; a code that has less stays where it is, since 0 / 0 is nowhere
 
 
@@ -26,11 +24,13 @@ class Codebook(nn.Module):
 
     Attributes:
         vectors: (K, d). A buffer, as are `counts`, N, (K,), and `sums`, m, (K, d).
+        usage: the moving average of n, (K,), which no restart changes: how often a code is chosen. A buffer.
     """
 
     vectors: Tensor
     counts: Tensor
     sums: Tensor
+    usage: Tensor
 
     def __init__(self, codes: int, dim: int, *, decay: float, restart: float):
         super().__init__()
@@ -38,10 +38,7 @@ class Codebook(nn.Module):
         self.register_buffer("vectors", nn.init.uniform_(torch.empty(codes, dim), -1 / codes, 1 / codes))
         self.register_buffer("counts", torch.zeros(codes))
         self.register_buffer("sums", torch.zeros(codes, dim))
-
-    def perplexity(self) -> Tensor:
-        """Return the perplexity of the moving counts, ()."""
-        return perplexity(self.counts)
+        self.register_buffer("usage", torch.zeros(codes))
 
     @torch.no_grad()
     def follow(self, vectors: Tensor, codes: Tensor, seeds: Tensor, skip: Tensor) -> None:
@@ -56,12 +53,13 @@ class Codebook(nn.Module):
         count, total = assigned(vectors.double(), codes, len(self.counts))
         counts = self.decay * self.counts.double() + (1 - self.decay) * count.double()
         sums = self.decay * self.sums.double() + (1 - self.decay) * total
+        usage = self.decay * self.usage.double() + (1 - self.decay) * count.double()
         share = counts.mean()
         unused = (counts < self.restart * share) | (self.counts.sum() == 0)
         counts = torch.where(unused, share, counts)
         sums = torch.where(unused[:, None], share * vectors[seeds].double(), sums)
         means = torch.where(counts[:, None] < LEAST, self.vectors, sums / counts[:, None])
-        for old, new in ((self.counts, counts), (self.sums, sums), (self.vectors, means)):
+        for old, new in ((self.counts, counts), (self.sums, sums), (self.vectors, means), (self.usage, usage)):
             old.copy_(torch.where(skip, old, new.to(old.dtype)))
 
 

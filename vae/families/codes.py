@@ -32,18 +32,18 @@ class Quantized(Distribution):
     Args:
         before: the encoder's numbers, (*batch, P, d), float32 or better.
         codebook: (K, d), without gradient.
-        counts: how often each code has been chosen lately, (K,).
+        usage: how often each code has been chosen lately, (K,).
 
     Attributes:
-        before, counts: as given.
+        before, usage: as given.
         codes: (*batch, P), int64.
         after: their vectors, (*batch, P, d).
     """
 
     has_rsample = True
 
-    def __init__(self, before: Tensor, codebook: Tensor, counts: Tensor):
-        self.before, self.counts = before, counts
+    def __init__(self, before: Tensor, codebook: Tensor, usage: Tensor):
+        self.before, self.usage = before, usage
         self.codes = nearest(before.detach(), codebook)
         self.after = codebook[self.codes]
         super().__init__(before.shape[:-2], self.after.flatten(-2).shape[-1:], validate_args=False)

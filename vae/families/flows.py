@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from vae.networks.masked import Masked, TwoHiddenLayers, Units
+from vae.networks.masked import Autoregressive, TwoHiddenLayers, Units
 
 Layers = Annotated[int, Field(ge=1, description="maps one after another")]
 Width = Annotated[int, Field(ge=1, description="hidden units of the network of each map (two hidden layers)")]
@@ -136,12 +136,8 @@ class AutoregressiveSteps(Bijection):
     def __init__(self, latent_dim: int, *, context: int, layers: int, width: int):
         super().__init__()
         assert latent_dim >= 2
-        dims, hidden = Units(latent_dim, latent_dim), Units(width, latent_dim - 1)
-        both = Units(2 * latent_dim, latent_dim)  # m and s
-        self.networks = nn.ModuleList(
-            TwoHiddenLayers(Masked(dims, hidden), Masked(hidden, hidden), Masked(hidden, both, strictly=True), context)
-            for _ in range(layers)
-        )
+        dims, both = Units(latent_dim, latent_dim), Units(2 * latent_dim, latent_dim)  # both: m and s
+        self.networks = nn.ModuleList(Autoregressive(dims, both, width, context) for _ in range(layers))
 
     def forward(self, e: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return z and the log-determinant, in one pass."""

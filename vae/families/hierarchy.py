@@ -43,7 +43,7 @@ class Latent:
         return self.log_ratio() if self.estimated else kl(self.q, self.p, self.z)
 
     def kl_by_group(self) -> Tensor:
-        """Return the KL of each group of independent dimensions, (B, G), nats; see `distributions.kl_by_group`."""
+        """Return the KL of each group of independent dimensions, (..., B, G), nats; see `distributions.kl_by_group`."""
         return self.log_ratio()[..., None] if self.estimated else kl_by_group(self.q, self.p, self.z)
 
     def log_ratio(self) -> Tensor:

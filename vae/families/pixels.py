@@ -4,17 +4,19 @@ None of them validates its arguments. In (..., C, H, W) the leading dimensions a
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Size, Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Independent
 from torch.distributions.constraints import Constraint
 from torch.types import _size
 
 from vae.data.statistics import LEVELS
 
 WIDTH = 1 / (LEVELS - 1)  # between neighbouring values
+PIXELS = 3  # event dimensions of images: (C, H, W)
 
 # B_2n / (2n (2n)!) for n = 1 ... 6, Bernoulli numbers B: log(sinh(a / 2) / (a / 2)) = sum of these times a^2n
 _LOG_SINHC = (1 / 24, -1 / 2880, 1 / 181440, -1 / 9676800, 1 / 479001600, -691 / 15692092416000)
@@ -44,6 +46,77 @@ class Pixels(Distribution):
 
     def _uniform(self, like: Tensor, sample_shape: _size) -> Tensor:
         return torch.rand(self._extended_shape(sample_shape), dtype=like.dtype, device=like.device)
+
+
+class EachPixel(Independent):
+    """The distribution of images (C, H, W) whose pixels are independent.
+
+    Without a gradient, on a CPU, it evaluates an image as a whole where its pixels can: they make fewer passes over
+    memory than one for each operation on each pixel. The last digits of float32 differ.
+
+    Args:
+        pixels: a distribution of batch shape (..., C, H, W).
+    """
+
+    def __init__(self, pixels: Distribution):
+        super().__init__(pixels, PIXELS, validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return log p of images (..., C, H, W), nats, summed over pixels."""
+        if torch.is_grad_enabled() or value.is_cuda or not isinstance(self.base_dist, Bernoulli | Normal):
+            return super().log_prob(value)
+        return self.base_dist.log_prob_of_images(value)
+
+
+class Bernoulli(torch.distributions.Bernoulli):
+    """p(x) = sigmoid(logit)^x sigmoid(-logit)^(1 - x), for pixels in [0, 1].
+
+    Args:
+        logits: of any shape.
+    """
+
+    def __init__(self, logits: Tensor):
+        super().__init__(logits=logits, validate_args=False)  # which would refuse grey pixels
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return x logit - log(1 + exp(logit)), nats."""
+        return value * self.logits - softplus(self.logits)
+
+    def log_prob_of_images(self, value: Tensor) -> Tensor:
+        """Return the sum of `log_prob` over the pixels of images (..., C, H, W), without a gradient.
+
+        With a for the logits it is sum (x - 1/2) a - sum |a| / 2 - log prod (1 + exp(-|a|)). A factor of the product is
+        at most 2, so that 16 of them may be multiplied before their logarithm is taken.
+        """
+        logits, shifted = self.logits.flatten(-PIXELS), (value - 0.5).flatten(-PIXELS)
+        size = logits.abs()
+        linear = torch.einsum("...d,...d->...", logits, shifted.to(logits)) - size.sum(-1) / 2
+        factors = size.neg_().exp_().add_(1)
+        for _ in range(4):
+            if factors.shape[-1] % 2 == 0:
+                one, other = factors.chunk(2, -1)
+                factors = one * other
+        return linear - factors.log_().sum(-1)
+
+
+class Normal(torch.distributions.Normal):
+    """N(loc, scale^2) for each pixel.
+
+    Args:
+        loc: (..., C, H, W).
+        scale: of the same shape, or (): one for all.
+    """
+
+    def __init__(self, loc: Tensor, scale: Tensor):
+        super().__init__(loc, scale, validate_args=False)
+        self._given = scale
+
+    def log_prob_of_images(self, value: Tensor) -> Tensor:
+        """Return the sum of `log_prob` over the pixels of images (..., C, H, W), without a gradient."""
+        squares = (value - self.loc).div_(self._given).square_().flatten(-PIXELS).sum(-1)
+        log_scale, count = self._given.log(), self.loc.shape[-PIXELS:].numel()
+        logs = log_scale.flatten(-PIXELS).sum(-1) if log_scale.dim() else count * log_scale
+        return -squares / 2 - logs - count * math.log(2 * math.pi) / 2
 
 
 class ContinuousBernoulli(Pixels):
@@ -150,8 +223,8 @@ class DiscretizedLogistic(Pixels):
         level = level_of(value)
         # a level's upper edge is, to the bit, the lower one of the next
         lower, upper = ((level + shift).to(self.loc.dtype) * WIDTH for shift in (-0.5, 0.5))
-        below_upper = F.logsigmoid((upper - self.loc) * torch.exp(-self.log_scale))
-        above_lower = F.logsigmoid((self.loc - lower) * torch.exp(-self.log_scale))
+        below_upper = -softplus((self.loc - upper) * torch.exp(-self.log_scale))
+        above_lower = -softplus((lower - self.loc) * torch.exp(-self.log_scale))
         is_first, is_last = level == 0, level == LEVELS - 1
         within = torch.where(is_last, 0.0, below_upper) + torch.where(is_first, 0.0, above_lower)
         return within + torch.where(is_first | is_last, 0.0, self._log_width())
@@ -213,6 +286,33 @@ class OptimalNormal(Pixels):
     def sample(self, sample_shape: _size = _ONE) -> Tensor:
         """Return the mean: s is known beside an image only, so there is no noise to add."""
         return self.loc.detach().expand(self._extended_shape(sample_shape))
+
+
+def softplus(x: Tensor) -> Tensor:
+    """Return log(1 + exp(x)), at any x, to the last digit of 1: on a CPU in a quarter of the time of torch's.
+
+    torch's `softplus`, `logsigmoid` and cross-entropies of logits spend their time on `log1p`, whose digits below those
+    of 1 are lost in a sum over pixels.
+    """
+    softened = _Softplus.apply(x)
+    assert isinstance(softened, Tensor)
+    return softened
+
+
+class _Softplus(torch.autograd.Function):
+    """See `softplus`; the slope is sigmoid(x), also at 0."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.save_for_backward(x)
+        if x.is_cuda:  # there one kernel is better than five
+            return F.softplus(x, threshold=80)  # exp(80) is finite in float32
+        return x.abs().neg_().exp_().add_(1).log_().add_(x.clamp(min=0))
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return grad_outputs[0] * x.sigmoid()
 
 
 def _polynomial(x: Tensor, coefficients: tuple[float, ...] | list[float]) -> Tensor:

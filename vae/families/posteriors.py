@@ -287,7 +287,7 @@ class VectorQuantized(Posterior[Quantized], Observer):
     def forward(self, numbers: Tensor) -> Quantized:
         """Return q(z|x) from numbers (..., D)."""
         before = at_least_float32(numbers).unflatten(-1, (-1, self.codebook.vectors.shape[-1]))
-        return Quantized(before, self.codebook.vectors, self.codebook.counts)
+        return Quantized(before, self.codebook.vectors, self.codebook.usage)
 
     def transform(self, q: Quantized, noise: Tensor) -> Tensor:
         """Return the only z, as often as there are rows of noise."""

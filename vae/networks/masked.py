@@ -7,6 +7,39 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+@dataclass(frozen=True)
+class Units:
+    """Units of a masked layer: `count` of them, with degrees from 0 to `period` - 1.
+
+    The degrees 0, 1, ... begin anew after `period`. Fewer units than that have degrees spread from the first to the
+    last.
+    """
+
+    count: int
+    period: int
+
+    def degrees(self, device: torch.device) -> Tensor:
+        """Return the degrees, (count,), int64."""
+        places = torch.arange(self.count, device=device)
+        if self.count >= self.period:
+            return places % self.period
+        return places * (self.period - 1) // max(self.count - 1, 1)
+
+
+class Masked(nn.Linear):
+    """A linear layer whose outputs see the inputs of no higher degree, `strictly` those of a lower one."""
+
+    def __init__(self, inputs: Units, outputs: Units, *, strictly: bool = False, bias: bool = True):
+        super().__init__(inputs.count, outputs.count, bias=bias)
+        self.inputs, self.outputs, self.strictly = inputs, outputs, strictly
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the outputs (..., out_features) of inputs (..., in_features)."""
+        rows, columns = self.outputs.degrees(input.device)[:, None], self.inputs.degrees(input.device)
+        hidden = rows <= columns if self.strictly else rows < columns
+        return F.linear(input, self.weight.masked_fill(hidden, 0), self.bias)
+
+
 class TwoHiddenLayers(nn.Module):
     """Two hidden layers of numbers (..., N) and a context (..., C), SiLU between; outputs are small at first.
 
@@ -30,27 +63,33 @@ class TwoHiddenLayers(nn.Module):
         return self.last(F.silu(self.second(F.silu(hidden))))
 
 
-@dataclass(frozen=True)
-class Units:
-    """Units of a masked layer: `count` of them, whose degrees 0, 1, ... begin anew after `period`."""
+class Autoregressive(TwoHiddenLayers):
+    """A MADE of two hidden layers (Germain et al. 2015): an output sees the inputs of lower degree, and the context.
 
-    count: int
-    period: int
+    The outputs see the context directly too: else those of degree 0, which no hidden unit reaches, would not see it.
+    Fewer hidden units than degrees let no output see all the inputs before it; there a direct connection does (the
+    article's section 4.2).
 
-    def degrees(self, device: torch.device) -> Tensor:
-        """Return the degrees, (count,), int64."""
-        return torch.arange(self.count, device=device) % self.period
+    Args:
+        inputs: N, whose degrees are 0, ..., P - 1.
+        outputs: of the same degrees.
+        width: units of each hidden layer.
+        context: C; 0: there is none.
+    """
 
+    def __init__(self, inputs: Units, outputs: Units, width: int, context: int):
+        between = Units(width, inputs.period - 1)
+        layers = Masked(inputs, between), Masked(between, between), Masked(between, outputs, strictly=True)
+        super().__init__(*layers, context)
+        self.direct = Masked(inputs, outputs, strictly=True, bias=False) if width < between.period else None
+        self.context_direct = nn.Linear(context, outputs.count, bias=False) if context else None
+        for layer in (self.direct, self.context_direct):
+            if layer is not None:
+                nn.init.zeros_(layer.weight)
 
-class Masked(nn.Linear):
-    """A linear layer whose outputs see the inputs of no higher degree, `strictly` those of a lower one."""
-
-    def __init__(self, inputs: Units, outputs: Units, *, strictly: bool = False):
-        super().__init__(inputs.count, outputs.count)
-        self.inputs, self.outputs, self.strictly = inputs, outputs, strictly
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Return the outputs (..., out_features) of inputs (..., in_features)."""
-        rows, columns = self.outputs.degrees(input.device)[:, None], self.inputs.degrees(input.device)
-        hidden = rows <= columns if self.strictly else rows < columns
-        return F.linear(input, self.weight.masked_fill(hidden, 0), self.bias)
+    def forward(self, numbers: Tensor, context: Tensor | None) -> Tensor:
+        """Return the outputs, (..., outputs)."""
+        found = super().forward(numbers, context)
+        if self.direct is not None:
+            found = found + self.direct(numbers)
+        return found if self.context_direct is None else found + self.context_direct(context)

@@ -109,13 +109,23 @@ class Objective(Piece, ABC):
 def negative_elbo(output: VAEOutput, x: Tensor) -> Terms:
     """Return the terms of -ELBO (beta = 1), each (B,): what evaluation reports, whatever was minimised.
 
-    Where labels are inferred, y is a latent variable like z: terms are means over q(y|x), or of a label that is given,
-    and the KL has KL(q(y|x) || p(y)). It is L(x, y) or U(x) of Kingma et al. 2014, Semi-supervised learning with deep
-    generative models (eq. 6 and 7).
+    Of K draws of z for each example the terms are the means. Where labels are inferred, y is a latent variable like z:
+    terms are means over q(y|x), or of a label that is given, and the KL has KL(q(y|x) || p(y)). It is L(x, y) or U(x)
+    of Kingma et al. 2014, Semi-supervised learning with deep generative models (eq. 6 and 7).
     """
-    reconstruction = output.over_labels(-output.p_x.log_prob(x))
-    divergence = total_kl(output.latents, output.labels)
+    reconstruction = over_draws(output.over_labels(-output.p_x.log_prob(x)))
+    divergence = over_draws(total_kl(output.latents, output.labels))
     return Terms(loss=reconstruction + divergence, reconstruction=reconstruction, kl=divergence)
+
+
+def over_draws(values: Tensor, event_dims: int = 0) -> Tensor:
+    """Return the mean over K draws, (B, *event), of (K, B, *event); values (B, *event) are their own mean.
+
+    Args:
+        values: numbers of each example, or of each draw.
+        event_dims: dimensions behind B.
+    """
+    return values.mean(0) if values.dim() > 1 + event_dims else values
 
 
 def several_layers(setting: str, config: Config) -> Iterator[str]:

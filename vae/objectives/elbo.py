@@ -2,12 +2,13 @@
 
 from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
 from vae.distributed.peers import Peers
 from vae.model import VAEOutput
-from vae.objectives.base import Objective, Scheduled, Terms, negative_elbo
+from vae.objectives.base import Objective, Scheduled, Terms, negative_elbo, over_draws
 from vae.schedules import Schedule, ScheduleSpec
 
 
@@ -20,10 +21,10 @@ class ELBO(Objective):
     Args:
         beta: weight of the KL as a schedule, or a number for a constant one; 1 is the bound without a warm-up.
         free_bits: the KL that a latent dimension has free, nats (the "free bits" of Kingma et al. 2016, Improved
-            variational inference with inverse autoregressive flow): the loss takes `max(KL, free_bits)` for each, so
-            that below there is no gradient towards the prior. There the KL is first averaged over the minibatch; here
-            each example has its own, so that its loss does not depend on others. Dimensions that q makes dependent
-            share `free_bits` times their number.
+            variational inference with inverse autoregressive flow, eq. 15): the loss takes `max(KL, free_bits)` for
+            each, KL being the mean over the global batch, so that below there is no gradient towards the prior.
+            Dimensions that q makes dependent share `free_bits` times their number.
+        samples: K, draws of z for each example; the loss is the mean over them, whose gradient has less noise.
         pixels: whether the loss has the sum over pixels or, as a common slip has it, their mean: the bound with beta
             times the number of pixels (and channels), at which the posterior collapses. What is reported is a sum.
     """
@@ -38,23 +39,29 @@ class ELBO(Objective):
         ] = "LinearWarmup",
         free_bits: Annotated[float, Field(ge=0, description="KL each latent dimension has free, nats")] = 0.0,
         pixels: Annotated[Literal["sum", "mean"], Field(description="mean: beta times pixels, in disguise")] = "sum",
+        samples: Annotated[int, Field(ge=1, description="draws of z for each example")] = 1,
     ):
         self.beta: Schedule = ScheduleSpec.build(beta)
         self.schedules = {"beta": self.beta}
-        self.free_bits, self.pixels = free_bits, pixels
+        self.free_bits, self.pixels, self.samples = free_bits, pixels, samples
+        self.across_examples = free_bits > 0
 
     def terms(self, output: VAEOutput, x: Tensor, now: Scheduled, peers: Peers) -> Terms:
-        """Return loss, reconstruction and KL, each (B,)."""
+        """Return loss, reconstruction and KL, each (B,) (all ranks: with free bits one collective)."""
         terms = negative_elbo(output, x)
         share = 1 / x[0].numel() if self.pixels == "mean" else 1
-        loss = share * terms.reconstruction + now["beta"] * (self._raised_kl(output) if self.free_bits else terms.kl)
+        divergence = self._raised_kl(output, peers) if self.free_bits else terms.kl
+        loss = share * terms.reconstruction + now["beta"] * divergence
         return Terms(loss=loss, reconstruction=terms.reconstruction, kl=terms.kl)
 
-    def _raised_kl(self, output: VAEOutput) -> Tensor:
-        """Return the KL, (B,), of which no group of dimensions has less than it has free."""
-        total = output.latents[0].z.new_zeros(()) if output.labels is None else output.labels.kl()
+    def _raised_kl(self, output: VAEOutput, peers: Peers) -> Tensor:
+        """Return each example's share of the KL, (B,), whose mean is raised to what is free, group by group."""
+        kls, free = [], []
         for layer in output.latents:
-            groups = layer.kl_by_group()
-            raised = groups.clamp(min=self.free_bits * layer.z.shape[-1] / groups.shape[-1]).sum(-1)
-            total = total + output.over_labels(raised)
-        return total
+            groups = over_draws(output.over_labels(layer.kl_by_group(), event_dims=1), event_dims=1)  # (B, G)
+            kls.append(groups)
+            free.append(groups.new_full(groups.shape[-1:], self.free_bits * layer.z.shape[-1] / groups.shape[-1]))
+        each, least = torch.cat(kls, -1), torch.cat(free)
+        mean = peers.gather(each.detach()).mean(0)  # the same numbers in the same order on all ranks
+        total = torch.where(mean > least, each, least).sum(-1)
+        return total if output.labels is None else total + output.labels.kl()

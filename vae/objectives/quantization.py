@@ -26,8 +26,8 @@ class VectorQuantization(Objective):
 
     Extra terms:
         commitment: |z_e - sg(e)|^2, not weighted, summed over an example's positions.
-        perplexity: e^H, no nats, H the entropy of the codes' shares in the codebook's moving counts, those before the
-            update (of the first step 1); the same for all examples of a batch.
+        perplexity: e^H, no nats, H the entropy of the codes' shares in the moving average of how often they are chosen,
+            before the update (of the first step 1); the same for all examples of a batch.
     """
 
     keeps_codes = True
@@ -55,5 +55,5 @@ class VectorQuantization(Objective):
         bound, q = negative_elbo(output, x), only_layer(output).q
         assert isinstance(q, Quantized)
         distance = (q.before - q.after).square().sum((-2, -1))
-        extra = {"commitment": distance, "perplexity": perplexity(q.counts).expand_as(distance)}
+        extra = {"commitment": distance, "perplexity": perplexity(q.usage).expand_as(distance)}
         return Terms(bound.loss + self.commitment * distance, bound.reconstruction, bound.kl, extra)

@@ -26,6 +26,7 @@ SPECS = [
     "{name: BetaTCVAE, beta: 3, alpha: 0.5, gamma: 2, estimator: stratified}",
     "{name: CapacityVAE, capacity: 0.1}",
     "{name: InfoVAE, alpha: 1}",
+    "{name: ELBO, free_bits: 0.05, samples: 2}",
 ]
 # examples that a process takes at once; of 10 on three ranks with 3, one rank has two chunks, and the others have one
 CHUNKS = (0, 1, 3)

@@ -28,6 +28,7 @@ from vae.run.versions import versions
 
 BOUND = "log of the mean importance weight (Burda et al. 2016, eq. 8), K = samples draws z ~ q(z|x) for each example"
 QUANTILES = (0.01, 0.1, 0.5)  # of the effective sample size
+LOW = 10  # draws that count: with fewer, an estimate of the bias from the same draws says too little
 
 
 @dataclass(frozen=True)
@@ -153,25 +154,35 @@ def likelihood_results(each: Estimates, samples: int) -> dict[str, Any]:
 
     Returns:
         `log_likelihood`, `elbo`: with `_error`, the standard error over images; `log_likelihood_draw_error`: the
-        standard error over sets of draws, from the weights' variance by the delta method (None for one draw);
-        `reconstruction`: of z ~ q(z|x); `effective_sample_size`: `mean`, `min` and `quantiles` over images;
+        standard error over sets of draws, and `log_likelihood_bias`: how far the mean lies below log p(x) for want of
+        draws, or less, both by the jackknife (None for one draw);
+        `reconstruction`: of z ~ q(z|x); `effective_sample_size`: `mean`, `min` and `quantiles` over images, `low`: the
+        share of images below `low_below`;
         `squared_error_mean_z`: of a pixel, at z = E[z|x].
     """
     size = each.effective_sample_size
     likelihood, likelihood_error = mean_and_error(each.log_likelihood)
     elbo, elbo_error = mean_and_error(each.elbo)
-    relative_variance = (1 / size - 1 / samples).clamp(min=0)  # of the mean weight of an image
-    draw_error = relative_variance.sum().sqrt().item() / len(size) if samples > 1 else None
+    draw_error = each.variance.sum().sqrt().item() / len(size) if samples > 1 else None
+    bias = each.bias.mean().item() if samples > 1 else None
+    few = (size < LOW).double().mean().item() if samples > 1 else 0.0
     quantiles = {str(share): value.item() for share, value in zip(QUANTILES, _quantiles(size), strict=True)}
     return {
         "log_likelihood": likelihood,
         "log_likelihood_error": likelihood_error,
         "log_likelihood_draw_error": draw_error,
+        "log_likelihood_bias": bias,
         "elbo": elbo,
         "elbo_error": elbo_error,
         "reconstruction": each.reconstruction.mean().item(),
         "squared_error_mean_z": each.squared_error.mean().item(),
-        "effective_sample_size": {"mean": size.mean().item(), "min": size.min().item(), "quantiles": quantiles},
+        "effective_sample_size": {
+            "mean": size.mean().item(),
+            "min": size.min().item(),
+            "quantiles": quantiles,
+            "low": few,
+            "low_below": LOW,
+        },
     }
 
 

@@ -11,9 +11,17 @@ from torch import Tensor
 from vae.data.batches import share
 from vae.data.dataset import Split
 from vae.distributed.peers import Ranks
-from vae.evaluation.log_likelihood.budget import largest_batch, return_free_memory
+from vae.evaluation.log_likelihood.budget import FreeMemory, largest_batch
 from vae.evaluation.log_likelihood.progress import Progress
-from vae.evaluation.log_likelihood.weights import Draws, WeightSums, log_weights
+from vae.evaluation.log_likelihood.weights import (
+    Drawn,
+    Draws,
+    ImportanceWeights,
+    effective_sample_size,
+    jackknife,
+    log_mean,
+    log_weights,
+)
 from vae.evaluation.passes import evaluating, images_of, labels_for
 from vae.model import VAE
 
@@ -24,13 +32,17 @@ class Estimates:
 
     Attributes:
         log_likelihood: log (1/K sum over k of w_k), on average a lower bound of log p(x) (Burda et al. 2016, eq. 8).
-        elbo: the mean of log w_k.
+        bias: how far it lies below log p(x) for want of draws, or less; see `weights.jackknife`.
+        variance: of it, over sets of K draws, nats^2.
+        elbo: the mean of log w_k; where labels are inferred, -U(x), which lies below; see `weights.Drawn`.
         reconstruction: the mean of -log p(x|z_k).
         effective_sample_size: (sum of w_k)^2 / sum of w_k^2, from 1 to K (Kish 1965).
         squared_error: squared error of E[x|z] at z = E[z|x], mean over pixels and channels.
     """
 
     log_likelihood: Tensor
+    bias: Tensor
+    variance: Tensor
     elbo: Tensor
     reconstruction: Tensor
     effective_sample_size: Tensor
@@ -67,8 +79,9 @@ def estimate(
         at_once = at_once or _most_draws(accelerator, model, part)
         times = 1 if model.noise_dim else samples  # where q is a point, all K draws are equal: one is made
         draws = samples // times  # made for each image
-        images_a_pass, draws_a_pass = min(max(1, at_once // draws), longest), min(at_once, draws)
-        found = []
+        images_a_pass = min(max(1, at_once // draws), longest)
+        draws_a_pass = math.ceil(draws / math.ceil(draws / at_once))  # equal passes, but for the last one
+        found, free = [], FreeMemory()
         with progress.stage("log p(x)", (mine.stop - mine.start) * samples, "draw"):
             for first in range(mine.start, mine.start + longest, images_a_pass):  # as many passes on each rank
                 rows = range(first, min(first + images_a_pass, mine.stop))
@@ -77,7 +90,7 @@ def estimate(
                     block.add(count := min(draws_a_pass, draws - made), times)
                     progress.advance(count * times * len(rows))
                 found.append(block.estimates())
-                return_free_memory()
+                free.give_back()
     together = Ranks(len(part), len(part), rank, world_size).gather(torch.cat(found))
     return Estimates(*together.unbind(1))
 
@@ -90,7 +103,7 @@ class _Block:
         self.model, self.rows = model, rows
         self.x, self.labels = images_of(model, part, where), labels_for(model, part, where)
         self._noise = Draws(seed, split, rows, model.noise_dim, pool)
-        self._sums = WeightSums(len(rows), self.x.device)
+        self._weights = ImportanceWeights(len(rows), self.x.device)
 
     def add(self, count: int, times: int) -> None:
         """Add `count` draws per image; each counts `times` times (one of the two is 1)."""
@@ -100,15 +113,17 @@ class _Block:
         if self.x.is_cuda:
             noise = noise.pin_memory()
         output = self.model(self.x, noise.to(self.x, non_blocking=True), self.labels)
-        self._sums.add(*(each.expand(count * times, -1) for each in log_weights(output, self.x)))
+        drawn = log_weights(output, self.x)
+        self._weights.add(Drawn(*(each.expand(count * times, -1) for each in drawn)))
 
     def estimates(self) -> Tensor:
-        """Return the columns of `Estimates`, (B, 5)."""
-        sums = self._sums
+        """Return the columns of `Estimates`, (B, 7)."""
         if not self.rows:
             return self.x.new_zeros(0, len(fields(Estimates)), dtype=torch.float64)
         error = (self.model.reconstruct(self.x, self.labels) - self.x).double().square().flatten(1).mean(1)
-        columns = (sums.log_likelihood, sums.elbo, sums.reconstruction, sums.effective_sample_size, error)
+        weights, log_w = self._weights, self._weights.log_w
+        size = effective_sample_size(log_w)
+        columns = (log_mean(log_w), *jackknife(log_w), weights.elbo, weights.reconstruction, size, error)
         return torch.stack(columns, 1)
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 from vae.evaluation.results_file import Kept, Protocol
 
-HEAD = ("run", "log p(x)", "ELBO", "KL", "I(x;z)", "KL(q(z)||p(z))", "active", "ESS", "bits/dim")
+HEAD = ("run", "log p(x)", "bias", "ELBO", "KL", "I(x;z)", "KL(q(z)||p(z))", "active", "ESS", "bits/dim")
 MISSING = "-"
+NOTICED = 0.01  # share of images with a low effective sample size that is worth a line
 
 
 def title(protocols: Sequence[Protocol]) -> str:
@@ -24,10 +25,11 @@ def in_full(kept: Kept) -> Iterator[str]:
     """Yield one evaluation, a line for each of its results; nats per image."""
     found, size = kept.results, kept.results["effective_sample_size"]
     bits = "" if found["bits_per_dim"] is None else f"; {found['bits_per_dim']:.4f} bits per dimension"
-    draws = _number(found["log_likelihood_draw_error"], "{:.3f}")
+    draws, bias = _number(found["log_likelihood_draw_error"], "{:.3f}"), found.get("log_likelihood_bias")
+    lacking = "" if bias is None else f"; K = {kept.protocol['samples']:,} leaves it too low by {bias:.3f} or more"
     yield _line(
         "log p(x)" if kept.protocol["given"] is None else "log p(x|y)",
-        f"{_with_error(found, 'log_likelihood', 3)} (of it {draws} from the draws){bits}",
+        f"{_with_error(found, 'log_likelihood', 3)} (of it {draws} from the draws{lacking}){bits}",
     )
     yield _line("ELBO", _with_error(found, "elbo", 3))
     at_mean = f"{found['reconstruction_mean_z']:.3f} at z = E[z|x], where a pixel's squared error is"
@@ -41,6 +43,9 @@ def in_full(kept: Kept) -> Iterator[str]:
     low = ", ".join(f"{float(share):.0%} {value:.1f}" for share, value in size["quantiles"].items())
     words = f"mean {size['mean']:.1f} of {kept.protocol['samples']:,}; least {size['min']:.1f}; quantiles {low}"
     yield _line("effective sample size", words)
+    if size.get("low", 0) >= NOTICED:
+        share, limit = size["low"], size["low_below"]
+        yield _line("", f"below {limit} for {share:.0%} of the images: there the bias is larger than said; --samples")
 
 
 def table(evaluations: Mapping[Path, Kept]) -> Iterator[str]:
@@ -62,10 +67,11 @@ def _row(folder: Path, kept: Kept) -> tuple[str, ...]:
     return (
         str(folder),
         _with_error(found, "log_likelihood", 2),
+        _number(found.get("log_likelihood_bias"), "-{:.2f}"),
         _with_error(found, "elbo", 2),
         f"{found['kl']:.2f}",
         _number(whole.get("mutual_information")),
-        _number(whole.get("marginal_kl")),
+        _number(whole.get("marginal_kl"), "≤ {:.2f}" if whole and _at_limit(whole) else "{:.2f}"),
         f"{found['active_units']} of {found['latent_dimensions']}",
         f"{found['effective_sample_size']['mean']:.1f}",
         _number(found["bits_per_dim"], "{:.4f}"),
@@ -78,7 +84,13 @@ def _parts(whole: Mapping[str, Any] | None) -> str:
     information = f"I(x;z) {_with_error(whole, 'mutual_information', 3)} (at most {whole['limit']:.2f})"
     if whole["marginal_kl"] is None:
         return f"; {information}"
-    return f" ≈ {information} + KL(q(z)||p(z)) {_with_error(whole, 'marginal_kl', 3)}"
+    bound = ", its upper bound: so many images tell no more" if _at_limit(whole) else ""
+    return f" ≈ {information} + KL(q(z)||p(z)) {_with_error(whole, 'marginal_kl', 3)}{bound}"
+
+
+def _at_limit(whole: Mapping[str, Any]) -> bool:
+    """Return whether I(x; z) is so close to log N that KL(q(z) || p(z)) has what it lacks."""
+    return whole["mutual_information"] > whole["limit"] - 1
 
 
 def _with_error(found: Mapping[str, Any], name: str, digits: int) -> str:

@@ -10,8 +10,8 @@ from torch import distributions as td
 from vae.components import Piece
 from vae.config import Config
 from vae.data.statistics import PixelStatistics
+from vae.families.pixels import EachPixel
 
-PIXELS = 3  # event dimensions of p(x|z): (C, H, W)
 CHANNELS = -3  # where they are in numbers (..., C', H, W)
 RAREST = 0.001  # share of the images that differ in a pixel, where in all training images the pixel is the same
 NOT_NORMALISED = "not normalised"  # a measure: such numbers are compared with those of the same family only
@@ -104,6 +104,6 @@ def bits_per_dim(nats: float, image_shape: tuple[int, int, int]) -> float:
     return nats / (math.prod(image_shape) * math.log(2))
 
 
-def each_pixel(distribution: td.Distribution) -> td.Independent:
+def each_pixel(distribution: td.Distribution) -> EachPixel:
     """Return the distribution of images (C, H, W) whose pixels are independent."""
-    return td.Independent(distribution, PIXELS, validate_args=False)
+    return EachPixel(distribution)

@@ -25,8 +25,7 @@ class Bernoulli(Likelihood):
 
     def forward(self, numbers: Tensor) -> td.Independent:
         """Return p(x|z) from logits (..., C, H, W)."""
-        # validate_args would refuse grey pixels
-        return each_pixel(td.Bernoulli(logits=at_least_float32(numbers), validate_args=False))
+        return each_pixel(pixels.Bernoulli(at_least_float32(numbers)))
 
     def output_bias(self, statistics: PixelStatistics) -> Tensor:
         """Return the logit of each pixel's mean, (C, H, W), as in the code of Burda et al. 2016."""

@@ -40,7 +40,7 @@ class Normal(Likelihood):
     def forward(self, numbers: Tensor) -> td.Independent:
         """Return p(x|z) from means (..., C, H, W)."""
         mean = at_least_float32(numbers)
-        return each_pixel(td.Normal(mean, torch.full_like(mean, self.std), validate_args=False))
+        return each_pixel(pixels.Normal(mean, mean.new_full((), self.std)))
 
     def output_bias(self, statistics: PixelStatistics) -> Tensor:
         """Return each pixel's mean, (C, H, W)."""
@@ -75,7 +75,7 @@ class NormalLearnedStd(Likelihood):
     def forward(self, numbers: Tensor) -> td.Independent:
         """Return p(x|z) from means (..., C, H, W)."""
         mean, std = at_least_float32(numbers), self.std(at_least_float32(self.raw))
-        return each_pixel(td.Normal(mean, std, validate_args=False))
+        return each_pixel(pixels.Normal(mean, std))
 
     def output_bias(self, statistics: PixelStatistics) -> Tensor:
         """Return each pixel's mean, (C, H, W); `std` is a setting of its own."""
@@ -103,7 +103,7 @@ class NormalPixelStd(Likelihood):
     def forward(self, numbers: Tensor) -> td.Independent:
         """Return p(x|z) from means and raw standard deviations, (..., 2C, H, W)."""
         mean, raw = at_least_float32(numbers).chunk(2, CHANNELS)
-        return each_pixel(td.Normal(mean, self.std(raw), validate_args=False))
+        return each_pixel(pixels.Normal(mean, self.std(raw)))
 
     def output_bias(self, statistics: PixelStatistics) -> Tensor:
         """Return each pixel's mean and raw standard deviation, (2C, H, W)."""

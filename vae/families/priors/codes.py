@@ -13,7 +13,7 @@ from vae.config import Config
 from vae.families.codes import CodeSequences
 from vae.families.priors.base import Given, Prior
 from vae.networks import Sizes
-from vae.networks.masked import Masked, TwoHiddenLayers, Units
+from vae.networks.masked import Autoregressive, Units
 
 
 class _Codes(Prior):
@@ -76,10 +76,8 @@ class AutoregressiveCodes(_Codes):
         super().__init__(sizes)
         assert self.positions > 1
         self.embedding = nn.Embedding(self.codes, embedding)
-        seen, hidden = Units(embedding * self.positions, self.positions), Units(width, self.positions - 1)
-        given = Units(self.codes * self.positions, self.positions)
-        layers = Masked(seen, hidden), Masked(hidden, hidden), Masked(hidden, given, strictly=True)
-        self.network = TwoHiddenLayers(*layers, context=0)
+        seen, given = (Units(each * self.positions, self.positions) for each in (embedding, self.codes))
+        self.network = Autoregressive(seen, given, width, context=0)
 
     @classmethod
     def conflicts(cls, config: Config) -> Iterator[str]:
