@@ -8,7 +8,7 @@ import pytest
 
 from tests.helpers import ROOT
 from tests.helpers.starts import SMALL, Job
-from vae.commands.parsing import Parser, add_configuration, configuration_of
+from vae.commands.parsing import Parser, add_configuration, add_plugins, configuration_of
 from vae.config import read_yaml
 from vae.distributed.accelerate_settings import PRECISION
 from vae.distributed.launch import make_accelerator
@@ -57,6 +57,7 @@ def resolved(*words: str, **environment: str) -> str:
     """Return train.precision by a command line and the launcher's variables."""
     parser = Parser("test")
     add_configuration(parser, "")
+    add_plugins(parser)
     return configuration_of(parser.parse_args(words), PLAIN | environment).train.precision
 
 

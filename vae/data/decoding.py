@@ -1,4 +1,7 @@
-"""Pictures, decoded by Pillow: all as one array of bytes."""
+"""Pictures, decoded by Pillow: all as one array of bytes.
+
+Pillow is imported where it is used: a run on other data needs none of it at its start.
+"""
 
 import os
 from collections import Counter
@@ -6,14 +9,16 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, TYPE_CHECKING, TypeVar
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
 
 from vae.bars import Bar
 from vae.data.dataset import one_line
 from vae.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Opened
 
 THREADS = 8  # decoding and resizing release the interpreter; on a network file system they wait
 BLOCK = 32  # pictures that a thread takes at once
@@ -42,6 +47,8 @@ class Look:
 
 def endings() -> set[str]:
     """Return the endings of names, in lower case, of files that Pillow can open."""
+    from PIL import Image
+
     known = Image.registered_extensions()  # loads all of Pillow's formats
     return {ending for ending, kind in known.items() if kind in Image.OPEN}
 
@@ -99,16 +106,20 @@ def _each(pictures: Sequence[Picture], work: Callable[[int, Picture], Made], doi
 
 
 def _naming(work: Callable[[int, Picture], Made], number: int, picture: Picture) -> Made:
+    from PIL import UnidentifiedImageError
+
     try:
         return work(number, picture)
     except InputError:
         raise
     except Exception as error:  # of damaged pictures, Pillow's formats raise anything
-        reason = "no picture" if isinstance(error, Image.UnidentifiedImageError) else one_line(error)
+        reason = "no picture" if isinstance(error, UnidentifiedImageError) else one_line(error)
         raise InputError(f"{picture.name}: cannot be read as a picture ({reason}); repair or remove it") from None
 
 
 def _look(picture: Picture) -> Look:
+    from PIL import ExifTags, Image
+
     with Image.open(picture.open()) as image:
         width, height = image.size
         if image.format in ("JPEG", "MPO") and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5:
@@ -133,6 +144,8 @@ def _one_size(looks: Sequence[Look], where: str) -> tuple[int, int]:
 
 def _pixels(picture: Picture, channels: int, size: tuple[int, int], *, resized: bool) -> np.ndarray:
     """Return the pixels of a picture (C, H, W), uint8."""
+    from PIL import Image, ImageOps
+
     with Image.open(picture.open()) as opened:
         mode, kind = opened.mode, opened.format
         image = _with_8_bits(ImageOps.exif_transpose(opened), mode, kind)
@@ -147,8 +160,10 @@ def _pixels(picture: Picture, channels: int, size: tuple[int, int], *, resized: 
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
 
-def _with_8_bits(image: Image.Image, mode: str, kind: str | None) -> Image.Image:
+def _with_8_bits(image: "Opened", mode: str, kind: str | None) -> "Opened":
     """Return a picture whose pixels have 8 bits: of 16 bits the nearest, 65535 becomes 255."""
+    from PIL import Image
+
     if mode in SIXTEEN_BITS or (mode == "I" and kind == "PNG"):  # older versions of Pillow call 16 bits of a PNG I
         return Image.fromarray(((np.asarray(image).astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8))
     if mode in ("I", "F"):
@@ -156,8 +171,10 @@ def _with_8_bits(image: Image.Image, mode: str, kind: str | None) -> Image.Image
     return image
 
 
-def _from_the_centre(image: Image.Image, size: int) -> Image.Image:
+def _from_the_centre(image: "Opened", size: int) -> "Opened":
     """Return the square in the centre, after the shorter side was resized: torchvision's Resize and CenterCrop."""
+    from PIL import Image
+
     short = min(image.size)
     width, height = (int(size * side / short) for side in image.size)
     left, top = round((width - size) / 2), round((height - size) / 2)
