@@ -47,7 +47,10 @@ def program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 @pytest.mark.parametrize(
     "words",
-    [*((name, "--patience", 0) for name in ("throughput", "scaling", "reliability", "startup")), ("mistakes",)],
+    [
+        *((name, "--patience", 0) for name in ("throughput", "scaling", "reliability", "startup", "evaluation")),
+        ("mistakes",),
+    ],
     ids=lambda words: words[0],
 )
 def test_every_program_measures_prints_and_writes(
