@@ -148,7 +148,9 @@ def main() -> None:
         ratios = [run["seconds"] / run["floor_seconds"] for run in runs]
         lines.append([f"{net}, {pixels}", *(harness.spread(each, 1) for each in times), harness.spread(ratios)])
     busy = harness.median([run["others_percent"] or 0.0 for runs in results.values() for run in runs], 0)
-    print(f"\n{harness.headline(origin)}\n{args.images} images, K = {args.samples:,}, {args.threads} threads, ", end="")
+    print(
+        f"\n{harness.headline(origin)}\n{args.images} images, K = {args.samples:,}, {args.threads} thread(s), ", end=""
+    )
     print(f"{args.repeats} evaluations: median (lowest..highest); others' CPU {busy} %\n")
     print(harness.table(["net", "ms an image", "ms of its products", "ratio"], lines))
     nets = [{"net": net, "pixels": pixels, "evaluations": runs} for (net, pixels), runs in results.items()]
