@@ -64,11 +64,16 @@ def takes(name: str, setting: str) -> bool:
     return setting in settings_of(source_of(name))
 
 
-def source_of(name: str) -> Source:
-    """Return the function that reads the data set called `name`; raises `InputError` for an unknown name."""
+def kind_of(name: str) -> str | None:
+    """Return the key of `SOURCES` for the data set called `name`: the name, a folder's slash, an ending; or None."""
     endings = [key for key in SOURCES if key.startswith(".") and name.endswith(key)]
     folder = ["/"] if Path(name).expanduser().is_dir() else []
-    if kind := next(iter([name] * (name in SOURCES) + folder + endings), None):
+    return next(iter([name] * (name in SOURCES) + folder + endings), None)
+
+
+def source_of(name: str) -> Source:
+    """Return the function that reads the data set called `name`; raises `InputError` for an unknown name."""
+    if kind := kind_of(name):
         return SOURCES[kind]
     paths = {"/": "path/to/folder/"} | {key: f"path/to/file{key}" for key in SOURCES if key.startswith(".")}
     known = [paths.get(key, key) for key in SOURCES]

@@ -36,9 +36,10 @@ def used_by(config: Config) -> list[tuple[Plugin, Need]]:
     """Return the plugins of this process that a complete configuration needs, and what it needs of each."""
     if not loaded():
         return []
-    sources, name = table_of("SOURCES"), config.data.name
-    keys = [name] if name in sources else [key for key in sources if key.startswith(".") and name.endswith(key)][:1]
-    pieces = [*chosen(config), *((sources, key) for key in keys)]
+    from vae.data.sources import SOURCES, kind_of  # imports torch
+
+    kind = kind_of(config.data.name)
+    pieces = [*chosen(config), *([] if kind is None else [(SOURCES, kind)])]
     return [(plugin, need) for plugin in loaded() if (need := _need(plugin, pieces))]
 
 
