@@ -122,7 +122,7 @@ class Measured:
 
 
 def measure(args: argparse.Namespace) -> dict[tuple[str, str], list[Run]]:
-    """Return what all evaluations took, by net and pixels, made in turn."""
+    """Return the runs of each net and kind of pixels; the nets take turns."""
     accelerator = launch.make_accelerator("cpu", "no", {})
     torch.set_num_threads(args.threads)
     nets = {(net, pixels): Measured(accelerator, build(net, pixels), args) for net in NETS for pixels in PIXELS}

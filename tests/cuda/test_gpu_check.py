@@ -51,7 +51,7 @@ def gpu_check(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @dataclass(frozen=True)
 class Checked:
-    """What `gpu_check.py --quick` left on one fake device: its JSON, its table, a report of each process."""
+    """The files of `gpu_check.py --quick` on one fake device: its JSON, its table, a report of each process."""
 
     parts: dict[str, dict[str, Any]]
     table: str

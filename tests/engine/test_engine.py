@@ -251,7 +251,7 @@ def test_what_cannot_go_together_is_refused(settings: list[str], words: str) -> 
 
 
 def on_two_ranks(folder: Path, *arguments: str) -> list[str]:
-    """Return what each rank found."""
+    """Return the text that each of two ranks has written."""
     done = on_ranks(2, ROOT / "tests/helpers/programs/engine.py", folder, *arguments)
     assert done.code == 0, done.err
     return [(folder / rank).read_text() for rank in ("0", "1")]

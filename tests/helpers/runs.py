@@ -39,7 +39,7 @@ def largest_difference(a: Path, b: Path) -> float:
 
 
 def events(folder: Path) -> EventAccumulator:
-    """Return what TensorBoard reads."""
+    """Return the events of a run, as TensorBoard reads them."""
     accumulator = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0, "images": 0})
     return accumulator.Reload()
 

@@ -43,7 +43,7 @@ def rows_of(file: Path) -> list[dict[str, Any]]:
 
 
 def merged(file: Path, kind: str) -> dict[str, Any]:
-    """Return what an offline file has of `config` or `summary` in the end."""
+    """Return the last `config` or `summary` of an offline file, its updates merged."""
     found = {}
     for record in records(file):
         if record.WhichOneof("record_type") == kind:

@@ -232,7 +232,7 @@ def test_what_a_launcher_does_with_a_signal_never_costs_a_step_or_leaves_a_proce
     job.assert_nothing_is_left()
     assert saved_step(job.folder) >= rows(job.folder)[-1]["step"]
     ended = job.started[0].wait()  # all that its workers have printed, also after its own end
-    # once in hundreds of runs torchrun, its traceback printed, aborts over a thread of its own store as it leaves
+    # seen once: torchrun, its traceback printed, aborts over a thread of its own store as it leaves
     aborted = ended.code == -signal.SIGABRT and code == 1 and "SignalException" in ended.err
     assert ended.code == code or aborted, ended.err
     passed_on = signal.SIGINT if signum == signal.SIGINT else signal.SIGTERM

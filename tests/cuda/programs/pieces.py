@@ -112,7 +112,7 @@ def run(engine: Engine, first: int, until: int) -> None:
 
 
 def seen(config: Config, accelerator: Accelerator) -> dict[str, Any]:
-    """Return what the steps between two logging points did to the device (all ranks)."""
+    """Return the launches, read-backs and rules broken of the steps between two logging points (all ranks)."""
     engine, wanted = build(config, accelerator)
     first, until = 20, 28  # over the end of an epoch
     run(engine, first, first + 2)
