@@ -186,11 +186,8 @@ def choose_engine(
     """Return the engine for a run, see `choose`; raises `InputError`."""
     train, examples = config.train, len(batches.images)
     _, steps = count_steps(examples, train.batch_size, train.epochs, train.max_steps)
-    numbers = examples * math.prod(batches.noise_shape)
     observes = issubclass(POSTERIORS[config.model.posterior["name"]], Observer)
-    return choose(
-        train, device, world_size, steps, across_examples=objective.across_examples, observes=observes, noise=numbers
-    )
+    return choose(train, device, world_size, steps, across_examples=objective.across_examples, observes=observes)
 
 
 def build_engine(

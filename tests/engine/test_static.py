@@ -20,7 +20,7 @@ from vae.engine import Engine, NonFiniteError
 from vae.engine.compiler import EngineError
 from vae.engine.ledger import Ledger
 from vae.engine.local_gradients import Measured
-from vae.engine.static import Static
+from vae.engine.static import HELD_NUMBERS, Static, segments_of
 
 IMAGES = torch.randint(0, 256, (103, 1, 6, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 SETTINGS = ["model.hidden_dim=16", "train.batch_size=20", "objective.beta={name: LinearWarmup}", "train.engine=eager"]
@@ -60,7 +60,8 @@ def build(*settings: str, device: str = "cpu") -> tuple[Engine, Static]:
 
 def batches_of(config: Config, device: torch.device) -> TrainingBatches:
     dtype, binarize = assemble.DTYPES[config.train.precision], config.data.binarize
-    return TrainingBatches(IMAGES.to(device), batch_size=20, noise_dim=2, seed=0, binarize=binarize, dtype=dtype)
+    images, samples = IMAGES.to(device), assemble.build_objective(config).samples
+    return TrainingBatches(images, batch_size=20, noise_dim=2, seed=0, samples=samples, binarize=binarize, dtype=dtype)
 
 
 def run(engine: Engine, steps: int, first: int = 0) -> list[int]:
@@ -120,6 +121,35 @@ def test_a_call_of_several_steps_ends_where_an_epoch_or_the_next_thing_to_do_is(
     strides = run(whole, 25)  # epochs end at 6, 12, ...; things to do at 10 and 20
     assert strides == [4, 1, 1, 4, 1, 1, 4, 1, 1, 1, 1, 4, 1]
     assert largest_difference(eager, whole) < 1e-12
+
+
+@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize("segments", [(2, 3), (2, 4), (6, 1)])  # the last of (2, 4) has two steps
+def test_an_epoch_in_segments_has_the_steps_of_a_whole_one(
+    segments: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a run is continued within a segment, and goes back to another one."""
+    settings = ("train.precision=fp64", "data.binarize=dynamic", "objective.samples=3")
+    eager, whole = build(*settings)
+    monkeypatch.setattr("vae.engine.static.segments_of", lambda *_: segments)
+    _, divided = build(*settings)
+    for engine in (eager, whole, divided):
+        run(engine, 15)
+        run(engine, 9, first=4)  # as after a restart
+    assert largest_difference(whole, divided) == 0
+    assert largest_difference(eager, divided) < 1e-12
+
+
+def test_segments_hold_an_epoch_and_no_more_noise_than_is_allowed() -> None:
+    for steps in range(1, 40):
+        for fits in range(1, 45):
+            numbers = HELD_NUMBERS // fits
+            segments, length = segments_of(steps, numbers)
+            assert (segments - 1) * length < steps <= segments * length  # no segment is empty
+            assert length * numbers <= HELD_NUMBERS
+            assert segments <= math.ceil(steps / fits)
+    assert segments_of(3_000, 0) == (1, 3_000)
+    assert segments_of(3, 2 * HELD_NUMBERS) == (3, 1)  # a step is held in any case
 
 
 @pytest.mark.usefixtures("uncompiled")

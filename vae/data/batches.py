@@ -56,8 +56,8 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class EpochTable:
-    """One rank's batches of one epoch, a row for each step.
+class Table:
+    """One rank's batches of consecutive steps of an epoch, a row for each.
 
     All rows have one length R: past its end a batch repeats its last example, finite where that one is, without weight.
 
@@ -195,24 +195,26 @@ class TrainingBatches:
             return self.images
         return randomness.above(self._thresholds(epoch).to(self.images.device, non_blocking=True), self.images)
 
-    def table(self, epoch: int) -> EpochTable:
-        """Return all batches of an epoch at once, on the CPU; `index` is into `pixels(epoch)`.
+    def table(self, epoch: int, positions: range | None = None) -> Table:
+        """Return the batches at consecutive positions of an epoch (default: all), on the CPU.
+
+        Their `index` is into `pixels(epoch)`.
 
         In NumPy, since a thread may do it while another one trains: torch would give that thread a team of workers of
         its own, and with more workers than cores OpenMP puts all of them to sleep between any two operations.
         """
         order = randomness.permutation(len(self.images), self.seed, "order", epoch).numpy()
-        parts = [self._part(position) for position in range(self.steps_per_epoch)]
+        parts = [self._part(position) for position in positions or range(self.steps_per_epoch)]
         first, last = (np.array([[getattr(rows, end)] for rows, _, _ in parts]) for end in ("start", "stop"))
         count, global_count = (np.array([part[i] for part in parts]) for i in (1, 2))
         offsets = np.arange(self.rows)
         places = np.minimum(first + offsets, last - 1)
         weight = np.where(offsets < count[:, None], 1 / global_count[:, None], 0.0)
         noise = np.empty((*places.shape, *self.noise_shape), dtype=np.float32)
-        for block in range(math.ceil(len(self.images) / self._block)):
+        for block in range(places.min() // self._block, places.max() // self._block + 1):
             here = places // self._block == block
             noise[here] = self._draw(epoch, block).numpy()[places[here] - block * self._block]
-        return EpochTable(*map(torch.from_numpy, (order[places], noise, weight, count)))
+        return Table(*map(torch.from_numpy, (order[places], noise, weight, count)))
 
     def close(self) -> None:
         """Draw nothing ahead any more."""

@@ -10,7 +10,6 @@ from vae.errors import InputError
 STEPS_THAT_REPAY_COMPILING = 12_500
 # estimated, never measured on a GPU: 124 kernels of a captured step fewer, at 1.75 us each; compiling takes 13 seconds
 STEPS_THAT_REPAY_COMPILING_A_GRAPH = 60_000
-MOST_NOISE = 2**28  # numbers of an epoch in a static engine's table: 1 GiB
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,6 @@ def choose(
     *,
     across_examples: bool = False,
     observes: bool = False,
-    noise: int = 0,
 ) -> Choice:
     """Return the engine for a run.
 
@@ -47,7 +45,6 @@ def choose(
         total_steps: of the whole run.
         across_examples: whether the loss of an example depends on others.
         observes: whether the model learns without a gradient, too.
-        noise: numbers that an epoch takes.
 
     Raises:
         InputError: the configured engine, or the number of processes, does not go with the other settings.
@@ -55,7 +52,7 @@ def choose(
     _check_exact(train, world_size, across_examples)
 
     def hindered(name: str) -> str:
-        facts = {"across_examples": across_examples, "observes": observes, "noise": noise}
+        facts = {"across_examples": across_examples, "observes": observes}
         return obstacle(name, train, device, share=math.ceil(train.batch_size / world_size), **facts)
 
     if train.engine != "auto":
@@ -80,16 +77,12 @@ def _fastest(device: str, world_size: int, total_steps: int) -> Choice:
     return Choice("compile", f"auto: on a CPU, {number} and more repay compiling", compiles=True)
 
 
-def obstacle(
-    name: str, train: TrainConfig, device: str, *, across_examples: bool, observes: bool, noise: int, share: int
-) -> str:
+def obstacle(name: str, train: TrainConfig, device: str, *, across_examples: bool, observes: bool, share: int) -> str:
     """Return the reason why an engine cannot run this, or nothing."""
     if name != "eager" and across_examples:
         return "with an objective whose loss looks across examples"
     if name != "eager" and observes:
         return "with a posterior that learns from all ranks' examples after each update"
-    if name != "eager" and noise > MOST_NOISE:
-        return f"with {noise:,} numbers of noise an epoch, which it would hold at once"
     if name != "eager" and train.exact:
         return f"with train.exact = {train.exact}"
     if name != "eager" and 0 < train.micro_batch < share:

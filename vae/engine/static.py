@@ -1,13 +1,15 @@
 """Whole training steps as functions of tensors that stay where they are: compiled, on CUDA captured.
 
-What a step reads lies on the device: the images, and for each step of an epoch the indices of its examples, their noise
-and weights, and the scheduled numbers. A counter there says which row is next. So a CUDA graph can hold several steps:
-the host asks for them at once, and the device needs nothing from it.
+What a step reads lies on the device: the images, and for each step of a segment the indices of its examples, their
+noise and weights, and the scheduled numbers. A segment is an epoch, or a part of one whose noise is too much to hold. A
+counter there says which row is next. So a CUDA graph can hold several steps: the host asks for them at once, and the
+device needs nothing from it.
 
 With several processes a step is two graphs, one before the all-reduce of the gradients and one after it: a collective
 inside a graph is seen by no watchdog of NCCL's, and hangs across nodes with some of its versions.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -23,9 +25,22 @@ from vae.engine.update import CompilableAdamW, FusedAdamW, Numbers, total_norm
 from vae.model import VAE
 
 STEPS_A_REPLAY = 20
+HELD_NUMBERS = 2**26  # of noise in the rows of a segment: 256 MiB
 # between a compiled step's gradients and the plain one's, of their norm: other orders of sums differ by far less
 TOLERANCE, MIXED_TOLERANCE = 1e-3, 5e-2
 WARM_UP_STEPS = 3  # before a capture, on a stream of their own: libraries set themselves up
+
+
+def segments_of(steps: int, numbers: int) -> tuple[int, int]:
+    """Return into how many segments an epoch of so many steps is divided, and the steps of each.
+
+    Args:
+        steps: in an epoch.
+        numbers: of noise that a step takes.
+    """
+    most = max(1, HELD_NUMBERS // max(1, numbers))
+    length = math.ceil(steps / math.ceil(steps / most))
+    return math.ceil(steps / length), length
 
 
 class StaticStep:
@@ -39,6 +54,8 @@ class StaticStep:
         measure, finish: its halves, before and after the ranks `meet`. Neither makes collectives; each can be replaced
             by itself compiled.
         settle: the part of `finish` before the update; it can be replaced likewise.
+        segments: how many of them an epoch has.
+        length: steps in a segment; the last one of an epoch may have fewer.
         flat: whether gradients are one tensor: for one collective, and on CUDA one norm.
     """
 
@@ -49,7 +66,9 @@ class StaticStep:
         self.flat: bool = engine.accelerator.num_processes > 1 or engine.accelerator.device.type == "cuda"
         batches, device = engine.batches, engine.accelerator.device
         self.names = list(engine.objective.at(0.0))
-        steps, rows = batches.steps_per_epoch, batches.rows
+        rows, numbers = batches.rows, batches.rows * math.prod(batches.noise_shape)
+        self.segments, self.length = segments_of(batches.steps_per_epoch, numbers)
+        steps = self.length
         self.index = torch.zeros(steps, rows, dtype=torch.int64, device=device)
         self.noise = torch.zeros(steps, rows, *batches.noise_shape, dtype=batches.dtype, device=device)
         self.weight = torch.zeros(steps, rows, dtype=batches.dtype, device=device)
@@ -58,32 +77,40 @@ class StaticStep:
         fused = isinstance(engine.update, FusedAdamW)  # which reads the learning rate in float32
         self.lr = torch.zeros(steps, dtype=torch.float32 if fused else torch.float64, device=device)
         self._tables = (self.index, self.noise, self.weight, self.count, self.now, self.lr)
-        self.position = torch.zeros(1, dtype=torch.int64, device=device)  # of the next step in its epoch
+        self.position = torch.zeros(1, dtype=torch.int64, device=device)  # of the next step in its segment
         self.step = torch.zeros(1, dtype=torch.float64, device=device)  # and in the run
         self.pixels = torch.empty_like(batches.images) if batches.dynamic else batches.images
+        self._pixels_of = -1  # the epoch
 
-    def rows(self, epoch: int) -> list[Tensor]:
-        """Return an epoch's rows for `load`, on the CPU.
+    def rows(self, segment: int) -> list[Tensor]:
+        """Return the rows of a segment of the run for `load`, on the CPU.
 
         In NumPy, for the reason that `TrainingBatches.table` gives; on CUDA pinned, so that no copy waits.
         """
         batches, engine = self.engine.batches, self.engine
-        table, first = batches.table(epoch), epoch * batches.steps_per_epoch
-        progress = [batches.progress(first + position) for position in range(batches.steps_per_epoch)]
-        now = np.array([list(engine.objective.at(at).values()) for at in progress]).reshape(self.now.shape)
+        epoch, part = divmod(segment, self.segments)
+        first = part * self.length
+        positions = range(first, min(first + self.length, batches.steps_per_epoch))
+        table = batches.table(epoch, positions)
+        progress = [batches.progress(epoch * batches.steps_per_epoch + position) for position in positions]
+        now = np.array([list(engine.objective.at(at).values()) for at in progress]).reshape(
+            len(positions), len(self.names)
+        )
         lr = np.array([engine.learning_rate(at) for at in progress])
         rows = (table.index.numpy(), table.noise.numpy(), table.weight.numpy(), table.count.numpy(), now, lr)
         return [staged(each, there.device, there.dtype) for each, there in zip(rows, self._tables, strict=True)]
 
-    def load(self, epoch: int, rows: Sequence[Tensor]) -> None:
-        """Bring an epoch's rows to the device; what is still running there is done with the old ones first."""
+    def load(self, segment: int, rows: Sequence[Tensor]) -> None:
+        """Bring a segment's rows to the device; what is still running there is done with the old ones first."""
         for there, here in zip(self._tables, rows, strict=True):
-            there.copy_(here, non_blocking=True)
-        if self.engine.batches.dynamic:
+            there[: len(here)].copy_(here, non_blocking=True)
+        epoch = segment // self.segments
+        if self.engine.batches.dynamic and epoch != self._pixels_of:
             self.pixels.copy_(self.engine.batches.pixels(epoch))
+            self._pixels_of = epoch
 
     def seek(self, position: int, step: int) -> None:
-        """Make `position` of the epoch that is loaded, `step` of the run, the next one."""
+        """Make `position` of the segment that is loaded, `step` of the run, the next one."""
         self.position.fill_(position)
         self.step.fill_(step)
 
@@ -158,7 +185,7 @@ class Static(Engine):
     _step: StaticStep = field(init=False)
     _calls: dict[int, Callable[[], None]] = field(init=False)  # by how many steps they make
     _graphs: list[torch.cuda.CUDAGraph] = field(init=False, default_factory=list)
-    _epoch: int = field(init=False, default=-1)
+    _segment: int = field(init=False, default=-1)
     _next: int = field(init=False, default=-1)
     _rows: Ahead[list[Tensor]] = field(init=False)
 
@@ -189,9 +216,9 @@ class Static(Engine):
                     tensor.copy_(value)
 
     def advance(self, step: int, until: int) -> int:
-        """Make as many steps as a call can, within an epoch (all ranks)."""
-        self._seek(step)
-        room = min(until, (self._epoch + 1) * self.batches.steps_per_epoch) - step
+        """Make as many steps as a call can, within a segment (all ranks)."""
+        left = self._seek(step)
+        room = min(until - step, left)
         made = max(count for count in self._calls if count <= room)
         self._calls[made]()
         self._next = step + made
@@ -208,14 +235,17 @@ class Static(Engine):
             graph.reset()
         self._graphs.clear()
 
-    def _seek(self, step: int) -> None:
-        """Have the device ready to make `step` next."""
-        epoch, position = divmod(step, self.batches.steps_per_epoch)
-        if epoch != self._epoch:
-            self._step.load(epoch, self._rows(epoch))
-            self._epoch = epoch
+    def _seek(self, step: int) -> int:
+        """Have the device ready to make `step` next; returns how many steps its segment still has."""
+        epoch, place = divmod(step, self.batches.steps_per_epoch)
+        part, position = divmod(place, self._step.length)
+        segment = epoch * self._step.segments + part
+        if segment != self._segment:
+            self._step.load(segment, self._rows(segment))
+            self._segment = segment
         if step != self._next or position == 0:
             self._step.seek(position, step)
+        return min(self._step.length - position, self.batches.steps_per_epoch - place)
 
     def _compile(self) -> None:
         """Compile the halves of the step, and compare the gradients (all ranks)."""
