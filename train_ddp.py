@@ -66,6 +66,7 @@ def train(job: Job) -> None:
     vae = assemble.build_model(config, data.image_shape, data.classes, data.train.images)
     objective = assemble.build_objective(config)
     batches = assemble.build_batches(config, data, vae, objective, device, rank, world_size)
+    launch.set_threads(assemble.choose_threads_of_steps(config, vae, batches), os.environ)
     agenda = Agenda.of(config.train, len(data.train))
 
     # Say what would run; a dry run ends here.

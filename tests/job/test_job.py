@@ -457,6 +457,41 @@ def test_the_threads_asked_for_are_the_threads_used(job: Job, small: Path) -> No
     assert done.out.endswith("\n2\n"), done.err
 
 
+@pytest.mark.parametrize(
+    ("settings", "threads"),
+    [
+        ([], 3),  # 137 million multiply-adds forward
+        (["train.batch_size=40"], 1),  # 43 million
+        (["train.batch_size=20", "objective={name: IWAE, samples: 50}"], 3),
+        (["train.batch_size=20", "model.encoder=ConvEncoder", "model.decoder=ConvDecoder"], 3),
+        (["train.exact=3"], 1),
+        (["train.batch_size=20", "train.threads=2"], 2),
+    ],
+)
+def test_a_small_step_has_one_thread(
+    job: Job, small: Path, monkeypatch: pytest.MonkeyPatch, settings: list[str], threads: int
+) -> None:
+    monkeypatch.setattr("vae.distributed.launch.cores", lambda: frozenset(range(3)))
+    said = job(f"data.name={small}", "--dry-run", "train.threads=0", *settings).out
+    assert f"1 process on cpu ({threads} threads each)" in said
+
+
+@pytest.mark.parametrize(
+    ("load", "settings", "warned"),
+    [(1.6, [], True), (0.4, [], False), (9.0, ["train.threads=1"], False), (9.0, ["model.hidden_dim=64"], False)],
+)
+def test_a_machine_that_others_keep_busy_is_warned_of(
+    job: Job, small: Path, monkeypatch: pytest.MonkeyPatch, load: float, settings: list[str], warned: bool
+) -> None:
+    monkeypatch.setattr("vae.distributed.launch.cores", lambda: frozenset(range(3)))
+    monkeypatch.setattr("os.cpu_count", lambda: 3)
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
+    own = ["train.device=cpu", "objective.beta=1", "train.min_active=0"]
+    said = job(f"data.name={small}", "--dry-run", "train.threads=0", *own, *settings).err
+    line = "warning: train.threads: other programs keep 1.6 of 3 cores busy, and each operation waits for the slowest "
+    assert said == (line + "of 3 threads; train.threads=1 may be many times faster\n" if warned else "")
+
+
 def test_a_failing_picture_does_not_fail_the_run(job: Job, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise ValueError("no ink")

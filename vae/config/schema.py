@@ -239,7 +239,9 @@ class TrainConfig(Section):
         default="auto", description="auto: CUDA where there is a device, else the CPU"
     )
     threads: int = Field(
-        default=0, ge=0, description="CPU threads of each process; 0: the cores divided by the processes on a machine"
+        default=0,
+        ge=0,
+        description="CPU threads of each process; 0: cores divided by processes on a machine, or 1 for small steps",
     )
     log_every: int = Field(default=100, ge=1, description="steps between two lines of training metrics")
     eval_every: int = Field(

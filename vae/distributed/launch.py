@@ -206,6 +206,21 @@ def set_threads(threads: int, environment: Mapping[str, str]) -> int:
     return torch.get_num_threads()
 
 
+def crowding(device: str, environment: Mapping[str, str]) -> list[str]:
+    """Return a line where this machine has fewer cores than this job and other programs keep busy, else nothing.
+
+    Threads that share the work of an operation wait for the slowest of them, and spin meanwhile.
+    """
+    threads, all_cores = torch.get_num_threads(), os.cpu_count() or 1
+    others = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0  # of the last minute
+    if device != "cpu" or threads == 1 or others + threads * _processes_here(environment) < all_cores + 1:
+        return []
+    return [
+        f"train.threads: other programs keep {others:.1f} of {all_cores} cores busy, and each operation waits for the "
+        f"slowest of {threads} threads; train.threads=1 may be many times faster"
+    ]
+
+
 def on_main(
     accelerator: Accelerator, action: Callable[[], Result], wait_for_main: Callable[[], None] | None = None
 ) -> Result:

@@ -1,5 +1,6 @@
 """The plan of a run in words: what would run, where, and what deserves a warning."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from accelerate import Accelerator
 from vae.config import Config, to_yaml, warnings
 from vae.data.batches import TrainingBatches
 from vae.data.dataset import DataSet
-from vae.distributed.launch import precision_warnings
+from vae.distributed.launch import crowding, precision_warnings
 from vae.engine import Engine
 from vae.engine.choice import Choice
 from vae.model import VAE
@@ -63,6 +64,7 @@ class Plan:
         size += f", weights averaged (optim.ema = {config.optim.ema:g})" if config.optim.ema else ""
         notes = warnings(config, batches.progress(agenda.total_steps))
         notes += precision_warnings(accelerator.mixed_precision, device, tf32=config.train.tf32)
+        notes += crowding(device, os.environ)
         return cls(config, folder, f"data: {data.summary}", size, engine.name, engine.why, notes)
 
     def warnings(self, others: Iterable[str] = ()) -> str:
