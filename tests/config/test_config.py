@@ -52,11 +52,20 @@ def test_parameter_counts_are_the_articles(file: str, parameters: int) -> None:
     assert model.count_parameters() == parameters
 
 
-def test_defaults_are_the_second_article() -> None:
+def test_defaults_are_the_second_article_but_for_output_bias_and_clipping() -> None:
     defaults = Config()
     assert (defaults.model.latent_dim, defaults.model.hidden_dim, defaults.train.epochs) == (2, 512, 50)
-    assert (defaults.optim.lr, defaults.optim.weight_decay, defaults.optim.max_grad_norm) == (1e-3, 1e-2, 1.0)
+    assert (defaults.optim.lr, defaults.optim.weight_decay, defaults.objective["name"]) == (1e-3, 1e-2, "ELBO")
     assert defaults.objective["beta"] == {"name": "LinearWarmup", "epochs": 10.0, "start": 0.0, "end": 1.0}
+    article = load(ROOT / "configs/mnist.yaml")
+    differing = ["model.output_bias: data -> zero", "optim.max_grad_norm: None -> 1.0"]
+    assert config.differences(load(), article) == (differing, [])
+
+
+@pytest.mark.parametrize("name", ["mnist", "mnist_256", "mnist_32d", "article1"])
+def test_the_articles_settings_are_written_out(name: str) -> None:
+    written = load(ROOT / f"configs/{name}.yaml")
+    assert (written.model.output_bias, written.optim.max_grad_norm) == ("zero", 1.0)
 
 
 def test_a_saved_configuration_reads_back_the_same(tmp_path: Path) -> None:

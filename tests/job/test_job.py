@@ -263,7 +263,7 @@ def test_help_lists_the_keys(capsys: pytest.CaptureFixture[str]) -> None:
         ["model.posterior.scale=exp", "model.center_input=true"],
         ["model.likelihood={name: Normal, std: 0.5}"],
         ["data.binarize=dynamic"],
-        ["data.binarize=static", "optim.max_grad_norm=null"],
+        ["data.binarize=static", "optim.max_grad_norm=1.0"],
         ["optim.lr_schedule={name: LinearWarmup, epochs: 1}", "objective.beta=4"],
         ["train.eval_every=0", "train.checkpoint_every=7"],
     ],

@@ -146,10 +146,10 @@ class ModelConfig(Section):
         description="labels that are not given are inferred by a network like the encoder, q(y|x), and marginalised",
     )
     output_bias: Literal["zero", "data"] = Field(
-        default="zero",
+        default="data",
         description="the decoder's last bias at the start; zero: at or near 0, as its initialization has it; data: "
         "where p(x|z) fits each pixel of the training images (of a convolution: each channel), for a Bernoulli the "
-        "logit of its mean",
+        "logit of its mean, so that the mean image need not be learned",
     )
     hierarchy: Annotated[Spec, PieceOf("vae.families.hierarchy:HIERARCHIES")] = Field(
         default={"name": "Flat"}, description="stochastic layers above z"
@@ -198,7 +198,10 @@ class OptimConfig(Section):
         "biases, normalisation, embeddings, a likelihood's std and a prior's means, scales and pseudo-inputs",
     )
     max_grad_norm: float | None = Field(
-        default=1.0, gt=0, description="the global gradient is clipped to this norm; null: never"
+        default=None,
+        gt=0,
+        description="the global gradient is clipped to this norm; null: never. Nats of a whole image have gradients of "
+        "10 to 1,000, so that 1.0 clips each of them to the same length; AdamW's steps are bounded without it",
     )
     ema: Annotated[float, BeforeValidator(_zero_for_none)] = Field(
         default=0.0,

@@ -43,7 +43,7 @@ OTHERS = {
     "centred": ["model.center_input=true"],
     "binarize=dynamic": ["data.binarize=dynamic"],
     "binarize=static": ["data.binarize=static"],
-    "never clipped": ["optim.max_grad_norm=null"],
+    "clipped": ["optim.max_grad_norm=0.1"],
     "schedules": ["objective={name: ELBO, beta: {name: Cyclical}}", "optim.lr_schedule={name: Cosine}"],
     "skipping": ["train.on_nonfinite=skip"],
     "exact": ["train.exact=6"],
