@@ -81,7 +81,7 @@ def _check_validation(config: Config, data: DataSet) -> None:
 def build_model(
     config: Config, image_shape: tuple[int, int, int], classes: int = 0, images: Tensor | None = None
 ) -> VAE:
-    """Return the model with initial weights that depend on the seed alone, and the output bias and pseudo-inputs also on the images.
+    """Return the model with initial weights, by the seed; those that start from data also by the images.
 
     Args:
         config: the run's configuration.
