@@ -53,6 +53,7 @@ def reading_of(config: Config) -> Reading:
         channels=data.channels,
         range=None if data.range is None else (data.range[0], data.range[1]),
         image_size=data.image_size,
+        binarize="larochelle" if data.binarize == "larochelle" else "none",
     )
 
 
@@ -67,7 +68,7 @@ def build_data(config: Config, draw: int | None = None) -> DataSet:
     _check_validation(config, data)
     if config.data.labelled:
         data = data.hide_labels(config.data.labelled, config.data.repeat_labelled, config.run.seed)
-    if config.data.binarize == "none":
+    if not config.data.is_drawn:
         return data
     return data.binarize_evaluation(config.run.seed if draw is None else draw)
 
@@ -84,7 +85,7 @@ def _check_validation(config: Config, data: DataSet) -> None:
 def build_model(
     config: Config, image_shape: tuple[int, int, int], classes: int = 0, images: Tensor | None = None
 ) -> VAE:
-    """Return the model with initial weights that depend on the seed alone, and the output bias also on the images.
+    """Return the model with initial weights, by the seed; those that start from data also by the images.
 
     Args:
         config: the run's configuration.
@@ -104,7 +105,8 @@ def build_model(
     model.most_at_once = config.train.micro_batch
     model.to(DTYPES[config.train.precision])
     if images is not None:
-        model.start_output_bias(images, binary=config.data.binarize != "none")
+        model.start_output_bias(images, binary=config.data.is_drawn)
+        model.prior.start(images, config.run.seed)
     return model
 
 

@@ -1,6 +1,8 @@
 """Priors: densities against explicit sums, quadrature and the Jacobian of what makes z; which component noise picks."""
 
+import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +10,19 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
+from torch.distributions import Categorical, Independent, MultivariateNormal, Normal, kl_divergence
 
 from tests.helpers import ROOT
 from tests.helpers.programs.families import FAMILIES
 from tests.helpers.starts import on_ranks
+from vae.assemble import build_model
 from vae.components import build
 from vae.config import load
 from vae.data import randomness
 from vae.data.dataset import Split
 from vae.errors import InputError
-from vae.families.distributions import kl, kl_by_group
+from vae.families.distributions import DiagonalGaussian, kl, kl_by_group
+from vae.families.mixtures import mixture
 from vae.families.posteriors import POSTERIORS
 from vae.families.priors import PRIORS, Given, Prior
 from vae.model import VAE
@@ -86,6 +90,39 @@ def test_a_mixture_is_the_weighted_sum_of_its_normals() -> None:
         assert got.item() == pytest.approx(math.log(density), rel=1e-12)
 
 
+@pytest.mark.parametrize("far", [1.0, 5.0], ids=["near", "far"])
+def test_the_density_of_many_narrow_normals_is_that_of_float64(far: float) -> None:
+    """In float32, as close to a sum over components in float64 as float32 can say; gradients, too."""
+    K, D = 500, 40
+    torch.manual_seed(0)
+    loc, scale = 3 * torch.randn(K, D), 0.02 + 0.3 * torch.rand(K, D)
+    z = loc[:24].unflatten(0, (4, 6)) + far * scale[:24].unflatten(0, (4, 6)) * torch.randn(4, 6, D)
+    numbers = [torch.randn(K), loc, scale, z]
+
+    def derived(log_density: Callable[..., Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:
+        given = [number.to(dtype).requires_grad_() for number in numbers]
+        found = log_density(*given)
+        return found.detach(), *torch.autograd.grad(found.sum(), given)
+
+    def ours(logits: Tensor, loc: Tensor, scale: Tensor, z: Tensor) -> Tensor:
+        return mixture(Categorical(logits=logits), DiagonalGaussian(loc, scale)).log_prob(z)
+
+    def summed(logits: Tensor, loc: Tensor, scale: Tensor, z: Tensor) -> Tensor:
+        units = (z[..., None, :] - loc) / scale
+        each = -0.5 * units.square() - scale.log() - 0.5 * math.log(2 * math.pi)
+        return (logits.log_softmax(-1) + each.sum(-1)).logsumexp(-1)
+
+    expected = derived(summed, torch.float64)
+    for dtype, tolerance in ((torch.float64, 1e-11), (torch.float32, 1e-6)):
+        for got, right in zip(derived(ours, dtype), expected, strict=True):
+            assert got.dtype == dtype
+            assert got.shape == right.shape
+            assert (got - right).abs().max() <= tolerance * right.abs().max()
+    alone = ours(*numbers[:3], z[0, 0])
+    assert alone.shape == ()
+    torch.testing.assert_close(alone.double(), expected[0][0, 0], rtol=1e-6, atol=1e-4)
+
+
 def test_the_last_number_of_noise_picks_a_component_as_often_as_it_weighs() -> None:
     prior = build(PRIORS, {"name": "GaussianMixture", "components": 3}, SIZES)
     weights = torch.tensor([0.1, 0.2, 0.7])
@@ -122,6 +159,31 @@ def test_a_vamp_prior_is_the_mean_of_what_the_encoder_says_of_its_pseudo_inputs(
     assert inputs.max() < 1
     each = torch.stack([model.encode(u[None]).log_prob(z) for u in inputs])
     torch.testing.assert_close(model.prior(given).log_prob(z), each.logsumexp(0) - math.log(len(inputs)))
+
+
+def test_pseudo_inputs_start_as_training_images_of_which_none_comes_twice() -> None:
+    images = torch.randint(0, 256, (9, 1, 4, 4), dtype=torch.uint8)
+    shown = (images / 255).clamp(0.01, 0.99)
+
+    def started(seed: int, **settings: Any) -> Tensor:
+        prior = {"name": "VampPrior", **settings}
+        config = load(None, [f"run.seed={seed}", f"model.prior={json.dumps(prior)}", "model.hidden_dim=8"])
+        return build_model(config, (1, 4, 4), images=images).prior.get_parameter("raw").detach()
+
+    def places(raw: Tensor) -> list[int]:
+        distances = (raw.sigmoid()[:, None] - shown).abs().flatten(2).amax(-1)
+        assert distances.min(1).values.max() < 1e-6
+        return distances.argmin(1).tolist()
+
+    chosen = places(started(0, pseudo_inputs=5))
+    assert len(set(chosen)) == 5
+    assert chosen == places(started(0, pseudo_inputs=5))
+    assert chosen != places(started(1, pseudo_inputs=5))
+    more = started(0, pseudo_inputs=12)
+    assert sorted(places(more[:9])) == list(range(9))
+    noise = started(0, pseudo_inputs=12, start="noise")
+    assert torch.equal(more[9:], noise[9:])  # there are no images left
+    assert 0.5 < noise.std() < 1.5
 
 
 def test_a_class_has_a_normal_of_its_own_which_starts_as_the_standard_one() -> None:

@@ -12,6 +12,7 @@ def conflicts(config: Config) -> Iterator[str]:
     for table, name in chosen(config):
         yield from table[name].conflicts(config)
     yield from _hidden_labels(config)
+    yield from _published_draw(config)
     yield from _tf32(config)
     yield from _patience(config)
 
@@ -44,6 +45,25 @@ def _hidden_labels(config: Config) -> Iterator[str]:
             f"data.repeat_labelled = {data.repeat_labelled}: each repeat would have 0/1 pixels of its own, with "
             "data.binarize = 'static' they are drawn once; take dynamic, or 1"
         )
+
+
+def _published_draw(config: Config) -> Iterator[str]:
+    """Yield a line if the files of a published draw lack what is asked of them."""
+    data, model = config.data, config.model
+    if data.binarize != "larochelle":
+        return
+    key = f"data.binarize = {data.binarize!r}"
+    if data.name != "MNIST":
+        yield f"{key}: a draw of MNIST, not of data.name = {data.name!r}; take static"
+    if data.val_size:
+        problem = "has a validation set of its own (10,000 images beside 50,000 for training)"
+        yield f"data.val_size = {data.val_size}: {key} {problem}; leave it at 0"
+    priors = [name for table, name in chosen(config) if getattr(table[name], "needs_labels", False)]
+    asking = [f"model.prior.name = {name!r}" for name in priors]
+    asking += ["model.condition = True"] * model.condition
+    asking += [f"data.labelled = {data.labelled}"] * (data.labelled > 0)
+    if asking:
+        yield f"{asking[0]}: needs labels, and the files of {key} have none; take static"
 
 
 def _tf32(config: Config) -> Iterator[str]:

@@ -109,9 +109,10 @@ class DataConfig(Section):
     val_size: int = Field(
         default=0, ge=0, description="examples held out of the training set; the best checkpoint is chosen on them"
     )
-    binarize: Literal["none", "dynamic", "static"] = Field(
+    binarize: Literal["none", "dynamic", "static", "larochelle"] = Field(
         default="none",
-        description="grey pixels -> 0/1 with probability equal to the pixel: never, anew each epoch, once",
+        description="grey pixels -> 0/1 with probability equal to the pixel: never, anew each epoch, once; larochelle: "
+        "the published draw of MNIST, from its three files binarized_mnist_*.amat below data.root",
     )
     labelled: int = Field(
         default=0,
@@ -122,6 +123,16 @@ class DataConfig(Section):
     repeat_labelled: int = Field(
         default=1, ge=1, description="how often an epoch has each of these images; the others it has once"
     )
+
+    @property
+    def is_binary(self) -> bool:
+        """True if pixels are made 0 or 1, whatever they are in the data set."""
+        return self.binarize != "none"
+
+    @property
+    def is_drawn(self) -> bool:
+        """True if 0/1 pixels are drawn from grey ones, by a seed; those of a published draw are read."""
+        return self.binarize in ("dynamic", "static")
 
 
 class ModelConfig(Section):

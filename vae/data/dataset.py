@@ -63,6 +63,7 @@ class DataSet:
         val: a part held out of the training set, if any.
         class_names: of class 0, 1, ..., where the classes have other names than their numbers.
         remarks: how its source understood the files, where there is a choice.
+        draw: whose draw of 0/1 pixels its files hold; None: the pixels are the data set's own.
     """
 
     name: str
@@ -71,6 +72,7 @@ class DataSet:
     val: Split | None = None
     class_names: list[str] | None = None
     remarks: tuple[str, ...] = ()
+    draw: str | None = None
 
     @property
     def summary(self) -> str:

@@ -20,6 +20,7 @@ class Reading:
         channels: whether the channels of an image are its first axis or its last; auto: where they are recognised.
         range: pixel values that become 0 and 1; None: 0 and 255 of integers, 0 and 1 of floating point.
         image_size: height and width that pictures get, pixels; None: they have one size.
+        binarize: larochelle: a published draw of 0/1 pixels; none: the pixels are the data set's own.
     """
 
     root: Path
@@ -28,6 +29,7 @@ class Reading:
     channels: Literal["auto", "first", "last"] = "auto"
     range: tuple[float, float] | None = None
     image_size: int | None = None
+    binarize: Literal["none", "larochelle"] = "none"
 
     def refuse_others(self, name: str, used: tuple[str, ...]) -> None:
         """Raise `InputError` if a setting has a value of its own that the source of the data set has no use for."""

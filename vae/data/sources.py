@@ -6,15 +6,23 @@ from pathlib import Path
 from vae.components import nearest
 from vae.data.arrays import read_arrays
 from vae.data.dataset import DataSet
+from vae.data.larochelle import read_larochelle
 from vae.data.mnist import read_emnist, read_mnist
 from vae.data.pictures import read_pictures
-from vae.data.reading import Reading, Source, settings_of
+from vae.data.reading import Reading, Source, settings_of, using
 from vae.data.torchvision import read_celeba, read_cifar, read_omniglot, read_svhn
 from vae.errors import InputError
 
+
+@using("binarize")
+def read_either_mnist(name: str, reading: Reading) -> DataSet:
+    """Return MNIST with its grey pixels, or with those of a published draw; raises `InputError`."""
+    return (read_larochelle if reading.binarize == "larochelle" else read_mnist)(name, reading)
+
+
 # `data.name`, or the ending of a path (of a folder a slash) -> the function that reads it
 SOURCES: dict[str, Callable[[str, Reading], DataSet]] = {
-    "MNIST": read_mnist,
+    "MNIST": read_either_mnist,
     "FashionMNIST": read_mnist,
     "KMNIST": read_mnist,
     "QMNIST": read_mnist,

@@ -148,7 +148,7 @@ def check_data(context: Context) -> Finding:
     """Check the data set by reading it; nothing is downloaded if none of its files is there."""
     data = context.config.data
     root = assemble.reading_of(context.config).root
-    looked_for = FETCHED.get(data.name, [])
+    looked_for = [] if data.binarize == "larochelle" else FETCHED.get(data.name, [])  # a published draw is not fetched
     if looked_for and not any(any(root.glob(each)) for each in looked_for):
         problem = f"data.root = {str(root)!r}: holds no {' or '.join(looked_for)}"
         return failure(problem, f"set data.root; {HOW_TO_FETCH}")

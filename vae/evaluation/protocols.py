@@ -29,7 +29,7 @@ def protocol(
 
     Args:
         data: the data set, as it was evaluated.
-        binarize: `none`, `dynamic` or `static`; when not `none` one fixed draw of the evaluated split is used.
+        binarize: as `data.binarize`; of pixels that are drawn one fixed draw of the evaluated split is used.
         likelihood: the family of p(x|z).
         seed: of the evaluation noise.
         split: the part that was evaluated.
@@ -37,12 +37,11 @@ def protocol(
     """
     part = part_of(data, split)
     binary = part.levels == 2
-    pixels = "0/1" if binary else "grey in [0, 1]"
     return {
         "data": data.name,
         "pixels_crc32": part.fingerprint,
         "split": split,
-        "pixels": pixels if binarize == "none" else "0/1, one fixed draw",
+        "pixels": _pixels(data, binarize, binary=binary),
         "likelihood": type(likelihood).__name__,
         "normalised": likelihood.normalises(binary=binary),
         "measure": likelihood.measure(binary=binary),
@@ -50,3 +49,12 @@ def protocol(
         "seed": seed,
         "tf32": tf32,
     }
+
+
+def _pixels(data: DataSet, binarize: str, *, binary: bool) -> str:
+    """Return the kind of the pixels, and whose draw they are."""
+    if data.draw is not None:
+        return f"0/1, {data.draw}"
+    if binarize != "none":
+        return "0/1, one fixed draw"
+    return "0/1" if binary else "grey in [0, 1]"

@@ -107,7 +107,7 @@ def _labels(settings: Sequence[Setting]) -> list[str]:
 def _comparable(run: Run, other: Run) -> bool:
     if evaluated(run) != evaluated(other):
         return False
-    if run.config.data.binarize != "none":
+    if run.config.data.is_drawn:
         return True  # 0/1 pixels are drawn anew for each seed
     pixels = {dict(r.protocol or ()).get("pixels_crc32") for r in (run, other)} - {None}
     return len(pixels) < 2

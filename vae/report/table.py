@@ -89,7 +89,7 @@ def evaluated(run: Run) -> tuple[str, ...]:
     That is the data set, its binarisation, the measure, and the likelihood if it is not a normalised one.
     """
     data, name = run.config.data, run.config.model.likelihood["name"]
-    measure = LIKELIHOODS[name].measure(binary=data.binarize != "none")
+    measure = LIKELIHOODS[name].measure(binary=data.is_binary)
     return data.name, data.binarize, measure, name if measure == NOT_NORMALISED else ""
 
 

@@ -52,7 +52,7 @@ class Loader:
             draw: the seed of the 0/1 pixels, where pixels are drawn; None: the run's own.
         """
         own, data = config.run.seed, config.data
-        pixels = None if data.binarize == "none" else own if draw is None else draw
+        pixels = (own if draw is None else draw) if data.is_drawn else None
         key = repr((data.model_dump(), pixels, own if data.labelled else None))
         if self._last is None or self._last[0] != key:
             self._last = key, build_data(config, pixels)

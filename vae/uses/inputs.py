@@ -31,11 +31,13 @@ class Images:
 
     Attributes:
         opened: the run.
-        data: the data set that holds the images.
+        reading: how the data set is read that holds the images.
+        data: that data set.
         part: the images, and their labels.
     """
 
     opened: Opened
+    reading: DataConfig
     data: DataSet
     part: Split
 
@@ -64,7 +66,7 @@ def open_images(run: str | Path, *, data: str | None, data_root: str | None, spl
         return other_images(opened, "data", data, data_root, split)
     if data_root is not None:
         raise ArgumentError(Argument("data_root"), f" {data_root}: goes with ", Argument("data"))
-    return _suitable(opened, opened.data, split, folder)
+    return _suitable(opened, opened.config.data, opened.data, split, folder)
 
 
 def other_images(opened: Opened, argument: str, name: str, root: str | None, split: str) -> Images:
@@ -91,7 +93,8 @@ def other_images(opened: Opened, argument: str, name: str, root: str | None, spl
     if data.image_shape != opened.model.image_shape:
         problem = f"its images have shape {data.image_shape}, the model's {opened.model.image_shape}"
         raise ArgumentError(Argument(argument), f" {name}: {problem}")
-    return _suitable(opened, data.numbered_as(opened.data) if opened.model.needs_labels else data, split, name)
+    data = data.numbered_as(opened.data) if opened.model.needs_labels else data
+    return _suitable(opened, reading, data, split, name)
 
 
 def _reading_of(opened: Opened, argument: str, name: str, root: str | None) -> DataConfig:
@@ -107,9 +110,11 @@ def _reading_of(opened: Opened, argument: str, name: str, root: str | None) -> D
         raise ArgumentError(Argument(argument), f" {name}: no setting {unknown!r}; there are {', '.join(READING)}")
     own, (_, height, width) = opened.config.data, opened.model.image_shape
     size = {"image_size": height} if height == width and takes(str(given["name"]), "image_size") else {}
+    has_draw = own.is_drawn or not own.is_binary or takes(str(given["name"]), "binarize")
+    pixels = {"binarize": own.binarize if has_draw else "static"}  # nobody has published a draw of other data
     where = {"root": own.root if root is None else root}
     try:
-        return DataConfig.model_validate({"binarize": own.binarize} | size | where | given)
+        return DataConfig.model_validate(pixels | size | where | given)
     except ValidationError as error:
         problems = "; ".join(key + problem for key, problem in explain(error, list(READING)))
         raise ArgumentError(Argument(argument), f" {name}: {problems}") from None
@@ -155,16 +160,16 @@ def _masked(shape: tuple[int, ...], mask: np.ndarray | str | Path) -> Tensor:
     return missing[:, None] if missing.dim() == 3 else missing
 
 
-def _suitable(opened: Opened, data: DataSet, split: str, whose: object) -> Images:
+def _suitable(opened: Opened, reading: DataConfig, data: DataSet, split: str, whose: object) -> Images:
     """Return a part of a data set as the run's model takes it; raises `InputError` if something is missing.
 
     In the training set 0/1 pixels are drawn where the run draws them. `whose` is as for `part_of`.
     """
     if split not in SPLITS:
         raise ArgumentError(Argument("split"), f" {split}: must be one of {', '.join(SPLITS)}")
-    if split == "train" and opened.config.data.binarize != "none":
+    if split == "train" and reading.is_drawn:
         data = data.binarize_training(opened.config.run.seed)
     part = part_of(data, split, whose)
     if opened.model.needs_labels and part.labels is None:
         raise InputError(f"{data.name}: has no labels, and the model needs them")
-    return Images(opened, data, part)
+    return Images(opened, reading, data, part)

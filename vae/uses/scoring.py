@@ -128,8 +128,8 @@ def _asked(
 def _one(images: Images, name: str, count: int | None, request: Request) -> Asked:
     part, model, config = images.part, images.model, images.opened.config
     kept = part[torch.arange(min(count or len(part), len(part)))]
-    draw = None if config.data.binarize == "none" else config.run.seed
-    how = estimated(images.data, config.data.binarize, model, replace(request, draw=draw), len(kept))
+    draw = config.run.seed if images.reading.is_drawn else None
+    how = estimated(images.data, images.reading.binarize, model, replace(request, draw=draw), len(kept))
     return Asked(name, kept, has_probabilities(model, part), how)
 
 

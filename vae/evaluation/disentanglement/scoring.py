@@ -62,7 +62,7 @@ def prepare(folder: Path, opened: Opened, factors_of: Callable[[str, Reading], F
     config, model = opened.config, opened.model
     factors = factors_of(config.data.name, reading_of(config))
     part = factors.split
-    if config.data.binarize != "none":
+    if config.data.is_drawn:
         part = part.binarize(0, "factors")
     must_have_gaussians(folder, model, part[torch.arange(1)])
     learnt, new = _parts(len(part))

@@ -73,7 +73,8 @@ def prepare(folders: Iterable[Path], request: Request) -> list[PreparedRun]:
 def _prepare(loader: Loader, folder: Path, request: Request) -> PreparedRun:
     opened = loader.open(folder)
     config, model, binarize = opened.config, opened.model, opened.config.data.binarize
-    draw = None if binarize == "none" else config.run.seed if request.draw is None else request.draw
+    own = config.run.seed if request.draw is None else request.draw
+    draw = own if config.data.is_drawn else None
     data = loader.data(config, draw)
     if request.split == "train" and draw is not None:
         data = data.binarize_training(draw)

@@ -142,7 +142,7 @@ def _each_once(opened: Opened) -> Split:
 def _training(opened: Opened) -> Split:
     """Return the images that a run is trained on, each once, with 0/1 pixels drawn where the run draws them."""
     config, train = opened.config, _each_once(opened)
-    return train if config.data.binarize == "none" else train.binarize(config.run.seed, "train")
+    return train.binarize(config.run.seed, "train") if config.data.is_drawn else train
 
 
 def _must_be_enough(components: int, count: int, whose: str) -> None:

@@ -138,7 +138,7 @@ def _prepare(loader: Loader, folder: Path, count: int | None, *, draws: bool) ->
     chosen = _suitable(count, whole)
     trained = classifier_for(whole, folder.parent / CLASSIFIERS)
     real = whole
-    if draws and opened.config.data.binarize != "none":
+    if draws and opened.config.data.is_drawn:
         seed = opened.config.run.seed
         real = whole.binarize_evaluation(seed).binarize_training(seed)
     test, train = (

@@ -36,7 +36,7 @@ class Likelihood(nn.Module, Piece, ABC):
     def conflicts(cls, config: Config) -> Iterator[str]:
         """Yield a line if 0/1 pixels meet a density whose width is learned."""
         binarize, name = config.data.binarize, config.model.likelihood["name"]
-        if cls.learns_width and binarize != "none":
+        if cls.learns_width and config.data.is_binary:
             yield (
                 f"model.likelihood = {name!r}: 0/1 pixels (data.binarize = {binarize!r}) have no density, it would "
                 "grow as far as it is let; take Bernoulli, or data.binarize=none"

@@ -64,6 +64,14 @@ class Prior(nn.Module, Piece, ABC):
         if model.infer_labels and not (model.condition or cls.needs_labels):
             yield "model.infer_labels = True: nothing sees a label; set model.condition=true, or infer_labels=false"
 
+    def start(self, images: Tensor, seed: int) -> None:
+        """Set those initial weights that depend on the training images; most families have none.
+
+        Args:
+            images: (N, C, H, W) on the CPU, uint8 or floating point in [0, 1].
+            seed: of a choice among them.
+        """
+
     @abstractmethod
     def forward(self, given: Given) -> Distribution:
         """Return p(z), event (D,)."""

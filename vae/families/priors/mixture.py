@@ -1,7 +1,7 @@
 """Mixtures: of learned normals, of q(z|u) at learned pseudo-inputs u, and of normals fitted once a model is trained."""
 
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -9,9 +9,14 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, MixtureSameFamily, MultivariateNormal
 
 from vae.config import Config
+from vae.data import randomness
+from vae.data.batches import to_unit_interval
 from vae.families.distributions import DiagonalGaussian, from_noise
+from vae.families.mixtures import mixture
 from vae.families.priors.base import Given, Prior
 from vae.networks import Sizes
+
+DARKEST = 0.01  # pixel of a pseudo-input that starts as an image; 1 - DARKEST is the brightest
 
 
 class _Mixture(Prior):
@@ -56,18 +61,19 @@ class GaussianMixture(_Mixture):
     def forward(self, given: Given) -> MixtureSameFamily:
         """Return p(z)."""
         weights = Categorical(logits=self.logits, validate_args=False)
-        return MixtureSameFamily(weights, DiagonalGaussian(self.loc, self.log_scale.exp()), validate_args=False)
+        return mixture(weights, DiagonalGaussian(self.loc, self.log_scale.exp()))
 
 
 class VampPrior(_Mixture):
     """p(z) = 1/K sum_k q(z|u_k), with learned pseudo-inputs u_k (Tomczak & Welling 2018, eq. 9).
 
-    Pixels of u_k are sigmoids of learned numbers, which are normal at first: unlike a clipped pixel, one that is black
-    still has a gradient.
+    Pixels of u_k are sigmoids of learned numbers: unlike a clipped pixel, one that is black still has a gradient.
 
     Args:
         sizes: of the model; an encoder that sees labels has none for pseudo-inputs.
         pseudo_inputs: K; each step encodes them beside its images.
+        start: of u_k, either K of the training images, their pixels clipped to 0.01 .. 0.99, or noise, the sigmoids of
+            normal numbers. More than there are images start as noise.
     """
 
     def __init__(
@@ -75,9 +81,12 @@ class VampPrior(_Mixture):
         sizes: Sizes,
         *,
         pseudo_inputs: Annotated[int, Field(ge=2, description="learned images, K, whose q(z|u) are mixed")] = 100,
+        start: Annotated[
+            Literal["images", "noise"], Field(description="pseudo-inputs before training: training images, or noise")
+        ] = "images",
     ):
         super().__init__(sizes)
-        self.raw = nn.Parameter(torch.randn(pseudo_inputs, *sizes.image_shape))
+        self.raw, self._start = nn.Parameter(torch.randn(pseudo_inputs, *sizes.image_shape)), start
 
     @classmethod
     def conflicts(cls, config: Config) -> Iterator[str]:
@@ -92,11 +101,18 @@ class VampPrior(_Mixture):
                 "prior is that of the highest one; take GaussianMixture"
             )
 
+    @torch.no_grad()
+    def start(self, images: Tensor, seed: int) -> None:
+        """Set the pseudo-inputs to training images, each at most once, unless they are to start as noise."""
+        if self._start == "images":
+            chosen = images[randomness.permutation(len(images), seed, "pseudo-inputs")[: len(self.raw)]]
+            self.raw[: len(chosen)] = torch.logit(to_unit_interval(chosen, self.raw.dtype), DARKEST)
+
     def forward(self, given: Given) -> MixtureSameFamily:
         """Return p(z)."""
         q = given.encode(self.raw.sigmoid())
         weights = Categorical(logits=given.like.new_zeros(len(self.raw)), validate_args=False)
-        return MixtureSameFamily(weights, q, validate_args=False)
+        return mixture(weights, q)
 
 
 class FittedMixture(_Mixture):
