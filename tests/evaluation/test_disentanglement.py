@@ -222,6 +222,8 @@ def test_a_forest_is_tried_on_images_that_it_has_not_seen() -> None:
     learnt, new = parts_of(2000)
     assert sorted([*learnt, *new]) == list(range(2000))
     assert (len(learnt), len(new)) == (1500, 500)
+    correlation = np.corrcoef(mean[learnt].T, found_in.values[learnt, 0])[:3, 3]
+    assert found["matrices"]["predictability"]["0"] == pytest.approx(correlation**2), "of what is learnt from"
 
 
 def test_dci_of_an_importance_matrix_by_hand() -> None:

@@ -392,6 +392,8 @@ def test_schedules_are_functions_of_progress_that_settle(name: str) -> None:
 def test_linear_warm_up_is_a_straight_line() -> None:
     warmup = LinearWarmup(epochs=10.0)
     assert [warmup(progress) for progress in (0, 2.5, 5, 10, 50)] == [0, 0.25, 0.5, 1, 1]
+    falling = LinearWarmup(epochs=10.0, start=5.0, end=1.0)
+    assert [falling(progress) for progress in (0, 2.5, 5, 10, 50)] == [5, 4, 3, 1, 1]
     assert Constant(value=3.0)(17.0) == 3
 
 
