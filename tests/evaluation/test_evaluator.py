@@ -17,10 +17,10 @@ import pytest
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.distributions import Normal, kl_divergence
+from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from tests.helpers.folders import in_float64, write_data, write_run
-from tests.helpers.linear import D, images, linear_gaussian
+from tests.helpers.linear import STD, D, images, linear_gaussian
 from tests.helpers.runs import events, rows, scalars
 from tests.helpers.starts import Outcome, Program, on_ranks, ranks
 from vae import __main__ as cli
@@ -206,7 +206,7 @@ def test_results_are_the_means_over_images_with_their_errors() -> None:
             "squared_error_mean_z": error.mean(),
         }
     )
-    assert {"0.01", "0.1", "0.5"} == sizes.pop("quantiles").keys()
+    assert sizes.pop("quantiles") == pytest.approx({f"{share}": np.quantile(size, share) for share in (0.01, 0.1, 0.5)})
     assert sizes == pytest.approx({"mean": size.mean(), "min": 1, "low": 3 / 5, "low_below": 10})
     alone = likelihood_results(Estimates(*torch.from_numpy(each)), 1)  # draw
     assert (alone["log_likelihood_draw_error"], alone["log_likelihood_bias"]) == (None, None)
@@ -332,6 +332,29 @@ def test_images_that_z_tells_apart_share_log_n(accelerator: Accelerator) -> None
     found = aggregate(accelerator, one_dimensional(1.0, 1e-3), Split(x), seed=0, split="test", progress=progress)
     assert found is not None
     assert found.mutual_information == pytest.approx(math.log(8), rel=1e-12)
+
+
+# --- means over held-out data -----------------------------------------------------------------------------------------
+
+
+def test_an_evaluation_has_the_means_of_its_terms_written_out(accelerator: Accelerator) -> None:
+    """Of one draw an image, and of none at z = E[z|x]."""
+    model, _ = linear_gaussian(shift=0.4, wider=1.5)
+    x = images(40)
+    found = evaluate(accelerator, model, Split(x), seed=5, split="val")
+    w, b = (weight.detach() for weight in model.decoder.parameters())
+    q, p = model.encode(x), MultivariateNormal(torch.zeros(D).double(), torch.eye(D).double())
+    assert isinstance(q, MultivariateNormal)
+    z = q.mean + (q.scale_tril @ randomness.normal(40, D, 5, "evaluate/val").double()[..., None])[..., 0]
+
+    def nats(z: Tensor) -> float:
+        return -Normal(z @ w.T + b, STD).log_prob(x.flatten(1)).sum(1).mean().item()
+
+    divergence = kl_divergence(q, p).mean().item()
+    assert (found.reconstruction, found.kl) == pytest.approx((nats(z), divergence), rel=1e-9)
+    assert found.loss == pytest.approx(found.reconstruction + found.kl, rel=1e-12)
+    assert found.reconstruction_mean_z == pytest.approx(nats(q.mean), rel=1e-9)
+    assert (found.examples, found.bits_per_dim, found.accuracy) == (40, None, None)
 
 
 # --- latent measures of each evaluation -------------------------------------------------------------------------------
