@@ -189,6 +189,8 @@ def test_informativeness_is_the_share_of_new_images_that_are_right() -> None:
     learnt, new = rows_of((0.0, 0, 40), (1.0, 1, 40)), rows_of((0.0, 0, 3), (0.0, 1, 1), (1.0, 0, 4))
     assert dci.predict(*learnt, *new).accuracy == pytest.approx([3 / 8])
     assert dci.predict(*learnt, *learnt).accuracy == pytest.approx([1])
+    alone = rows_of(*((float(place), 0, 1) for place in range(40)), (100.0, 1, 1))
+    assert dci.predict(*alone, *alone).accuracy == pytest.approx([40 / 41]), "a leaf has four images, not one"
 
 
 def grid_of_factors(repeats: int, *levels: int) -> Factors:

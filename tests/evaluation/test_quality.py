@@ -14,6 +14,7 @@ from torch import Tensor
 from tests.helpers.folders import SIZE, write_data, write_run
 from vae import __main__ as cli
 from vae import figures
+from vae.data import randomness
 from vae.data.dataset import DataSet, Split
 from vae.data.sources import load
 from vae.errors import InputError
@@ -272,6 +273,20 @@ def test_another_protocol_is_another_entry_and_the_same_one_takes_its_place(run:
     pixels = [each["protocol"]["pixels_crc32"] for each in entries]
     assert pixels[0] == pixels[2] != pixels[1], "draws are held against drawn test images, means against grey ones"
     assert len({each["results"]["classifier_frechet_distance"] for each in entries}) == 3
+
+
+def test_draws_are_held_against_drawn_images_for_testing_and_for_training(run: Path, archive: Path) -> None:
+    """Of as many training images, in the order of the seed; both with the 0/1 pixels of the run."""
+    (run / "quality.json").unlink(missing_ok=True)
+    assert cli.main(["quality", str(run), "--count", "66", "--feed", "draws"]) == 0
+    data = load(str(archive), ".")
+    trained, seen = classifier_for(data, run.parent / "classifiers"), {}
+    for name, part in (("train", data.train), ("test", data.test)):
+        drawn = randomness.binarize(part.images, 0, name)
+        seen[name], _ = look(trained.classifier, drawn[randomness.permutation(len(part), 0, f"quality/{name}")[:66]])
+    (found,) = kept(run)
+    distance = found["results"]["classifier_frechet_distance_of_training_images"]
+    assert distance == pytest.approx(by_numpy(seen["train"], seen["test"]), rel=1e-4)
 
 
 def test_several_runs_make_a_table_best_first_unless_their_protocols_differ(
