@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from tests.helpers.folders import write_data, write_run
+from tests.helpers.linear import PIXELS, STD, D, linear_gaussian, posterior_of
+from tests.helpers.linear import images as pixel_rows
 from vae import __main__ as cli
 from vae import uses
+from vae.data import randomness
 from vae.data.dataset import Split
 from vae.errors import InputError
 from vae.evaluation.encoding import Codes, encode
@@ -24,51 +27,97 @@ def images(count: int) -> Tensor:
     return torch.rand(count, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 
 
-def linear_model() -> VAE:
-    """Decodes to logit(0.9) where z_1 is positive and to logit(0.1) elsewhere; encodes the mean brightness."""
+# --- damaged images ---------------------------------------------------------------------------------------------------
 
-    class Encoder(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            brightness = x.flatten(1).mean(1, keepdim=True)
-            return torch.cat([20 * (brightness - 0.5), torch.full_like(brightness, -9.0)], 1)
-
-    class Decoder(nn.Module):
-        def forward(self, z: Tensor) -> Tensor:
-            return torch.where(z > 0, 1.0, -1.0)[..., None, None].expand(-1, 1, 4, 4) * math.log(9)
-
-    model = VAE(image_shape=(1, 4, 4), latent_dim=1, hidden_dim=4, depth=1)
-    model.encoder, model.decoder = Encoder(), Decoder()  # pyright: ignore[reportAttributeAccessIssue]
-    model.anchor = nn.Parameter(torch.zeros(1))  # tells the device and the precision
-    return model
+MISSING = torch.tensor([[False, True, False, False, True]])  # of five pixels
+MEAN_IMAGE = torch.tensor([[[0.5, 3.0, 0.5, 0.5, -2.0]]]).double()
 
 
-def test_missing_pixels_settle_where_the_model_is_at_home() -> None:
-    """Bright images have bright missing halves, dark ones dark ones; what is known stays to the bit."""
-    x = torch.cat([torch.full((1, 1, 4, 4), 0.9), torch.full((1, 1, 4, 4), 0.1)])
-    missing = torch.zeros(4, 4, dtype=torch.bool)
-    missing[2:] = True
-    for draw in (False, True):
-        done = impute(linear_model(), x, missing, torch.full((1, 4, 4), 0.5), sweeps=20, draw=draw)
-        torch.testing.assert_close(done.repaired, x, atol=1e-6, rtol=0)
-        assert torch.equal(done.repaired[..., :2, :], x[..., :2, :])
-        assert done.error == pytest.approx(0, abs=1e-6)
-        assert done.baseline == pytest.approx(0.4)
+def test_missing_pixels_settle_at_their_conditional_mean() -> None:
+    """Of jointly normal x and z the most likely pair, found by turns, is the mean; that of p(x) is a closed form."""
+    (model, p_x), x = linear_gaussian(), pixel_rows(6)
+    done = impute(model, x, MISSING, MEAN_IMAGE, sweeps=200, draw=False)
+    gone, covariance = MISSING[0], p_x.covariance_matrix
+    slope = covariance[gone][:, ~gone] @ torch.linalg.inv(covariance[~gone][:, ~gone])
+    expected = p_x.mean[gone] + (x[..., ~gone] - p_x.mean[~gone]) @ slope.T
+    torch.testing.assert_close(done.repaired[..., gone], expected, rtol=0, atol=1e-9)
+    assert torch.equal(done.repaired[..., ~gone], x[..., ~gone])
+    assert done.error == pytest.approx((expected - x[..., gone]).square().mean().sqrt().item())
+    assert done.baseline == pytest.approx((MEAN_IMAGE[..., gone] - x[..., gone]).square().mean().sqrt().item())
+    assert torch.equal(done.damaged, torch.where(MISSING, MEAN_IMAGE, x))
     with pytest.raises(ValueError, match="no pixel is missing"):
-        impute(linear_model(), x, torch.zeros(4, 4, dtype=torch.bool), torch.full((1, 4, 4), 0.5))
+        impute(model, x, torch.zeros(1, PIXELS, dtype=torch.bool), MEAN_IMAGE)
+
+
+def test_with_draws_the_answer_is_the_mean_over_the_second_half_of_the_chain() -> None:
+    """The chain of Rezende et al. 2014 in matrices, each sweep with noise of its own."""
+    (model, _), x, sweeps = linear_gaussian(), pixel_rows(6), 7
+    w, b = (weight.detach() for weight in model.decoder.parameters())
+    to_mean, covariance = posterior_of(w, STD)
+    at, chain = torch.where(MISSING, MEAN_IMAGE, x).flatten(1), []
+    for sweep in range(sweeps):
+        noise = randomness.normal(6, D, 4, "impute", sweep).double()
+        z = (at - b) @ to_mean.T + noise @ torch.linalg.cholesky(covariance).T
+        at = torch.where(MISSING, z @ w.T + b, x.flatten(1))
+        chain.append(at)
+    done = impute(model, x, MISSING, MEAN_IMAGE, sweeps=sweeps, draw=True, seed=4)
+    torch.testing.assert_close(done.repaired.flatten(1), sum(chain[3:]) / 4, rtol=1e-9, atol=1e-9)
+    assert done.error == pytest.approx((done.repaired - x)[..., MISSING[0]].square().mean().sqrt().item())
+
+
+@pytest.mark.parametrize("draw", [False, True])
+def test_an_answer_knows_nothing_of_the_pixels_that_are_missing(draw: bool) -> None:
+    (model, _), x = linear_gaussian(), pixel_rows(6)
+    one, other = (
+        impute(model, torch.where(MISSING, truth, x), MISSING, MEAN_IMAGE, sweeps=3, draw=draw).repaired
+        for truth in (0.0, 1.0)
+    )
+    assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize(("kind", "level"), [("gaussian", 0.05), ("salt", 0.1)])
-def test_noise_is_as_large_as_asked_for_and_errors_are_measured_on_all_pixels(kind: str, level: float) -> None:
-    x = torch.full((5000, 1, 4, 4), 0.9)
-    done = denoise(linear_model(), x, kind=kind, level=level)
+def test_noise_is_as_large_as_asked_for_and_taken_away_by_the_model_that_sees_it_alone(kind: str, level: float) -> None:
+    """E[x|z] at E[z|noisy x] is a linear map of the noisy image; the errors are those of all pixels."""
+    (model, _), x = linear_gaussian(), torch.full((20_000, 1, 1, PIXELS), 0.8).double()
+    done = denoise(model, x, kind=kind, level=level)
     difference = done.damaged - x
     if kind == "gaussian":
-        assert difference.std().item() == pytest.approx(level, rel=0.05)
+        assert difference.std().item() == pytest.approx(level, rel=0.02)
+        assert difference.mean().abs().item() < 4 * level / difference.numel() ** 0.5
     else:
-        assert (done.damaged == 0).float().mean().item() == pytest.approx(level / 2, rel=0.1)
-        assert (done.damaged == 1).float().mean().item() == pytest.approx(level / 2, rel=0.1)
-    assert done.baseline == pytest.approx(difference.square().mean().sqrt().item(), rel=1e-5)
-    assert done.error == pytest.approx(0, abs=1e-6)
+        for value in (0, 1):
+            assert (done.damaged == value).double().mean().item() == pytest.approx(level / 2, rel=0.05)
+        assert (difference[(done.damaged != 0) & (done.damaged != 1)] == 0).all()
+    w, b = (weight.detach() for weight in model.decoder.parameters())
+    expected = b + (done.damaged - b) @ posterior_of(w, STD)[0].T @ w.T
+    torch.testing.assert_close(done.repaired, expected, rtol=1e-9, atol=1e-9)
+    assert done.error == pytest.approx((expected - x).square().mean().sqrt().item())
+    assert done.baseline == pytest.approx(difference.square().mean().sqrt().item())
+
+
+def test_noise_leads_out_of_no_pixels_range_and_is_that_of_its_seed() -> None:
+    model, x = linear_gaussian()[0], pixel_rows(500)
+    one, again, other = (denoise(model, x, level=2.0, seed=seed).damaged for seed in (1, 1, 2))
+    assert one.aminmax() == (0, 1)
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+
+
+def test_a_model_that_sees_labels_repairs_by_those_that_are_given() -> None:
+    """The networks themselves, given each label as one of three; one sweep."""
+    torch.manual_seed(0)
+    model = VAE(image_shape=(1, 4, 4), latent_dim=3, hidden_dim=8, condition=True, classes=3)
+    x, labels = images(6), torch.arange(6) % 3
+    seen, missing = torch.nn.functional.one_hot(labels, 3).float(), torch.zeros(4, 4, dtype=torch.bool)
+    missing[2:] = True
+    filled = impute(model, x, missing, torch.full((1, 4, 4), 0.5), sweeps=1, draw=False, labels=labels)
+    for done in (denoise(model, x, labels=labels), filled):
+        with torch.no_grad():
+            expected = model.decoder(model.encoder(done.damaged, seen)[:, :3], seen).sigmoid()
+        torch.testing.assert_close(done.repaired, torch.where(missing, expected, x) if done is filled else expected)
+
+
+# --- paths and codes --------------------------------------------------------------------------------------------------
 
 
 def test_arcs_turn_evenly_and_change_length_evenly() -> None:

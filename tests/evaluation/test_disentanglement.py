@@ -14,12 +14,12 @@ from tests.helpers.folders import write_data, write_run
 from vae import __main__ as cli
 from vae.data import factors, shapes, sources
 from vae.data.dataset import Split
-from vae.data.factors import Factors
+from vae.data.factors import Factor, Factors
 from vae.data.reading import Reading
 from vae.data.shapes import Grid
 from vae.errors import InputError
 from vae.evaluation.disentanglement import dci, mig, sap
-from vae.evaluation.disentanglement.scoring import active_alone
+from vae.evaluation.disentanglement.scoring import active_alone, parts_of, scores_of
 from vae.evaluation.disentanglement.traversal import PLACES, traverse
 from vae.model import VAE
 
@@ -159,6 +159,73 @@ def test_each_dimension_for_one_factor_scores_one_and_turned_together_they_have_
     by_classes = sap.predictability(clean, values, clean, values, [False] * 3)
     assert mig.top_gaps(by_classes) == pytest.approx([1 - 1 / 5, 1 - 1 / 6, 1 - 1 / 7])  # the second best guesses
     assert mig.top_gaps(sap.predictability(mixed, square, mixed, square, [True] * 2)) == pytest.approx([0, 0], abs=1e-9)
+
+
+def test_an_ordered_factor_is_predicted_as_well_as_the_square_of_the_correlation_says() -> None:
+    """Of a dimension that has one factor once and another twice, on a full grid: 1/5 and 4/5 of its variance."""
+    values = full_grid(5, 5, 5)
+    code = (values[:, [0]] + 2 * values[:, [1]]).astype(float)
+    found = sap.predictability(code, values, code, values, [True] * 3)
+    assert found == pytest.approx(np.array([[1 / 5], [4 / 5], [0]]), abs=1e-12)
+
+
+def rows_of(*counts: tuple[float, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return a code (N, 1) and one factor (N, 1): of each code and value so many images."""
+    code, value, count = np.array(counts).T
+    return np.repeat(code, count.astype(int))[:, None], np.repeat(value.astype(int), count.astype(int))[:, None]
+
+
+def test_other_factors_are_predicted_for_new_images_by_thresholds_that_weigh_each_class_alike() -> None:
+    two_places = rows_of((0.0, 0, 100), (1.0, 0, 8), (1.0, 1, 5))
+    (score,), unbalanced = sap.predictability(*two_places, *two_places, [False]), [[(1 + 100 / 108) / 2]]
+    assert score == pytest.approx(unbalanced[0]), "the few of class 1 count as much as the many of class 0"
+    turned = rows_of((0.0, 0, 2), (0.0, 1, 1), (1.0, 0, 6))
+    assert sap.predictability(*two_places, *turned, [False])[0] == pytest.approx([2 / 8 / 2]), "new images"
+    in_turn = rows_of((0.0, 0, 10), (1.0, 1, 10), (2.0, 0, 10), (3.0, 1, 10))
+    assert sap.predictability(*in_turn, *in_turn, [False])[0] == pytest.approx([3 / 4]), "two classes, one threshold"
+
+
+def test_informativeness_is_the_share_of_new_images_that_are_right() -> None:
+    learnt, new = rows_of((0.0, 0, 40), (1.0, 1, 40)), rows_of((0.0, 0, 3), (0.0, 1, 1), (1.0, 0, 4))
+    assert dci.predict(*learnt, *new).accuracy == pytest.approx([3 / 8])
+    assert dci.predict(*learnt, *learnt).accuracy == pytest.approx([1])
+    alone = rows_of(*((float(place), 0, 1) for place in range(40)), (100.0, 1, 1))
+    assert dci.predict(*alone, *alone).accuracy == pytest.approx([40 / 41]), "a leaf has four images, not one"
+
+
+def grid_of_factors(repeats: int, *levels: int) -> Factors:
+    """Return the factors of so many images of each combination; the images themselves are empty."""
+    values = np.repeat(full_grid(*levels), repeats, 0)
+    images = np.zeros((len(values), 1, 1, 1), dtype=np.uint8)
+    return Factors(images, values, tuple(Factor(f"{place}", ordered=True) for place in range(len(levels))))
+
+
+@pytest.mark.parametrize(("variance", "seen"), [(0.0101, True), (0.0099, False)])
+def test_scores_of_a_code_leave_out_dimensions_that_are_not_active(variance: float, seen: bool) -> None:
+    """The second dimension tells the second factor without fault, by means that hardly move."""
+    found_in = grid_of_factors(100, 2, 2)
+    unit = 2.0 * found_in.values - 1  # of variance 1
+    mean = torch.from_numpy(unit * np.sqrt([1.0, variance]))
+    found = scores_of(mean, torch.full_like(mean, 0.1), found_in)
+    assert found["by_factor"]["sap"] == pytest.approx({"0": 1.0, "1": float(seen)}, abs=0.01)
+    informative = found["by_factor"]["informativeness"]
+    assert informative["0"] == 1
+    assert informative["1"] == (1 if seen else pytest.approx(0.5, abs=0.2))  # else: 100 images are guessed
+    information = found["matrices"]["information"]["1"]
+    assert information[1] > 0.2, "by its noise too; MIG counts all dimensions"
+
+
+def test_a_forest_is_tried_on_images_that_it_has_not_seen() -> None:
+    """A code that tells nothing: half of the guesses are right, and more of images that are known by heart."""
+    found_in = grid_of_factors(1000, 2)
+    mean = torch.from_numpy(np.random.default_rng(0).standard_normal((2000, 3)))
+    found = scores_of(mean, torch.ones_like(mean), found_in)
+    assert found["informativeness"] == pytest.approx(0.5, abs=4 * 0.5 / 500**0.5)
+    learnt, new = parts_of(2000)
+    assert sorted([*learnt, *new]) == list(range(2000))
+    assert (len(learnt), len(new)) == (1500, 500)
+    correlation = np.corrcoef(mean[learnt].T, found_in.values[learnt, 0])[:3, 3]
+    assert found["matrices"]["predictability"]["0"] == pytest.approx(correlation**2), "of what is learnt from"
 
 
 def test_dci_of_an_importance_matrix_by_hand() -> None:

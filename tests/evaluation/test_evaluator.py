@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from tests.helpers.folders import in_float64, write_data, write_run
+from tests.helpers.linear import STD, D, images, linear_gaussian
 from tests.helpers.runs import events, rows, scalars
 from tests.helpers.starts import Outcome, Program, on_ranks, ranks
 from vae import __main__ as cli
@@ -33,7 +34,7 @@ from vae.evaluation import CollapseWatch, LatentMeasures, evaluate, measure_late
 from vae.evaluation.latents import Tally
 from vae.evaluation.log_likelihood.aggregate import aggregate
 from vae.evaluation.log_likelihood.budget import largest_tensor
-from vae.evaluation.log_likelihood.evaluator import Request
+from vae.evaluation.log_likelihood.evaluator import Request, likelihood_results
 from vae.evaluation.log_likelihood.importance import Estimates, estimate
 from vae.evaluation.log_likelihood.progress import Progress
 from vae.evaluation.log_likelihood.runs import Resources, compare_runs, evaluate_runs, must_agree
@@ -44,8 +45,6 @@ from vae.model import VAE, VAEOutput
 from vae.objectives import OBJECTIVES, negative_elbo
 from vae.run import checkpoint
 
-PIXELS, D, STD = 5, 2, 0.7
-
 
 @pytest.fixture(scope="module")
 def accelerator() -> Iterator[Accelerator]:
@@ -53,9 +52,11 @@ def accelerator() -> Iterator[Accelerator]:
     launch.leave()
 
 
-def estimates(accelerator: Accelerator, model: VAE, x: Tensor, samples: int, **more: Any) -> Estimates:
-    progress = Progress(accelerator, StopRequest())
-    return estimate(accelerator, model, Split(x), samples=samples, seed=3, split="test", progress=progress, **more)
+def estimates(
+    accelerator: Accelerator, model: VAE, x: Tensor, samples: int, *, seed: int = 3, at_once: int | None = None
+) -> Estimates:
+    how: dict[str, Any] = {"samples": samples, "seed": seed, "split": "test", "at_once": at_once}
+    return estimate(accelerator, model, Split(x), progress=Progress(accelerator, StopRequest()), **how)
 
 
 @pytest.mark.parametrize(
@@ -83,35 +84,7 @@ def test_a_chunk_on_cuda_is_as_large_as_its_images_and_the_run_allow(
     assert sum(sizes) == 20_000
 
 
-def images(count: int, pixels: int = PIXELS) -> Tensor:
-    return torch.from_numpy(randomness.generator(7, "test").random((count, 1, 1, pixels)))
-
-
 # --- a model whose likelihood is known --------------------------------------------------------------------------------
-
-
-def linear_gaussian(*, shift: float = 0.0, wider: float = 1.0) -> tuple[VAE, MultivariateNormal]:
-    """x = W z + b + STD e: the model with its exact posterior, or one that is shifted and wider; and p(x).
-
-    Tipping & Bishop 1999 (probabilistic PCA): p(x) = N(b, W W^T + STD^2 I), p(z|x) = N(M^-1 W^T (x - b), STD^2 M^-1),
-    M = W^T W + STD^2 I.
-    """
-    generator = randomness.generator(1, "linear")
-    w, b = torch.from_numpy(generator.normal(size=(PIXELS, D))), torch.from_numpy(generator.normal(size=PIXELS))
-    m = w.T @ w + STD**2 * torch.eye(D, dtype=torch.float64)
-    to_mean, triangle = torch.linalg.solve(m, w.T), wider * torch.linalg.cholesky(STD**2 * torch.linalg.inv(m))
-    full: dict[str, Any] = {"name": "FullNormal", "scale": "exp", "eps": 0.0}
-    model = VAE((1, 1, PIXELS), D, posterior=full, likelihood={"name": "Normal", "std": STD}).double()
-    decoder, encoder = nn.Linear(D, PIXELS), nn.Linear(PIXELS, model.posterior.features)
-    rows, columns = torch.tril_indices(D, D)
-    numbers = torch.where(rows == columns, 2 * triangle.diagonal().log()[rows], triangle[rows, columns])
-    with torch.no_grad():
-        decoder.weight.data, decoder.bias.data = w, b
-        encoder.weight.data = torch.cat([to_mean, torch.zeros(len(numbers), PIXELS)]).double()
-        encoder.bias.data = torch.cat([shift - to_mean @ b, numbers])
-    model.decoder = nn.Sequential(decoder, nn.Unflatten(1, (1, 1, PIXELS)))  # pyright: ignore[reportAttributeAccessIssue]
-    model.encoder = nn.Sequential(nn.Flatten(), encoder)
-    return model, MultivariateNormal(b, w @ w.T + STD**2 * torch.eye(PIXELS, dtype=torch.float64))
 
 
 def test_with_the_exact_posterior_every_draw_says_the_same(accelerator: Accelerator) -> None:
@@ -199,6 +172,46 @@ def _loss(model: VAE, x: Tensor, noise: Tensor) -> Tensor:
     return negative_elbo(estimated, x).loss
 
 
+def test_the_error_of_the_mean_is_what_other_seeds_show_and_its_bias_what_it_lacks(accelerator: Accelerator) -> None:
+    """Of 12 images by 30 draws each, 200 times, against the closed form."""
+    model, p_x = linear_gaussian(shift=0.4, wider=1.5)
+    x, samples, repeats = images(12), 30, 200
+    evaluations = [estimates(accelerator, model, x, samples, seed=seed) for seed in range(repeats)]
+    results = [likelihood_results(each, samples) for each in evaluations]
+    found, bias, error = (
+        torch.tensor([each[f"log_likelihood{what}"] for each in results]) for what in ("", "_bias", "_draw_error")
+    )
+    assert error.square().mean().sqrt().item() == pytest.approx(found.std().item(), rel=0.2)  # four errors of a std
+    missing, its_error = p_x.log_prob(x.flatten(1)).mean() - found.mean(), found.std().item() / repeats**0.5
+    assert missing > 5 * its_error, "too little to tell"
+    assert bias.mean().item() == pytest.approx(missing.item(), abs=4 * its_error)
+
+
+def test_results_are_the_means_over_images_with_their_errors() -> None:
+    """By NumPy; of 5 images 3 have an effective sample size below 10."""
+    each = np.random.default_rng(0).random((7, 5)) + 1
+    each[5] = [9.9, 10.1, 1.0, 40.0, 3.0]
+    found = likelihood_results(Estimates(*torch.from_numpy(each)), 50)
+    likelihood, bias, variance, elbo, reconstruction, size, error = each
+    sizes = found.pop("effective_sample_size")
+    assert found == pytest.approx(
+        {
+            "log_likelihood": likelihood.mean(),
+            "log_likelihood_error": likelihood.std(ddof=1) / math.sqrt(5),
+            "log_likelihood_draw_error": math.sqrt((variance / 5**2).sum()),
+            "log_likelihood_bias": bias.mean(),
+            "elbo": elbo.mean(),
+            "elbo_error": elbo.std(ddof=1) / math.sqrt(5),
+            "reconstruction": reconstruction.mean(),
+            "squared_error_mean_z": error.mean(),
+        }
+    )
+    assert sizes.pop("quantiles") == pytest.approx({f"{share}": np.quantile(size, share) for share in (0.01, 0.1, 0.5)})
+    assert sizes == pytest.approx({"mean": size.mean(), "min": 1, "low": 3 / 5, "low_below": 10})
+    alone = likelihood_results(Estimates(*torch.from_numpy(each)), 1)  # draw
+    assert (alone["log_likelihood_draw_error"], alone["log_likelihood_bias"]) == (None, None)
+
+
 @pytest.mark.parametrize(("spread", "least_bias"), [(0.5, 0.5), (0.6, 0.2), (0.8, 0.0)])
 def test_the_error_of_heavy_tails_covers_what_repeated_draws_show(spread: float, least_bias: float) -> None:
     """w = p(z) / q(z) of normals of 10 dimensions, q too narrow: log of the mean of w is 0, and estimated too low."""
@@ -276,23 +289,41 @@ def one_dimensional(slope: float, std: float) -> VAE:
     return model
 
 
-def test_the_kl_falls_into_information_and_marginal_kl_as_in_closed_form(accelerator: Accelerator) -> None:
-    """x the quantiles of N(0, 1), so that q(z) is N(0, slope^2 + std^2) as nearly as 3,000 components allow."""
+@pytest.mark.parametrize("most", [5000, 500])
+def test_the_kl_falls_into_information_and_marginal_kl_as_in_closed_form(
+    most: int, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """x the quantiles of N(0, 1), so that q(z) is N(0, slope^2 + std^2) as nearly as 3,000 components allow.
+
+    Of fewer draws than images all quantiles have their share.
+    """
+    monkeypatch.setattr("vae.evaluation.log_likelihood.aggregate.DRAWS", most)
     slope, std, count = 1.1, 0.4, 3000
     x = Normal(0.0, 1.0).icdf((torch.arange(count).double() + 0.5) / count).view(count, 1, 1, 1)
     progress = Progress(accelerator, StopRequest())
     model = one_dimensional(slope, std)
     found = aggregate(accelerator, model, Split(x), seed=0, split="test", progress=progress)
     assert found is not None
-    assert (found.draws, found.limit) == (count, math.log(count))
+    assert (found.draws, found.limit) == (min(most, count), math.log(count))
     assert found.marginal_kl is not None
     information = 0.5 * math.log(1 + slope**2 / std**2)
     marginal = kl_divergence(Normal(0.0, math.hypot(slope, std)), Normal(0.0, 1.0)).item()
-    assert abs(found.mutual_information - information) < 3 * (found.mutual_information_error or 0) < 0.06
-    assert abs(found.marginal_kl - marginal) < 3 * (found.marginal_kl_error or 0) < 0.06
+    most_error = 0.06 * math.sqrt(count / found.draws)
+    assert abs(found.mutual_information - information) < 3 * (found.mutual_information_error or 0) < most_error
+    assert abs(found.marginal_kl - marginal) < 3 * (found.marginal_kl_error or 0) < most_error
     assert found.mutual_information + found.marginal_kl == pytest.approx(
         measure_latents(model, Split(x), seed=0).total_kl, abs=0.08
     )
+
+
+def test_a_prior_that_depends_on_labels_leaves_no_marginal_kl(accelerator: Accelerator) -> None:
+    """log q(z) has all labels, and log p(z|y) has one."""
+    model = VAE((1, 1, 5), 2, hidden_dim=4, prior="ClassNormal", classes=3).double()
+    part, progress = Split(images(6), torch.arange(6) % 3), Progress(accelerator, StopRequest())
+    found = aggregate(accelerator, model, part, seed=0, split="test", progress=progress)
+    assert found is not None
+    assert (found.marginal_kl, found.marginal_kl_error) == (None, None)
+    assert 0 < found.mutual_information < math.log(6)
 
 
 def test_images_that_z_tells_apart_share_log_n(accelerator: Accelerator) -> None:
@@ -301,6 +332,29 @@ def test_images_that_z_tells_apart_share_log_n(accelerator: Accelerator) -> None
     found = aggregate(accelerator, one_dimensional(1.0, 1e-3), Split(x), seed=0, split="test", progress=progress)
     assert found is not None
     assert found.mutual_information == pytest.approx(math.log(8), rel=1e-12)
+
+
+# --- means over held-out data -----------------------------------------------------------------------------------------
+
+
+def test_an_evaluation_has_the_means_of_its_terms_written_out(accelerator: Accelerator) -> None:
+    """Of one draw an image, and of none at z = E[z|x]."""
+    model, _ = linear_gaussian(shift=0.4, wider=1.5)
+    x = images(40)
+    found = evaluate(accelerator, model, Split(x), seed=5, split="val")
+    w, b = (weight.detach() for weight in model.decoder.parameters())
+    q, p = model.encode(x), MultivariateNormal(torch.zeros(D).double(), torch.eye(D).double())
+    assert isinstance(q, MultivariateNormal)
+    z = q.mean + (q.scale_tril @ randomness.normal(40, D, 5, "evaluate/val").double()[..., None])[..., 0]
+
+    def nats(z: Tensor) -> float:
+        return -Normal(z @ w.T + b, STD).log_prob(x.flatten(1)).sum(1).mean().item()
+
+    divergence = kl_divergence(q, p).mean().item()
+    assert (found.reconstruction, found.kl) == pytest.approx((nats(z), divergence), rel=1e-9)
+    assert found.loss == pytest.approx(found.reconstruction + found.kl, rel=1e-12)
+    assert found.reconstruction_mean_z == pytest.approx(nats(q.mean), rel=1e-9)
+    assert (found.examples, found.bits_per_dim, found.accuracy) == (40, None, None)
 
 
 # --- latent measures of each evaluation -------------------------------------------------------------------------------
@@ -321,6 +375,17 @@ def test_tallies_of_parts_make_that_of_the_whole_however_far_from_zero(accelerat
     found = evaluate(accelerator, model, Split(x), seed=0, split="test")
     assert found.latents == measure_latents(model, Split(x), seed=0)
     assert found.numbers()["active_units"] == 0
+
+
+@pytest.mark.parametrize(("variance", "active"), [(0.0099, 0), (0.0101, 1)])
+def test_a_dimension_is_active_where_its_mean_varies_by_more_than_a_hundredth(
+    variance: float, active: int, accelerator: Accelerator
+) -> None:
+    """Burda et al. 2016, section 5; the variance is over images, divided by their number."""
+    x = torch.tensor([-1.0, 1.0]).double().repeat(3).view(6, 1, 1, 1)
+    found = evaluate(accelerator, one_dimensional(math.sqrt(variance), 0.5), Split(x), seed=0, split="test")
+    assert found.latents.variance == pytest.approx([variance])
+    assert found.numbers()["active_units"] == active
 
 
 def test_a_collapse_is_said_once_and_again_when_it_changes() -> None:

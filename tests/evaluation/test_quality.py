@@ -14,12 +14,14 @@ from torch import Tensor
 from tests.helpers.folders import SIZE, write_data, write_run
 from vae import __main__ as cli
 from vae import figures
+from vae.data import randomness
 from vae.data.dataset import DataSet, Split
 from vae.data.sources import load
 from vae.errors import InputError
 from vae.evaluation.quality.classifier import FEATURES, Classifier, look, train
 from vae.evaluation.quality.frechet import frechet_distance, moments
 from vae.evaluation.quality.measures import Seen, entropy
+from vae.evaluation.quality.runs import Real, results_of
 from vae.evaluation.quality.samples import prior_samples
 from vae.evaluation.quality.shelf import classifier_for
 from vae.model import VAE
@@ -70,6 +72,41 @@ def test_the_entropy_of_a_prediction_lies_between_0_and_that_of_the_uniform_one(
     assert seen.shares.tolist() == [0.75, 0.25, 0.0]
     half = -(0.6 * math.log(0.6) + 0.4 * math.log(0.4))
     assert seen.entropies[0].item() == pytest.approx(half, rel=1e-6)
+
+
+def seen_as(probabilities: list[list[float]], seed: int) -> Seen:
+    return Seen(numbers(len(probabilities), 1, seed=seed), torch.tensor(probabilities, dtype=torch.float64))
+
+
+def test_results_hold_samples_and_training_images_against_test_images() -> None:
+    """By hand, of one feature; a prediction of 0.8 and 0.2 is uncertain, one of 0.81 and 0.19 is not."""
+    own = seen_as([[0.8, 0.2], [0.81, 0.19], [0.0, 1.0], [0.5, 0.5]], seed=1)
+    test = seen_as([[1.0, 0.0], [0.81, 0.19], [0.3, 0.7], [0.0, 1.0], [0.6, 0.4]], seed=2)
+    train = seen_as([[0.7, 0.3]] * 3, seed=3)
+    found = results_of(own, Real(test, train))
+
+    def entropy_of(*shares: float) -> float:
+        return -sum(share * math.log(share) for share in shares if share)
+
+    def distance(one: Seen, other: Seen) -> float:
+        """Of two normals on a line: squared differences of means and of standard deviations."""
+        a, b = one.features.numpy(), other.features.numpy()
+        return (a.mean() - b.mean()) ** 2 + (a.std(ddof=1) - b.std(ddof=1)) ** 2
+
+    sure = entropy_of(0.81, 0.19)
+    assert found == {
+        "classifier_frechet_distance": pytest.approx(distance(own, test)),
+        "classifier_frechet_distance_of_training_images": pytest.approx(distance(train, test)),
+        "class_shares": [0.75, 0.25],
+        "class_shares_of_test_images": [0.6, 0.4],
+        "entropy_of_class_shares": pytest.approx(entropy_of(0.75, 0.25)),
+        "entropy_of_class_shares_of_test_images": pytest.approx(entropy_of(0.6, 0.4)),
+        "mean_entropy": pytest.approx((entropy_of(0.8, 0.2) + sure + entropy_of(0.5, 0.5)) / 4),
+        "mean_entropy_of_test_images": pytest.approx((sure + entropy_of(0.3, 0.7) + entropy_of(0.6, 0.4)) / 5),
+        "uncertain_share": 2 / 4,
+        "uncertain_share_of_test_images": 2 / 5,
+        "highest_entropy": pytest.approx(math.log(2)),
+    }
 
 
 def test_the_picture_shows_the_shares_and_all_predictions() -> None:
@@ -236,6 +273,20 @@ def test_another_protocol_is_another_entry_and_the_same_one_takes_its_place(run:
     pixels = [each["protocol"]["pixels_crc32"] for each in entries]
     assert pixels[0] == pixels[2] != pixels[1], "draws are held against drawn test images, means against grey ones"
     assert len({each["results"]["classifier_frechet_distance"] for each in entries}) == 3
+
+
+def test_draws_are_held_against_drawn_images_for_testing_and_for_training(run: Path, archive: Path) -> None:
+    """Of as many training images, in the order of the seed; both with the 0/1 pixels of the run."""
+    (run / "quality.json").unlink(missing_ok=True)
+    assert cli.main(["quality", str(run), "--count", "66", "--feed", "draws"]) == 0
+    data = load(str(archive), ".")
+    trained, seen = classifier_for(data, run.parent / "classifiers"), {}
+    for name, part in (("train", data.train), ("test", data.test)):
+        drawn = randomness.binarize(part.images, 0, name)
+        seen[name], _ = look(trained.classifier, drawn[randomness.permutation(len(part), 0, f"quality/{name}")[:66]])
+    (found,) = kept(run)
+    distance = found["results"]["classifier_frechet_distance_of_training_images"]
+    assert distance == pytest.approx(by_numpy(seen["train"], seen["test"]), rel=1e-4)
 
 
 def test_several_runs_make_a_table_best_first_unless_their_protocols_differ(

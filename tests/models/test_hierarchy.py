@@ -59,6 +59,18 @@ def test_the_closed_form_would_be_another_number_bottom_up() -> None:
 
 
 @every_hierarchy
+def test_the_kl_is_a_closed_form_wherever_p_has_not_seen_z(spec: dict[str, Any]) -> None:
+    """In every layer of a ladder and in the highest one of others: an estimate would be right too, but noisy."""
+    model, x = build(spec), images(3)
+    latents = model(x, noise(3, model.noise_dim)).latents
+    for layer in latents if spec["name"] == "Ladder" else latents[-1:]:
+        q, p = (each.base_dist for each in (layer.q, layer.p))
+        expected = torch.distributions.kl_divergence(Normal(q.loc, q.scale), Normal(p.loc, p.scale)).sum(-1)
+        torch.testing.assert_close(layer.kl(), expected)
+        assert (layer.kl() - layer.log_ratio()).abs().min() > 1e-3
+
+
+@every_hierarchy
 def test_the_elbo_bounds_the_likelihood_that_draws_from_q_and_from_p_agree_on(spec: dict[str, Any]) -> None:
     wide = {"name": "DiagonalNormal", "eps": 1.0}  # q wider than p: its weights have a variance
     model, x = build(spec, posterior=wide), images(2)
@@ -109,6 +121,34 @@ def test_two_layers_of_a_bottom_up_model_are_the_formula() -> None:
         z2 = q2.loc + q2.scale * eps[:, 4:]
         p1, p2 = normal(down(z2)), Normal(0.0, 1.0)
         expected = sum((q.log_prob(z) - p.log_prob(z)).sum(-1) for q, p, z in ((q1, p1, z1), (q2, p2, z2)))
+    torch.testing.assert_close(sum(layer.log_ratio() for layer in out.latents), expected)
+
+
+def test_two_layers_of_a_ladder_are_the_formula() -> None:
+    """Sonderby et al. 2016, eq. 11 to 19: up through the activation of what the encoder hands on, then down."""
+    model, x = build({"name": "Ladder", "latent_dims": [3], "hidden_dims": [6], "depth": 1}), images(2)
+    eps = noise(2, 7)
+    with torch.no_grad():
+        out = model(x, eps)
+        up, down = model.hierarchy.get_submodule("up.0"), model.hierarchy.get_submodule("down.0")
+        numbers = model.encoder(x)
+
+        def moments(numbers: Tensor) -> tuple[Tensor, Tensor]:
+            loc, raw = numbers.chunk(2, -1)
+            return loc, (torch.nn.functional.softplus(raw) + 1e-6) ** 2
+
+        loc2, var2 = moments(up(torch.nn.functional.silu(numbers[:, 8:])))
+        z2 = loc2 + var2.sqrt() * eps[:, 4:]
+        (own, own_var), (above, above_var) = moments(numbers[:, :8]), moments(down(z2))
+        var1 = 1 / (1 / own_var + 1 / above_var)
+        loc1 = var1 * (own / own_var + above / above_var)
+        z1 = loc1 + var1.sqrt() * eps[:, :4]
+        q1, p1, q2, p2 = (
+            Normal(loc, torch.as_tensor(var).sqrt())
+            for loc, var in ((loc1, var1), (above, above_var), (loc2, var2), (0.0, 1.0))
+        )
+        expected = sum((q.log_prob(z) - p.log_prob(z)).sum(-1) for q, p, z in ((q1, p1, z1), (q2, p2, z2)))
+    torch.testing.assert_close(out.latents[0].z, z1)
     torch.testing.assert_close(sum(layer.log_ratio() for layer in out.latents), expected)
 
 

@@ -28,7 +28,7 @@ from tests.helpers.pieces import (
     refused,
 )
 from vae.components import SpecError, build
-from vae.families.distributions import StandardGaussian, kl
+from vae.families.distributions import StandardGaussian, kl, marginals
 from vae.families.likelihoods import LIKELIHOODS
 from vae.families.posteriors import POSTERIORS
 from vae.families.priors import PRIORS
@@ -139,6 +139,17 @@ def test_kl_against_the_closed_multivariate_formula(name: str, settings: dict[st
 
 def _covariance(q: td.Distribution, i: int) -> Tensor:
     return q.covariance_matrix[i] if isinstance(q, td.MultivariateNormal) else q.variance[i].diag()
+
+
+@every_normal
+def test_marginals_have_the_moments_of_each_dimension_and_no_others(name: str) -> None:
+    posterior = build(POSTERIORS, name, D)
+    q = posterior(noise(6, posterior.features, torch.float64))
+    p = marginals(q)
+    assert isinstance(p, td.Independent)
+    for i in range(6):
+        torch.testing.assert_close(p.mean[i], q.mean[i])
+        torch.testing.assert_close(p.variance[i], _covariance(q, i).diag())
 
 
 def test_kl_is_exact_and_never_negative_next_to_the_prior() -> None:
@@ -381,6 +392,8 @@ def test_schedules_are_functions_of_progress_that_settle(name: str) -> None:
 def test_linear_warm_up_is_a_straight_line() -> None:
     warmup = LinearWarmup(epochs=10.0)
     assert [warmup(progress) for progress in (0, 2.5, 5, 10, 50)] == [0, 0.25, 0.5, 1, 1]
+    falling = LinearWarmup(epochs=10.0, start=5.0, end=1.0)
+    assert [falling(progress) for progress in (0, 2.5, 5, 10, 50)] == [5, 4, 3, 1, 1]
     assert Constant(value=3.0)(17.0) == 3
 
 

@@ -409,6 +409,20 @@ def test_latent_measures_are_those_of_the_evaluation(archive: Path) -> None:
     assert found.latents.variance == pytest.approx(expected.tolist())
 
 
+def test_an_evaluation_takes_the_mean_of_z_under_the_most_probable_label_and_counts_those_that_are_right() -> None:
+    model, held_out = build(), Split(images(31), torch.arange(31) % 3)
+    found = evaluate(processes.make_accelerator("cpu", "no", {}), model, held_out, seed=0, split="test")
+    assert model.classifier is not None
+    with torch.no_grad():
+        best = model.classifier(held_out.images).argmax(-1)
+        seen = F.one_hot(best, CLASSES).double()
+        logits = model.decoder(model.encoder(held_out.images, seen)[:, :D], seen)
+    each = F.binary_cross_entropy_with_logits(logits, held_out.images, reduction="none").flatten(1).sum(1)
+    assert found.reconstruction_mean_z == pytest.approx(each.mean().item())
+    assert found.accuracy == pytest.approx((best == held_out.labels).double().mean().item())
+    assert 0 < found.accuracy < 1
+
+
 INFER = "model.infer_labels=true model.condition=true"
 REFUSED = {
     "model.infer_labels=true": "nothing sees a label",

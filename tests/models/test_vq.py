@@ -314,6 +314,18 @@ def test_a_code_that_is_hardly_used_starts_anew_and_others_stay() -> None:
     assert torch.equal(restarting.sums[1:], plain.sums[1:])
 
 
+@pytest.mark.parametrize(("share", "restarts"), [(0.008, True), (0.012, False)])
+def test_by_itself_a_code_starts_anew_below_a_hundredth_of_the_mean_use(share: float, restarts: bool) -> None:
+    made = VectorQuantized(DIM, codes=100, code_dim=DIM).double().codebook
+    made.counts.fill_(1.0)
+    made.counts[0] = share
+    made.sums.copy_(numbers(100, DIM, name="sums"))
+    before = made.sums[0] / share
+    made.follow(numbers(99, DIM), torch.arange(1, 100), torch.zeros(100).long(), NO)  # each other code is used once
+    expected = numbers(99, DIM)[0] if restarts else before
+    torch.testing.assert_close(made.vectors[0], expected)
+
+
 def test_the_perplexity_of_training_counts_no_code_that_only_starts_anew() -> None:
     """Of 64 codes 4 are ever chosen, equally often; the others start anew in each step, far from what comes next."""
     family = VectorQuantized(DIM, codes=64, code_dim=DIM).double()

@@ -284,8 +284,12 @@ def test_the_steep_beginning_does_not_squash_the_rest():
 
 def test_non_finite_rows_do_not_spoil_the_curves():
     bad = [{**row, "loss": math.nan, "kl": math.inf} for row in TRAIN[:5]]
-    figures.loss_curves(bad + TRAIN, TEST).draw_without_rendering()
-    figures.loss_curves(bad, []).draw_without_rendering()
+    figure, without = figures.loss_curves(bad + TRAIN, TEST), figures.loss_curves(TRAIN, TEST)
+    for each in (figure, without, nothing := figures.loss_curves(bad, [])):
+        each.draw_without_rendering()
+    for axes, expected in zip(figure.axes, without.axes, strict=True):
+        assert axes.get_ylim() == pytest.approx(expected.get_ylim())
+    assert np.isfinite([axes.get_ylim() for axes in nothing.axes]).all()
 
 
 def test_gradient_norm_has_a_log_scale_and_the_threshold():

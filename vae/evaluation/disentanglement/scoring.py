@@ -65,7 +65,7 @@ def prepare(folder: Path, opened: Opened, factors_of: Callable[[str, Reading], F
     if config.data.is_drawn:
         part = part.binarize(0, "factors")
     must_have_gaussians(folder, model, part[torch.arange(1)])
-    learnt, new = _parts(len(part))
+    learnt, new = parts_of(len(part))
     how = {
         "data": opened.data.name,
         "pixels_crc32": part.fingerprint,
@@ -122,7 +122,7 @@ def scores_of(mean: Tensor, std: Tensor, factors: Factors) -> dict[str, Any]:
         factor; under `matrices` the numbers of each factor and dimension that they were computed from.
     """
     said = mig.information(mean, std, factors.values)
-    learnt, new = _parts(len(mean))
+    learnt, new = parts_of(len(mean))
     code = active_alone(mean.numpy())
     parts = code[learnt], factors.values[learnt], code[new], factors.values[new]
     forests = dci.predict(*parts)
@@ -145,7 +145,7 @@ def _by_name(factors: Factors, rows: np.ndarray) -> dict[str, Any]:
     return dict(zip(factors.names, rows.tolist(), strict=True))
 
 
-def _parts(count: int) -> tuple[np.ndarray, np.ndarray]:
+def parts_of(count: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the indices of images for training and for testing predictors: a fixed permutation, three to one."""
     order = randomness.permutation(count, 0, "disentanglement").numpy()
     learnt = min(3 * count // 4, MOST_LEARNT)

@@ -172,7 +172,7 @@ def _measure(run: RunWithClassifier, seed: int, real: Real) -> tuple[Looked, Kep
     """Return samples of the model, as the classifier sees them, and the results, which are kept."""
     started = time.perf_counter()
     looked = _look(run, prior_samples(run.opened.model, len(run.test), seed=seed, draws=run.draws))
-    return looked, _keep(run, _protocol(run, seed), _results(looked.seen, real), started)
+    return looked, _keep(run, _protocol(run, seed), results_of(looked.seen, real), started)
 
 
 def _measure_mixture(run: RunWithClassifier, seed: int, real: Real, mixture: Fitted) -> tuple[dict[str, Looked], Kept]:
@@ -183,8 +183,8 @@ def _measure_mixture(run: RunWithClassifier, seed: int, real: Real, mixture: Fit
         text.POSTERIOR: _look(run, reconstructions(run.opened.model, run.encoded, **how)),
     }
     protocol = _protocol(run, seed) | {"z": f"{description(mixture.protocol)}; not the model's p(z)"}
-    results = _results(looked[text.MIXTURE].seen, real)
-    results["reconstructions"] = _results(looked[text.POSTERIOR].seen, real)
+    results = results_of(looked[text.MIXTURE].seen, real)
+    results["reconstructions"] = results_of(looked[text.POSTERIOR].seen, real)
     results["mixture"] = {"file": None if mixture.file is None else f"{USES}/{mixture.file.name}", **mixture.results}
     return looked, _keep(run, protocol, results, started)
 
@@ -195,7 +195,7 @@ def _look(run: RunWithClassifier, images: Tensor) -> Looked:
     return Looked(images, see(run.trained.classifier, images))
 
 
-def _results(own: Seen, real: Real) -> dict[str, Any]:
+def results_of(own: Seen, real: Real) -> dict[str, Any]:
     """Return how images look beside real ones."""
     test, train = real.test, real.train
     return {
