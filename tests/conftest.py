@@ -84,8 +84,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 @pytest.fixture(autouse=True)
-def the_same_each_time() -> None:
-    """Initial weights do not depend on the tests before; one thread, since small tensors gain nothing by a second."""
+def the_same_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Initial weights do not depend on the tests before, nor warnings on what runs beside them.
+
+    One thread, since small tensors gain nothing by a second.
+    """
+    monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
     torch.manual_seed(0)
     torch.set_num_threads(1)
 

@@ -32,8 +32,16 @@ class ArgumentError(InputError):
         return "".join(part.option if isinstance(part, Argument) else part for part in self.args)
 
 
-class PluginWarning(UserWarning):
-    """A plugin is another version than the one that made a run or a model; the message is one line."""
+class OneLineWarning(UserWarning):
+    """A warning whose message is one line, which a program prints as it is."""
+
+
+class PluginWarning(OneLineWarning):
+    """A plugin is another version than the one that made a run or a model."""
+
+
+class CrowdedWarning(OneLineWarning):
+    """Other programs keep this machine's cores busy, and threads that share an operation wait for each other."""
 
 
 class JobError(RuntimeError):

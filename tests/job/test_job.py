@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,13 @@ from safetensors.torch import load_file
 from tests.helpers import DATA, ROOT
 from tests.helpers.runs import events, largest_difference, rows, scalars, weights
 from tests.helpers.starts import ACCELERATE, JOB, SMALL, Job, Program, arguments, launch, run
+from vae import __main__ as cli
 from vae.assemble import reading_of
 from vae.config import load
 from vae.data import sources
 from vae.data.randomness import generator
+from vae.distributed import launch as launching
+from vae.errors import CrowdedWarning
 from vae.model import VAE
 from vae.run import checkpoint
 
@@ -457,6 +461,15 @@ def test_the_threads_asked_for_are_the_threads_used(job: Job, small: Path) -> No
     assert done.out.endswith("\n2\n"), done.err
 
 
+@pytest.mark.parametrize(("wished", "here", "threads"), [("2", "1", 2), ("2", "3", 1), ("many", "1", 3), ("0", "1", 3)])
+def test_omp_num_threads_counts_for_one_process_alone(
+    monkeypatch: pytest.MonkeyPatch, wished: str, here: str, threads: int
+) -> None:
+    monkeypatch.setattr("vae.distributed.launch.cores", lambda: frozenset(range(3)))
+    assert launching.set_threads(0, {"OMP_NUM_THREADS": wished, "LOCAL_WORLD_SIZE": here}) == threads
+    assert launching.set_threads(4, {"OMP_NUM_THREADS": wished, "LOCAL_WORLD_SIZE": here}) == 4
+
+
 @pytest.mark.parametrize(
     ("settings", "threads"),
     [
@@ -472,6 +485,7 @@ def test_a_small_step_has_one_thread(
     job: Job, small: Path, monkeypatch: pytest.MonkeyPatch, settings: list[str], threads: int
 ) -> None:
     monkeypatch.setattr("vae.distributed.launch.cores", lambda: frozenset(range(3)))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     said = job(f"data.name={small}", "--dry-run", "train.threads=0", *settings).out
     assert f"1 process on cpu ({threads} threads each)" in said
 
@@ -484,12 +498,25 @@ def test_a_machine_that_others_keep_busy_is_warned_of(
     job: Job, small: Path, monkeypatch: pytest.MonkeyPatch, load: float, settings: list[str], warned: bool
 ) -> None:
     monkeypatch.setattr("vae.distributed.launch.cores", lambda: frozenset(range(3)))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr("os.cpu_count", lambda: 3)
     monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
     own = ["train.device=cpu", "objective.beta=1", "train.min_active=0"]
     said = job(f"data.name={small}", "--dry-run", "train.threads=0", *own, *settings).err
-    line = "warning: train.threads: other programs keep 1.6 of 3 cores busy, and each operation waits for the slowest "
-    assert said == (line + "of 3 threads; train.threads=1 may be many times faster\n" if warned else "")
+    line = "warning: other programs keep 1.6 of 3 cores busy, and each operation waits for the slowest of 3 threads: "
+    assert said == (line + "train.threads=1 may be many times faster\n" if warned else "")
+
+
+def test_a_command_is_told_of_a_busy_machine_too(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("vae.distributed.launch.cores", lambda: frozenset(range(3)))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("os.getloadavg", lambda: (64.0, 0.0, 0.0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", CrowdedWarning)
+        assert cli.main(["score", str(finished), "--count", "2", "--samples", "2"]) == 0
+    assert "waits for the slowest of 3 threads: OMP_NUM_THREADS=1 may be many times faster\n" in capsys.readouterr().err
 
 
 def test_a_failing_picture_does_not_fail_the_run(job: Job, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from vae.distributed.ending import DONE, speaks
-from vae.errors import PluginWarning
+from vae.errors import OneLineWarning
 
 
 def print_line(line: object) -> None:
@@ -26,7 +26,7 @@ def print_lines(lines: Iterable[object]) -> int:
 
 @contextmanager
 def printed_warnings(environment: Mapping[str, str]) -> Iterator[None]:
-    """Print warnings about plugins as one line each, on one process of a machine; other warnings as Python does.
+    """Print each warning that is one line as such, on one process of a machine; other warnings as Python does.
 
     Args:
         environment: `os.environ`, which says which process of a machine speaks.
@@ -34,7 +34,7 @@ def printed_warnings(environment: Mapping[str, str]) -> Iterator[None]:
     otherwise = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
-        if not issubclass(category, PluginWarning):
+        if not issubclass(category, OneLineWarning):
             otherwise(message, category, *place)
         elif speaks(environment):
             print(f"warning: {message}", file=sys.stderr)

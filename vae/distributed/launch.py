@@ -21,7 +21,7 @@ from accelerate.utils import (
 from vae.compat import forget_accelerator
 from vae.distributed import accelerate_settings
 from vae.distributed.ending import SHARED
-from vae.errors import InputError, RankLostError
+from vae.errors import CrowdedWarning, InputError, RankLostError
 
 Result = TypeVar("Result")
 MIN_SECONDS_TO_MEET = 30.0  # processes that start together may take that long to import torch
@@ -198,27 +198,46 @@ def precision_warnings(mixed_precision: str, device: str, *, tf32: bool = False)
 
 
 def set_threads(threads: int, environment: Mapping[str, str]) -> int:
-    """Set and return this process's CPU threads; 0: the cores we may use, divided by the processes on this machine.
+    """Set and return this process's CPU threads.
 
     To be called after `make_accelerator`: Accelerate sets them too, by its own rule.
+
+    Args:
+        threads: 0: those of OMP_NUM_THREADS where one process is alone on this machine (torchrun sets it to 1 where
+            there are several), else the cores we may use, divided by the processes on this machine.
+        environment: the launcher's variables.
     """
-    torch.set_num_threads(threads or max(1, len(cores()) // _processes_here(environment)))
+    here, wished = _processes_here(environment), environment.get("OMP_NUM_THREADS", "")
+    if here == 1 and wished.isdecimal():
+        threads = threads or int(wished)
+    torch.set_num_threads(threads or max(1, len(cores()) // here))
     return torch.get_num_threads()
 
 
-def crowding(device: str, environment: Mapping[str, str]) -> list[str]:
+def crowding(device: str, environment: Mapping[str, str], remedy: str) -> list[str]:
     """Return a line where this machine has fewer cores than this job and other programs keep busy, else nothing.
 
     Threads that share the work of an operation wait for the slowest of them, and spin meanwhile.
+
+    Args:
+        device: `cpu` or `cuda`.
+        environment: the launcher's variables.
+        remedy: the setting by which a process has one thread.
     """
     threads, all_cores = torch.get_num_threads(), os.cpu_count() or 1
     others = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0  # of the last minute
     if device != "cpu" or threads == 1 or others + threads * _processes_here(environment) < all_cores + 1:
         return []
     return [
-        f"train.threads: other programs keep {others:.1f} of {all_cores} cores busy, and each operation waits for the "
-        f"slowest of {threads} threads; train.threads=1 may be many times faster"
+        f"other programs keep {others:.1f} of {all_cores} cores busy, and each operation waits for the slowest of "
+        f"{threads} threads: {remedy} may be many times faster"
     ]
+
+
+def warn_if_crowded(accelerator: Accelerator, environment: Mapping[str, str], remedy: str) -> None:
+    """Give the line of `crowding`, if there is one, as a `CrowdedWarning` of the main process."""
+    for line in crowding(accelerator.device.type, environment, remedy) if accelerator.is_main_process else ():
+        warnings.warn(line, CrowdedWarning, stacklevel=3)
 
 
 def on_main(

@@ -64,7 +64,7 @@ class Plan:
         size += f", weights averaged (optim.ema = {config.optim.ema:g})" if config.optim.ema else ""
         notes = warnings(config, batches.progress(agenda.total_steps))
         notes += precision_warnings(accelerator.mixed_precision, device, tf32=config.train.tf32)
-        notes += crowding(device, os.environ)
+        notes += crowding(device, os.environ, "train.threads=1")
         return cls(config, folder, f"data: {data.summary}", size, engine.name, engine.why, notes)
 
     def warnings(self, others: Iterable[str] = ()) -> str:

@@ -88,6 +88,7 @@ def score(
     model, asked = _asked(Path(run), data, data_root, against, count, Request(samples, split, seed))
     accelerator = launch.make_accelerator(resources.device, "no", resources.environment)
     launch.set_threads(0, resources.environment)
+    launch.warn_if_crowded(accelerator, resources.environment, "OMP_NUM_THREADS=1")
     watchdog = watching(accelerator, resources.environment)
     progress = Progress(accelerator, resources.stop, watchdog)
     scores: dict[str, Scores] = {}

@@ -58,6 +58,7 @@ def evaluate_runs(paths: Sequence[Path], request: Request, resources: Resources)
     must_agree({run.folder: run.protocol for run in prepared})
     accelerator = launch.make_accelerator(resources.device, "no", resources.environment)
     launch.set_threads(0, resources.environment)
+    launch.warn_if_crowded(accelerator, resources.environment, "OMP_NUM_THREADS=1")
     watchdog = watching(accelerator, resources.environment)
     progress = Progress(accelerator, resources.stop, watchdog)
     found: dict[Path, Kept] = {}
