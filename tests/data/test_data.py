@@ -435,6 +435,8 @@ def test_progress_counts_examples_not_steps() -> None:
         batches = ranks(1, 100, batch_size)[0]
         assert batches.progress(batches.steps_per_epoch) == 1
         assert batches.progress(3 * batches.steps_per_epoch // 2) == 1.5
+    ragged = ranks(1, 100, 30)[0]  # 30, 30, 30 and 10
+    assert [ragged.progress(step) for step in range(6)] == pytest.approx([0, 0.3, 0.6, 0.9, 1, 1.3])
     steps = ranks(1)[0].steps_per_epoch
     examples, batch_size = len(ranks(1)[0].images), ranks(1)[0].batch_size
     assert count_steps(examples, batch_size, epochs=3, max_steps=0) == (steps, 33)
