@@ -19,6 +19,7 @@ from vae.data.reading import Reading
 from vae.data.shapes import Grid
 from vae.errors import InputError
 from vae.evaluation.disentanglement import dci, mig, sap
+from vae.evaluation.disentanglement.runs import middle_of
 from vae.evaluation.disentanglement.scoring import active_alone, parts_of, scores_of
 from vae.evaluation.disentanglement.traversal import PLACES, traverse
 from vae.model import VAE
@@ -247,11 +248,11 @@ def test_gaps_with_one_dimension_are_to_nothing_and_dimensions_that_rest_predict
 
 
 def test_a_traversal_moves_one_dimension_and_leaves_the_others() -> None:
-    """Pixel d is sigmoid(z_d), and codes are 0.5 everywhere."""
+    """Pixel d is sigmoid(z_d), and an image's code its pixels."""
 
     class Encoder(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            return torch.full((len(x), 8), 0.5)
+            return torch.cat([x.flatten(1), torch.zeros(len(x), 4)], 1)
 
     class Decoder(nn.Module):
         def forward(self, z: Tensor) -> Tensor:
@@ -260,10 +261,16 @@ def test_a_traversal_moves_one_dimension_and_leaves_the_others() -> None:
     model = VAE(image_shape=(1, 2, 2), latent_dim=4, hidden_dim=4, depth=1)
     model.encoder, model.decoder = Encoder(), Decoder()  # pyright: ignore[reportAttributeAccessIssue]
     model.anchor = nn.Parameter(torch.zeros(1))  # tells the device and the precision
-    (moved,) = traverse(model, Split(torch.zeros(3, 1, 2, 2)), 1, [2])
-    expected = torch.full((len(PLACES), 4), 0.5)
+    images = torch.linspace(0, 1, 12).view(3, 1, 2, 2)
+    (moved,) = traverse(model, Split(images), 1, [2])
+    expected = images[1].flatten().repeat(len(PLACES), 1)
     expected[:, 2] = PLACES
     torch.testing.assert_close(moved.flatten(1), expected.sigmoid())
+
+
+def test_a_traversal_starts_from_the_image_whose_factors_are_in_the_middle() -> None:
+    known = grid_of_factors(1, 3, 5, 2)
+    assert known.values[middle_of(known)].tolist() == [1, 2, 0]
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
