@@ -190,8 +190,14 @@ def test_informativeness_is_the_share_of_new_images_that_are_right() -> None:
     learnt, new = rows_of((0.0, 0, 40), (1.0, 1, 40)), rows_of((0.0, 0, 3), (0.0, 1, 1), (1.0, 0, 4))
     assert dci.predict(*learnt, *new).accuracy == pytest.approx([3 / 8])
     assert dci.predict(*learnt, *learnt).accuracy == pytest.approx([1])
-    alone = rows_of(*((float(place), 0, 1) for place in range(40)), (100.0, 1, 1))
-    assert dci.predict(*alone, *alone).accuracy == pytest.approx([40 / 41]), "a leaf has four images, not one"
+
+
+def test_a_leaf_has_four_images() -> None:
+    """Of two classes in turn along a line, eight images together are told apart; single ones are not learnt."""
+    code = np.arange(200.0)[:, None]
+    eights, ones = (np.arange(200)[:, None] // count % 2 for count in (8, 1))
+    assert dci.predict(code, eights, code, eights).accuracy == pytest.approx([1])
+    assert dci.predict(code, ones, code, ones).accuracy[0] < 0.75
 
 
 def grid_of_factors(repeats: int, *levels: int) -> Factors:
@@ -288,7 +294,7 @@ def small_run(folder: Path, data: Path, *overrides: str) -> Path:
 
 
 def test_runs_are_scored_once_and_compared_over_seeds(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for beta, seed in ((1, 0), (1, 1), (4, 0)):
         small_run(tmp_path / "sweep" / f"{beta}-{seed}", data, f"run.seed={seed}", f"objective.beta={beta}")
@@ -309,6 +315,10 @@ def test_runs_are_scored_once_and_compared_over_seeds(
     second = capsys.readouterr().out
     assert second.count(": scored already") == 3
     assert second.splitlines()[-6:] == first.splitlines()[-6:]
+    assert second.count("latent_traversal.png") == 3
+    monkeypatch.setattr("vae.evaluation.disentanglement.runs.ACTIVE", math.inf)
+    assert cli.main(["disentangle", str(run)]) == 0
+    assert "latent_traversal.png" not in capsys.readouterr().out, "no dimension is active"
 
 
 def test_what_cannot_be_scored_is_refused_in_one_line(
