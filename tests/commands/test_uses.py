@@ -146,6 +146,19 @@ def test_paths_begin_and_end_at_reconstructions() -> None:
             torch.testing.assert_close(shown[1], model.decode(quarter[None]).mean.detach()[0])
 
 
+def test_on_a_path_the_decoder_sees_the_label_of_the_nearer_end() -> None:
+    torch.manual_seed(0)
+    model = VAE(image_shape=(1, 4, 4), latent_dim=3, hidden_dim=8, condition=True, classes=3)
+    (first, last), labels = images(2), torch.tensor([2, 0])
+    shown = model.interpolate(first, last, steps=6, labels=labels)
+    (start, end), seen = model.code(images(2), labels), torch.nn.functional.one_hot(labels, 3).float()
+    for step, image in enumerate(shown):
+        z = torch.lerp(start, end, step / 5)[None]
+        with torch.no_grad():
+            expected = model.decoder(z, seen[[0 if step < 3 else 1]]).sigmoid()
+        torch.testing.assert_close(image[None], expected)
+
+
 def test_codes_are_the_posteriors_and_their_plane_holds_the_most_variance() -> None:
     torch.manual_seed(0)
     model, x = VAE(image_shape=(1, 4, 4), latent_dim=4, hidden_dim=8), images(50)
@@ -154,6 +167,9 @@ def test_codes_are_the_posteriors_and_their_plane_holds_the_most_variance() -> N
     torch.testing.assert_close(codes.mean, q.mean.detach())
     assert codes.std is not None
     torch.testing.assert_close(codes.std, q.stddev.detach())
+    assert codes.z is None
+    noise = randomness.normal(50, 4, 0, "test")
+    torch.testing.assert_close(encode(model, Split(x), noise).z, (q.mean + q.stddev * noise).detach())
     points, shares = codes.plane()
     values = np.linalg.eigvalsh(np.cov(codes.mean.numpy().T, bias=True))
     assert points.var(0, correction=0).numpy() == pytest.approx(values[::-1][:2], rel=1e-4)

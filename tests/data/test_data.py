@@ -2,6 +2,7 @@
 
 import gzip
 import http.server
+import itertools
 import shutil
 import struct
 import threading
@@ -25,6 +26,7 @@ from vae.data import batches as batches_module
 from vae.data import mnist as mnist_family
 from vae.data import randomness, sources
 from vae.data.batches import TrainingBatches, count_steps, share, to_unit_interval
+from vae.data.dataset import DataSet, Split
 from vae.errors import InputError
 
 RAW = DATA / "MNIST" / "raw"
@@ -435,6 +437,8 @@ def test_progress_counts_examples_not_steps() -> None:
         batches = ranks(1, 100, batch_size)[0]
         assert batches.progress(batches.steps_per_epoch) == 1
         assert batches.progress(3 * batches.steps_per_epoch // 2) == 1.5
+    ragged = ranks(1, 100, 30)[0]  # 30, 30, 30 and 10
+    assert [ragged.progress(step) for step in range(6)] == pytest.approx([0, 0.3, 0.6, 0.9, 1, 1.3])
     steps = ranks(1)[0].steps_per_epoch
     examples, batch_size = len(ranks(1)[0].images), ranks(1)[0].batch_size
     assert count_steps(examples, batch_size, epochs=3, max_steps=0) == (steps, 33)
@@ -469,6 +473,19 @@ def test_binarised_pixels_are_one_with_probability_equal_to_the_grey_value(dtype
     assert set(ones.unique().tolist()) == {0.0, 1.0}
     p = levels.double() / 255
     assert ((ones.mean((0, 1, 2)) - p).abs() <= 5 * (p * (1 - p) / 40_000).sqrt()).all()
+
+
+def test_each_part_has_a_draw_of_its_own_and_grey_training_images_stay() -> None:
+    """Of equal images, whose pixels would be equal if two parts shared their numbers."""
+    grey = Split(torch.full((20, 1, 4, 4), 128, dtype=torch.uint8))
+    data = DataSet("grey", grey, grey, grey)
+    drawn = data.binarize_evaluation(3)
+    assert drawn.val is not None
+    parts = [drawn.val.images, drawn.test.images, data.binarize_training(3).train.images]
+    assert all(set(part.unique().tolist()) == {0, 255} for part in parts)
+    assert not any(torch.equal(one, other) for one, other in itertools.combinations(parts, 2))
+    assert drawn.train is grey
+    assert not torch.equal(data.binarize_evaluation(4).test.images, drawn.test.images)
 
 
 def test_dynamic_binarisation_changes_each_epoch_and_static_never() -> None:

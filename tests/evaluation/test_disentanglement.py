@@ -19,6 +19,7 @@ from vae.data.reading import Reading
 from vae.data.shapes import Grid
 from vae.errors import InputError
 from vae.evaluation.disentanglement import dci, mig, sap
+from vae.evaluation.disentanglement.runs import middle_of
 from vae.evaluation.disentanglement.scoring import active_alone, parts_of, scores_of
 from vae.evaluation.disentanglement.traversal import PLACES, traverse
 from vae.model import VAE
@@ -189,8 +190,14 @@ def test_informativeness_is_the_share_of_new_images_that_are_right() -> None:
     learnt, new = rows_of((0.0, 0, 40), (1.0, 1, 40)), rows_of((0.0, 0, 3), (0.0, 1, 1), (1.0, 0, 4))
     assert dci.predict(*learnt, *new).accuracy == pytest.approx([3 / 8])
     assert dci.predict(*learnt, *learnt).accuracy == pytest.approx([1])
-    alone = rows_of(*((float(place), 0, 1) for place in range(40)), (100.0, 1, 1))
-    assert dci.predict(*alone, *alone).accuracy == pytest.approx([40 / 41]), "a leaf has four images, not one"
+
+
+def test_a_leaf_has_four_images() -> None:
+    """Of two classes in turn along a line, eight images together are told apart; single ones are not learnt."""
+    code = np.arange(200.0)[:, None]
+    eights, ones = (np.arange(200)[:, None] // count % 2 for count in (8, 1))
+    assert dci.predict(code, eights, code, eights).accuracy == pytest.approx([1])
+    assert dci.predict(code, ones, code, ones).accuracy[0] < 0.75
 
 
 def grid_of_factors(repeats: int, *levels: int) -> Factors:
@@ -247,11 +254,11 @@ def test_gaps_with_one_dimension_are_to_nothing_and_dimensions_that_rest_predict
 
 
 def test_a_traversal_moves_one_dimension_and_leaves_the_others() -> None:
-    """Pixel d is sigmoid(z_d), and codes are 0.5 everywhere."""
+    """Pixel d is sigmoid(z_d), and an image's code its pixels."""
 
     class Encoder(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            return torch.full((len(x), 8), 0.5)
+            return torch.cat([x.flatten(1), torch.zeros(len(x), 4)], 1)
 
     class Decoder(nn.Module):
         def forward(self, z: Tensor) -> Tensor:
@@ -260,10 +267,16 @@ def test_a_traversal_moves_one_dimension_and_leaves_the_others() -> None:
     model = VAE(image_shape=(1, 2, 2), latent_dim=4, hidden_dim=4, depth=1)
     model.encoder, model.decoder = Encoder(), Decoder()  # pyright: ignore[reportAttributeAccessIssue]
     model.anchor = nn.Parameter(torch.zeros(1))  # tells the device and the precision
-    (moved,) = traverse(model, Split(torch.zeros(3, 1, 2, 2)), 1, [2])
-    expected = torch.full((len(PLACES), 4), 0.5)
+    images = torch.linspace(0, 1, 12).view(3, 1, 2, 2)
+    (moved,) = traverse(model, Split(images), 1, [2])
+    expected = images[1].flatten().repeat(len(PLACES), 1)
     expected[:, 2] = PLACES
     torch.testing.assert_close(moved.flatten(1), expected.sigmoid())
+
+
+def test_a_traversal_starts_from_the_image_whose_factors_are_in_the_middle() -> None:
+    known = grid_of_factors(1, 3, 5, 2)
+    assert known.values[middle_of(known)].tolist() == [1, 2, 0]
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -281,7 +294,7 @@ def small_run(folder: Path, data: Path, *overrides: str) -> Path:
 
 
 def test_runs_are_scored_once_and_compared_over_seeds(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for beta, seed in ((1, 0), (1, 1), (4, 0)):
         small_run(tmp_path / "sweep" / f"{beta}-{seed}", data, f"run.seed={seed}", f"objective.beta={beta}")
@@ -302,6 +315,10 @@ def test_runs_are_scored_once_and_compared_over_seeds(
     second = capsys.readouterr().out
     assert second.count(": scored already") == 3
     assert second.splitlines()[-6:] == first.splitlines()[-6:]
+    assert second.count("latent_traversal.png") == 3
+    monkeypatch.setattr("vae.evaluation.disentanglement.runs.ACTIVE", math.inf)
+    assert cli.main(["disentangle", str(run)]) == 0
+    assert "latent_traversal.png" not in capsys.readouterr().out, "no dimension is active"
 
 
 def test_what_cannot_be_scored_is_refused_in_one_line(

@@ -16,8 +16,10 @@ from tests.helpers.folders import write_data, write_run
 from vae import __main__ as cli
 from vae import uses
 from vae.data import randomness
+from vae.data.dataset import Split
 from vae.errors import InputError
 from vae.evaluation.mixture import fitting
+from vae.evaluation.mixture.drawing import draw
 from vae.evaluation.mixture.fitting import RIDGE, FitError, fit
 from vae.evaluation.mixture.kept import Fitted, fitted
 from vae.evaluation.mixture.text import in_words
@@ -105,6 +107,19 @@ def test_a_mixture_that_is_the_prior_makes_the_models_own_samples(hierarchy: str
     noise = randomness.normal(6, model.hierarchy.draw_dim(prior), 0, "test")
     torch.testing.assert_close(model.sample(noise=noise, prior=prior), model.sample(noise=noise[:, :-1]))
     assert model.sample(5, prior=prior).shape == (5, 1, 4, 4)
+
+
+@pytest.mark.parametrize("hierarchy", ["BottomUp", "Ladder"])
+def test_of_several_layers_the_highest_one_is_fitted(hierarchy: str) -> None:
+    layers = {"name": hierarchy, "latent_dims": [2], "hidden_dims": [4], "depth": 1}
+    model = VAE(image_shape=(1, 4, 4), latent_dim=3, hidden_dim=8, hierarchy=layers)
+    images = torch.rand(5, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    drawn = draw(model, Split(images), seed=0, split="test")
+    with torch.no_grad():
+        top = model.infer(images, randomness.normal(5, model.noise_dim, 0, "mixture/test"))[1]
+    assert drawn.z.shape == (5, 2)
+    torch.testing.assert_close(drawn.z, top.z.double())
+    torch.testing.assert_close(drawn.log_prior, -0.5 * drawn.z.square().sum(1) - math.log(2 * math.pi))
 
 
 # --- the fit ----------------------------------------------------------------------------------------------------------

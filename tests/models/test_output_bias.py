@@ -58,6 +58,16 @@ def test_statistics_are_those_of_numpy(dtype: torch.dtype, per_channel: bool, mo
     np.testing.assert_allclose(found.shares, levels, atol=1e-15)
 
 
+def test_a_grey_value_between_two_levels_counts_for_the_nearest() -> None:
+    images = torch.tensor([99.6, 100.4, 100.6, 7.0]).view(4, 1, 1, 1) / 255
+    shares = PixelStatistics(images).shares.flatten()
+    assert {level: shares[level].item() for level in shares.nonzero().flatten().tolist()} == {
+        7: 0.25,
+        100: 0.5,
+        101: 0.25,
+    }
+
+
 def test_grey_values_are_probabilities_where_pixels_are_drawn() -> None:
     """The statistics of all draws together: those of very many draws come close, and those of 0/1 images are theirs."""
     images = greys()

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from vae import figures
 from vae.data import factors
+from vae.data.factors import Factors
 from vae.errors import InputError
 from vae.evaluation import ACTIVE, results_file, visible
 from vae.evaluation.disentanglement.scoring import RunWithFactors, prepare, score
@@ -117,7 +118,7 @@ def _draw(run: RunWithFactors, scores: Kept) -> dict[str, Figure]:
     active = [dimension for dimension in by_factor(shares) if variance[dimension] > ACTIVE]
     if active:
         labels = [f"$z_{{{dim + 1}}}$: {_said(shares[:, dim], names)}" for dim in active]
-        rows = traverse(run.model, run.part, _middle(run), active)
+        rows = traverse(run.model, run.part, middle_of(run.factors), active)
         shown = {label: visible(images) for label, images in zip(labels, rows, strict=True)}
         note = "mean of p(x|z); one dimension moves, the others stay at E[z|x] of one image\n"
         note += "rows: active dimensions, with the factor that each says most of and its share I / H"
@@ -133,7 +134,7 @@ def _said(shares: np.ndarray, names: Sequence[str]) -> str:
     return f"{names[int(shares.argmax())]} {shares.max():.2f}" if shares.max() >= LEAST else "no factor"
 
 
-def _middle(run: RunWithFactors) -> int:
+def middle_of(known: Factors) -> int:
     """Return the index of the image whose factors are nearest to the middle of their values."""
-    middle = (np.array(run.factors.levels) - 1) / 2
-    return int(np.abs((run.factors.values - middle) / (middle + 0.5)).sum(1).argmin())
+    middle = (np.array(known.levels) - 1) / 2
+    return int(np.abs((known.values - middle) / (middle + 0.5)).sum(1).argmin())
