@@ -38,6 +38,14 @@ def test_each_sweep_that_comes_with_the_project_can_be_run(path: Path) -> None:
     sweep.check()
 
 
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_each_sweep_has_the_output_bias_and_the_clipping_of_its_published_numbers(path: Path) -> None:
+    member = load(path).members[0]
+    loaded = config.load(member.base, member.overrides)
+    clipped_to = None if path.stem == "stability" else 1.0  # clipping would hide what it compares
+    assert (loaded.model.output_bias, loaded.optim.max_grad_norm) == ("zero", clipped_to)
+
+
 def test_members_are_the_product_of_points_zip_grid_and_seeds(tmp_path: Path) -> None:
     text = """
     set: {train.epochs: 7}

@@ -66,7 +66,7 @@ CAPTIONS = {  # file name of a run's picture -> its title and its caption; in th
     ),
     "gradient_norm": (
         "Gradient norm",
-        "How large updates would be before clipping; a curve above the threshold is clipped in nearly every step.",
+        "Before clipping, if there is any: a curve above the threshold is clipped in nearly every step.",
     ),
 }  # fmt: skip
 
