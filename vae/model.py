@@ -295,6 +295,10 @@ class VAE(nn.Module, PyTorchModelHubMixin, library_name="vae", tags=["variationa
         nearer = None if labels is None else labels[(weight[:, 0] > 0.5).long()]
         return self.decode(path(first, last, weight), nearer).mean
 
+    def holding_prior(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which weights stay as they are, and p(z) takes from them no more than once."""
+        return self.prior.held(self._given(next(self.parameters()), None))
+
     def _numbers(self, x: Tensor, labels: Tensor | None) -> Tensor:
         """Return the numbers of the encoder, (B, features), or (C, B, features) for labels (C, B)."""
         seen, context = self._seen(x), self._context(labels)

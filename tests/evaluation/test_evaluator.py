@@ -252,6 +252,19 @@ def test_weights_far_out_of_range() -> None:
     assert effective_sample_size(log_w).tolist() == pytest.approx([16 / 6, 16 / 10], rel=1e-9)
 
 
+def test_pseudo_inputs_are_encoded_once_for_all_draws(
+    accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the estimate of each pass on its own as the witness."""
+    model, x = VAE((1, 1, 16), 3, hidden_dim=8, prior="VampPrior").double(), images(3, 16)
+    expected = estimates(accelerator, model, x, samples=12)
+    calls, encode = [], model.encode
+    monkeypatch.setattr(model, "encode", lambda u, labels=None: (calls.append(len(u)), encode(u, labels))[1])
+    in_passes = estimates(accelerator, model, x, samples=12, at_once=2)  # 18 of them
+    assert calls == [100]
+    torch.testing.assert_close(in_passes.log_likelihood, expected.log_likelihood, rtol=1e-12, atol=0)
+
+
 def test_several_layers_labels_and_a_posterior_without_other_z(
     accelerator: Accelerator, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

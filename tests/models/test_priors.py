@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import Categorical, Independent, MultivariateNormal, Normal, kl_divergence
+from torch.distributions import Categorical, Distribution, Independent, MultivariateNormal, Normal, kl_divergence
 
 from tests.helpers import ROOT
 from tests.helpers.programs.families import FAMILIES
@@ -118,7 +118,7 @@ def test_the_density_of_many_narrow_normals_is_that_of_float64(far: float) -> No
             assert got.dtype == dtype
             assert got.shape == right.shape
             assert (got - right).abs().max() <= tolerance * right.abs().max()
-    alone = ours(*numbers[:3], z[0, 0])
+    alone = ours(numbers[0], loc, scale, z[0, 0])
     assert alone.shape == ()
     torch.testing.assert_close(alone.double(), expected[0][0, 0], rtol=1e-6, atol=1e-4)
 
@@ -159,6 +159,24 @@ def test_a_vamp_prior_is_the_mean_of_what_the_encoder_says_of_its_pseudo_inputs(
     assert inputs.max() < 1
     each = torch.stack([model.encode(u[None]).log_prob(z) for u in inputs])
     torch.testing.assert_close(model.prior(given).log_prob(z), each.logsumexp(0) - math.log(len(inputs)))
+
+
+@torch.no_grad()
+def test_a_vamp_prior_that_is_held_encodes_once_and_forgets_afterwards() -> None:
+    model, calls = VAE(image_shape=(1, 4, 4), latent_dim=D, hidden_dim=8, prior="VampPrior").double(), []
+
+    def encode(u: Tensor) -> Distribution:
+        calls.append(len(u))
+        return model.encode(u)
+
+    z, given = noise(6), Given(torch.zeros((), dtype=torch.float64), encode)
+    alone = model.prior(given).log_prob(z)
+    with model.prior.held(given):
+        assert all(torch.equal(model.prior(given).log_prob(z), alone) for _ in range(3))
+    assert calls == [100, 100]
+    model.prior.get_parameter("raw").add_(1.0)
+    assert not torch.allclose(model.prior(given).log_prob(z), alone)
+    assert calls == [100] * 3
 
 
 def test_pseudo_inputs_start_as_training_images_of_which_none_comes_twice() -> None:

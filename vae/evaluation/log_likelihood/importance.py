@@ -75,7 +75,7 @@ def estimate(
     """
     rank, world_size = accelerator.process_index, accelerator.num_processes
     mine, longest = share(len(part), rank, world_size), math.ceil(len(part) / world_size)
-    with evaluating(model), ThreadPoolExecutor(torch.get_num_threads()) as pool:
+    with evaluating(model), model.holding_prior(), ThreadPoolExecutor(torch.get_num_threads()) as pool:
         at_once = at_once or _most_draws(accelerator, model, part)
         times = 1 if model.noise_dim else samples  # where q is a point, all K draws are equal: one is made
         draws = samples // times  # made for each image

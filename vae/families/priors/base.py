@@ -1,5 +1,6 @@
 """The base of all prior families, and the values that a prior may depend on."""
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -71,6 +72,15 @@ class Prior(nn.Module, Piece, ABC):
             images: (N, C, H, W) on the CPU, uint8 or floating point in [0, 1].
             seed: of a choice among them.
         """
+
+    @contextlib.contextmanager
+    def held(self, given: Given) -> Iterator[None]:
+        """Compute no more than once what p(z) takes from the weights, which stay as they are meanwhile.
+
+        Args:
+            given: values that the prior may depend on, but the labels.
+        """
+        yield
 
     @abstractmethod
     def forward(self, given: Given) -> Distribution:

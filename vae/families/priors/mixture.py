@@ -1,5 +1,6 @@
 """Mixtures: of learned normals, of q(z|u) at learned pseudo-inputs u, and of normals fitted once a model is trained."""
 
+import contextlib
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
@@ -87,6 +88,7 @@ class VampPrior(_Mixture):
     ):
         super().__init__(sizes)
         self.raw, self._start = nn.Parameter(torch.randn(pseudo_inputs, *sizes.image_shape)), start
+        self._held: MixtureSameFamily | None = None
 
     @classmethod
     def conflicts(cls, config: Config) -> Iterator[str]:
@@ -108,8 +110,19 @@ class VampPrior(_Mixture):
             chosen = images[randomness.permutation(len(images), seed, "pseudo-inputs")[: len(self.raw)]]
             self.raw[: len(chosen)] = torch.logit(to_unit_interval(chosen, self.raw.dtype), DARKEST)
 
+    @contextlib.contextmanager
+    def held(self, given: Given) -> Iterator[None]:
+        """Encode the pseudo-inputs once: with 5,000 draws of each image every pass would do it again."""
+        before, self._held = self._held, self.forward(given)
+        try:
+            yield
+        finally:
+            self._held = before
+
     def forward(self, given: Given) -> MixtureSameFamily:
         """Return p(z)."""
+        if self._held is not None:
+            return self._held
         q = given.encode(self.raw.sigmoid())
         weights = Categorical(logits=given.like.new_zeros(len(self.raw)), validate_args=False)
         return mixture(weights, q)
