@@ -165,6 +165,29 @@ def test_the_bound_lies_below_the_likelihood_that_importance_weights_find() -> N
     assert (bound < evidence).all()
 
 
+def test_an_epoch_with_repeats_is_the_sum_of_the_paper() -> None:
+    """Kingma et al. 2014, eq. 8 and 9: L of labelled images, U of the others, each once, and 0.1 N mean(-log q)."""
+    count, kept, repeats = 12, 6, 5
+    model, whole = build(), Split(images(count), torch.arange(count) % CLASSES)
+    hidden = DataSet("d", whole, whole).hide_labels(kept, repeats, seed=0).train
+    labels = hidden.labels
+    assert labels is not None
+    settings = {"alpha": 0.1 * count / (kept * repeats), "labelled": 1 / repeats}
+    got = SemiSupervised(**settings)(
+        model(hidden.images, noise(1, D).expand(len(labels), D), labels), hidden.images, 0.0
+    )
+    x, once, eps = hidden.images[:count], labels[:count], noise(1, D).expand(count, D)
+    given = once != HIDDEN
+    assert model.classifier is not None
+    q = model.classifier(x).softmax(-1)
+    nats = [one_label(model, x, eps, label) for label in range(CLASSES)]
+    bounds = torch.stack([reconstruction + kl for reconstruction, kl in nats], 1) + math.log(CLASSES)
+    supervised = bounds[given, once[given]].sum()
+    unsupervised = (q * (bounds + q.log()))[~given].sum()
+    expected = supervised + unsupervised - 0.1 * count * q[given, once[given]].log().mean()
+    torch.testing.assert_close(got.loss.sum(), expected, rtol=1e-12, atol=0)
+
+
 def test_free_bits_raise_the_mean_over_labels_and_images() -> None:
     model, x, eps = build(), images(4), noise(4, D)
     output = model(x, eps, GIVEN)
