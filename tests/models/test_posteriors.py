@@ -2,18 +2,26 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.distributions import Normal
 
+from vae import assemble
 from vae.components import build
+from vae.config import load
 from vae.data import randomness
+from vae.distributed import launch
+from vae.errors import InputError
 from vae.families.distributions import Flowed, StandardGaussian, kl
-from vae.families.flows import spline
+from vae.families.flows import SplineCouplings, spline
 from vae.families.posteriors import POSTERIORS, Posterior
+from vae.model import VAE, WEIGHTS
+from vae.run.checkpoint import load_weights
 
 SPECS: dict[str, dict[str, Any]] = {
     "SplineFlow": {"layers": 5, "bins": 5, "width": 16, "bound": 3.0, "context": 4},
@@ -168,7 +176,7 @@ def test_under_autocast_z_and_density_are_the_same_and_in_float32(name: str) -> 
 def test_an_autoregressive_step_sees_only_the_dimensions_before() -> None:
     """One layer has a lower triangle as its Jacobian, two layers neither an upper nor a lower one."""
     for layers, lower, upper in ((1, True, False), (2, True, True)):
-        flow = far_from_its_start("InverseAutoregressiveFlow", 4, layers=layers).get_submodule("flow")
+        flow = far_from_its_start("InverseAutoregressiveFlow", 4, layers=layers).get_submodule("bijection")
         context = noise(1, 4)
         jacobian = jacobian_of(lambda e, f=flow, c=context: f(e, c)[0][0], noise(1, 4))
         assert bool(jacobian.tril(-1).abs().max() > 1e-3) == lower
@@ -178,7 +186,7 @@ def test_an_autoregressive_step_sees_only_the_dimensions_before() -> None:
 @pytest.mark.parametrize("width", [1, 3, 8, 9, 40])
 def test_every_earlier_dimension_and_the_context_matter_however_narrow_a_step_is(width: int) -> None:
     """Of 10 dimensions and one layer; fewer hidden units than 9 have not enough degrees by themselves."""
-    flow = far_from_its_start("InverseAutoregressiveFlow", 10, layers=1, width=width).get_submodule("flow")
+    flow = far_from_its_start("InverseAutoregressiveFlow", 10, layers=1, width=width).get_submodule("bijection")
     e, context = noise(1, 10), noise(1, 4)
     of_e = jacobian_of(lambda e: flow(e, context)[0][0], e)
     rows, columns = torch.tril_indices(10, 10, -1)
@@ -186,6 +194,60 @@ def test_every_earlier_dimension_and_the_context_matter_however_narrow_a_step_is
     assert not of_e.triu(1).any()
     of_context = jacobian_of(lambda context: flow(e, context)[0][0], context)
     assert (of_context.abs() > 1e-9).all(), "the first dimension follows the context too"
+
+
+def test_a_limit_of_its_numbers_bounds_the_slope_of_a_spline_however_large_weights_are() -> None:
+    """Pieces differ by e^(4 limit) at most, and a rational-quadratic piece is nowhere steeper than twice its mean.
+
+    Without a limit, as in a prior, the same weights make a spline thirty times steeper.
+    """
+    steepest = []
+    for limit in (0.5, None):
+        torch.manual_seed(3)
+        flow = SplineCouplings(2, context=0, layers=1, width=16, bins=12, bound=3.0, limit=limit).double()
+        with torch.no_grad():
+            for weight in flow.parameters():
+                weight.mul_(30)
+        z, log_det = flow(2 * noise(4000, 2), None)
+        torch.testing.assert_close(flow.inverse(z, None)[1], log_det, rtol=1e-6, atol=1e-6)
+        steepest.append(log_det.max().item())
+    assert 1 < steepest[0] < 2 + math.log(2)
+    assert steepest[1] > steepest[0] + math.log(30)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_training_leaves_a_flow_that_is_not_steep(name: str) -> None:
+    """1,000 steps at three times the default rate; without bounds single gradients reach hundreds, slopes of z tens."""
+    settings = ["model.hidden_dim=64", "model.depth=1", f"model.posterior={name}", "objective.beta=1"]
+    config = load(None, [*settings, "optim.lr=0.003", "train.batch_size=64", "train.engine=eager"])
+    data, objective = assemble.build_data(config), assemble.build_objective(config)
+    model = assemble.build_model(config, data.image_shape)
+    batches = assemble.build_batches(config, data, model, objective, torch.device("cpu"))
+    engine = assemble.build_engine(config, launch.make_accelerator("cpu", "no", {}), model, objective, batches)
+    largest = torch.zeros(())
+    for step in range(1000):
+        engine.advance(step, step + 1)
+        if step >= 100:
+            largest = largest.maximum(engine.update.grad_norm)
+    assert largest < 250
+    e = randomness.normal(2000, 2, 0, "test noise").float()
+    numbers = model.encoder(data.test.images[:2000] / 255).detach().requires_grad_()
+    z = model.posterior.transform(model.posterior(numbers), e)
+    jacobian = torch.stack([torch.autograd.grad(z[:, dim].sum(), numbers, retain_graph=True)[0] for dim in range(2)], 1)
+    assert torch.linalg.matrix_norm(jacobian, 2).max() < 9
+
+
+def test_a_posterior_saved_before_its_context_had_a_bound_is_refused(tmp_path: Path) -> None:
+    """The weights have the same shapes, and would be another function."""
+    model = VAE(image_shape=(1, 4, 4), hidden_dim=8, depth=1, posterior="SplineFlow")
+    model.save_pretrained(tmp_path)
+    load_weights(tmp_path, model)
+    weights = load_file(tmp_path / WEIGHTS)
+    save_file(
+        {name.replace("posterior.bijection.", "posterior.flow."): weights[name] for name in weights}, tmp_path / WEIGHTS
+    )
+    with pytest.raises(InputError, match="holds a different model"):
+        load_weights(tmp_path, model)
 
 
 def test_splines_rise_from_end_to_end_and_have_the_slope_they_say() -> None:

@@ -84,11 +84,24 @@ class SplineCouplings(Bijection):
         latent_dim: D >= 2.
         context: numbers of the context, 0: there is none.
         layers, width, bins, bound: see their descriptions.
+        limit: of the numbers that make a spline, and so of its slopes: a number u becomes limit * tanh(u / limit).
+            None: u itself.
     """
 
-    def __init__(self, latent_dim: int, *, context: int, layers: int, width: int, bins: int, bound: float):
+    def __init__(
+        self,
+        latent_dim: int,
+        *,
+        context: int,
+        layers: int,
+        width: int,
+        bins: int,
+        bound: float,
+        limit: float | None = None,
+    ):
         super().__init__()
         assert latent_dim >= 2
+        self.limit = limit
         self.seen, self.moved, self.bins, self.bound = latent_dim // 2, latent_dim - latent_dim // 2, bins, bound
         alternating = [*range(0, latent_dim, 2), *range(1, latent_dim, 2)]
         orders = [alternating, alternating[::-1], list(range(latent_dim)), list(range(latent_dim))[::-1]]
@@ -115,6 +128,8 @@ class SplineCouplings(Bijection):
             seen = torch.stack([columns[dim] for dim in order[: self.seen]], -1)
             moved = torch.stack([columns[dim] for dim in order[self.seen :]], -1)
             numbers = network(seen, context).unflatten(-1, (self.moved, 3 * self.bins - 1))
+            if self.limit is not None:
+                numbers = self.limit * (numbers / self.limit).tanh()
             moved, log_slope = spline(moved, numbers, self.bound, inverse=inverse)
             placed = dict(zip(order, (*seen.unbind(-1), *moved.unbind(-1)), strict=True))
             z, log_det = torch.stack([placed[dim] for dim in range(len(order))], -1), log_det + log_slope.sum(-1)

@@ -17,10 +17,24 @@ from vae.data.batches import send
 from vae.families.codebook import Codebook
 from vae.families.codes import Quantized
 from vae.families.distributions import Flowed, Map, at_least_float32, from_noise
-from vae.families.flows import Affine, AutoregressiveSteps, Bins, Bound, Layers, SplineCouplings, Width, one_dimension
+from vae.families.flows import (
+    Affine,
+    AutoregressiveSteps,
+    Bijection,
+    Bins,
+    Bound,
+    Layers,
+    SplineCouplings,
+    Width,
+    one_dimension,
+)
 from vae.families.observing import Observer
 
 Q = TypeVar("Q", bound=Distribution)
+
+# of flows, so that they are not too steep to be trained (docs/decisions.md, "Models")
+LARGEST_CONTEXT = 0.1
+SPLINE_LIMIT = 0.5  # of the numbers that make a spline: its slope stays below 2 exp(4 * 0.5) = 15
 
 ScaleName = Annotated[
     Literal["softplus", "exp"],
@@ -137,8 +151,13 @@ class FullNormal(Posterior[MultivariateNormal]):
 class _Flow(Posterior[Flowed]):
     """A flow over the diagonal normal: loc, std and the flow's context h come from the encoder.
 
+    The context is bounded, h = 0.1 tanh(c) of the encoder's numbers c. Driven by c itself, a flow becomes so steep that
+    z is almost discontinuous in c, and single examples have gradients a hundred times those of others.
+
     `mean` of q(z|x) is the image of noise 0: E[z|x] has no closed form.
     """
+
+    bijection: Bijection
 
     def __init__(self, latent_dim: int, context: int, scale: str, eps: float):
         super().__init__()
@@ -162,10 +181,11 @@ class _Flow(Posterior[Flowed]):
         """Return the maps from noise to z: the diagonal normal and the flow, given h (B, context)."""
 
     def forward(self, numbers: Tensor) -> Flowed:
-        """Return q(z|x) from numbers (B, 2D + context): loc, raw std, h."""
+        """Return q(z|x) from numbers (B, 2D + context): loc, raw std, c."""
         numbers, dim = at_least_float32(numbers), self.latent_dim
-        loc, raw, context = numbers.split([dim, dim, self.features - 2 * dim], -1)
-        return Flowed(self.maps((self.affine, torch.cat([loc, self.std(raw)], -1)), context), torch.zeros_like(loc))
+        loc, raw, c = numbers.split([dim, dim, self.features - 2 * dim], -1)
+        normal, h = torch.cat([loc, self.std(raw)], -1), LARGEST_CONTEXT * c.tanh()
+        return Flowed(self.maps((self.affine, normal), h), torch.zeros_like(loc))
 
     def transform(self, q: Flowed, noise: Tensor) -> Tensor:
         """Return the image of the noise."""
@@ -175,7 +195,8 @@ class _Flow(Posterior[Flowed]):
 class SplineFlow(_Flow):
     """z = loc + std * f(noise; h), f neural spline couplings (Durkan et al. 2019): any density takes one pass.
 
-    The splines shape the noise before it is scaled, so that they are as fine as q(z|x) is narrow.
+    The splines shape the noise before it is scaled, so that they are as fine as q(z|x) is narrow. The numbers that make
+    a spline are bounded, which bounds its slope; those of a prior, whose gradients have no such noise, are not.
 
     Args:
         latent_dim: D >= 2.
@@ -197,11 +218,13 @@ class SplineFlow(_Flow):
         bound: Bound = 5.0,
     ):
         super().__init__(latent_dim, context, scale, eps)
-        self.flow = SplineCouplings(latent_dim, context=context, layers=layers, width=width, bins=bins, bound=bound)
+        self.bijection = SplineCouplings(
+            latent_dim, context=context, layers=layers, width=width, bins=bins, bound=bound, limit=SPLINE_LIMIT
+        )
 
     def maps(self, normal: Map, context: Tensor) -> list[Map]:
         """Return the splines, then the diagonal normal."""
-        return [(self.flow, context), normal]
+        return [(self.bijection, context), normal]
 
 
 class InverseAutoregressiveFlow(_Flow):
@@ -227,11 +250,11 @@ class InverseAutoregressiveFlow(_Flow):
         width: Width = 64,
     ):
         super().__init__(latent_dim, context, scale, eps)
-        self.flow = AutoregressiveSteps(latent_dim, context=context, layers=layers, width=width)
+        self.bijection = AutoregressiveSteps(latent_dim, context=context, layers=layers, width=width)
 
     def maps(self, normal: Map, context: Tensor) -> list[Map]:
         """Return the diagonal normal, then the steps."""
-        return [normal, (self.flow, context)]
+        return [normal, (self.bijection, context)]
 
 
 class VectorQuantized(Posterior[Quantized], Observer):
