@@ -32,7 +32,7 @@ from vae.families.observing import Observer
 
 Q = TypeVar("Q", bound=Distribution)
 
-# of flows, so that they are not too steep to be trained (docs/decisions.md, "Models")
+# of flows, so that they do not soon become too steep to be trained (docs/decisions.md, "Models")
 LARGEST_CONTEXT = 0.1
 SPLINE_LIMIT = 0.5  # of the numbers that make a spline: its slope stays below 2 exp(4 * 0.5) = 15
 
