@@ -196,23 +196,21 @@ def test_every_earlier_dimension_and_the_context_matter_however_narrow_a_step_is
     assert (of_context.abs() > 1e-9).all(), "the first dimension follows the context too"
 
 
-def test_a_limit_of_its_numbers_bounds_the_slope_of_a_spline_however_large_weights_are() -> None:
-    """Pieces differ by e^(4 limit) at most, and a rational-quadratic piece is nowhere steeper than twice its mean.
-
-    Without a limit, as in a prior, the same weights make a spline thirty times steeper.
-    """
-    steepest = []
-    for limit in (0.5, None):
-        torch.manual_seed(3)
-        flow = SplineCouplings(2, context=0, layers=1, width=16, bins=12, bound=3.0, limit=limit).double()
-        with torch.no_grad():
-            for weight in flow.parameters():
-                weight.mul_(30)
-        z, log_det = flow(2 * noise(4000, 2), None)
-        torch.testing.assert_close(flow.inverse(z, None)[1], log_det, rtol=1e-6, atol=1e-6)
-        steepest.append(log_det.max().item())
-    assert 1 < steepest[0] < 2 + math.log(2)
-    assert steepest[1] > steepest[0] + math.log(30)
+@pytest.mark.parametrize("contracting", [True, False])
+def test_numbers_of_a_contracting_spline_move_by_an_eighth_of_what_its_network_sees_whatever_its_weights(
+    contracting: bool,
+) -> None:
+    """Three layers halve what moves, and SiLU between them is 1.1 steep at most, at 2.4. A prior's have no bound."""
+    torch.manual_seed(3)
+    flow = SplineCouplings(4, context=5, layers=1, width=16, bins=6, bound=3.0, contracting=contracting).double()
+    (network,) = flow.networks
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.mul_(30 if weight.dim() == 2 else 1)
+    seen = (noise(500, 2), noise(500, 5))
+    slopes = torch.autograd.functional.jacobian(lambda *inputs: network(*inputs).sum(0), seen)
+    steepest = max(slope.abs().sum(-1).max().item() for slope in slopes)  # of (outputs, 500, inputs)
+    assert 0.005 < steepest < 1.1**2 / 8 if contracting else steepest > 100
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -229,12 +227,14 @@ def test_training_leaves_a_flow_that_is_not_steep(name: str) -> None:
         engine.advance(step, step + 1)
         if step >= 100:
             largest = largest.maximum(engine.update.grad_norm)
-    assert largest < 250
+    print("LARGEST", largest)
+    assert largest < 120
     e = randomness.normal(2000, 2, 0, "test noise").float()
     numbers = model.encoder(data.test.images[:2000] / 255).detach().requires_grad_()
     z = model.posterior.transform(model.posterior(numbers), e)
     jacobian = torch.stack([torch.autograd.grad(z[:, dim].sum(), numbers, retain_graph=True)[0] for dim in range(2)], 1)
-    assert torch.linalg.matrix_norm(jacobian, 2).max() < 9
+    print("SLOPE", torch.linalg.matrix_norm(jacobian, 2).max())
+    assert torch.linalg.matrix_norm(jacobian, 2).max() < 5
 
 
 def test_a_posterior_saved_before_its_context_had_a_bound_is_refused(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from vae.networks.masked import Autoregressive, TwoHiddenLayers, Units
+from vae.networks.masked import Autoregressive, Contracting, TwoHiddenLayers, Units
 
 Layers = Annotated[int, Field(ge=1, description="maps one after another")]
 Width = Annotated[int, Field(ge=1, description="hidden units of the network of each map (two hidden layers)")]
@@ -84,8 +84,7 @@ class SplineCouplings(Bijection):
         latent_dim: D >= 2.
         context: numbers of the context, 0: there is none.
         layers, width, bins, bound: see their descriptions.
-        limit: of the numbers that make a spline, and so of its slopes: a number u becomes limit * tanh(u / limit).
-            None: u itself.
+        contracting: whether its networks are made of contracting layers.
     """
 
     def __init__(
@@ -97,18 +96,23 @@ class SplineCouplings(Bijection):
         width: int,
         bins: int,
         bound: float,
-        limit: float | None = None,
+        contracting: bool = False,
     ):
         super().__init__()
         assert latent_dim >= 2
-        self.limit = limit
+        layer = Contracting if contracting else nn.Linear
         self.seen, self.moved, self.bins, self.bound = latent_dim // 2, latent_dim - latent_dim // 2, bins, bound
         alternating = [*range(0, latent_dim, 2), *range(1, latent_dim, 2)]
         orders = [alternating, alternating[::-1], list(range(latent_dim)), list(range(latent_dim))[::-1]]
         self.orders = [orders[layer % len(orders)] for layer in range(layers)]  # those that are seen stand first
         outputs = self.moved * (3 * bins - 1)
         self.networks = nn.ModuleList(
-            TwoHiddenLayers(nn.Linear(self.seen, width), nn.Linear(width, width), nn.Linear(width, outputs), context)
+            TwoHiddenLayers(
+                layer(self.seen, width),
+                layer(width, width),
+                layer(width, outputs),
+                layer(context, width, bias=False) if context else None,
+            )
             for _ in range(layers)
         )
 
@@ -128,8 +132,6 @@ class SplineCouplings(Bijection):
             seen = torch.stack([columns[dim] for dim in order[: self.seen]], -1)
             moved = torch.stack([columns[dim] for dim in order[self.seen :]], -1)
             numbers = network(seen, context).unflatten(-1, (self.moved, 3 * self.bins - 1))
-            if self.limit is not None:
-                numbers = self.limit * (numbers / self.limit).tanh()
             moved, log_slope = spline(moved, numbers, self.bound, inverse=inverse)
             placed = dict(zip(order, (*seen.unbind(-1), *moved.unbind(-1)), strict=True))
             z, log_det = torch.stack([placed[dim] for dim in range(len(order))], -1), log_det + log_slope.sum(-1)

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -31,10 +31,6 @@ from vae.families.flows import (
 from vae.families.observing import Observer
 
 Q = TypeVar("Q", bound=Distribution)
-
-# of flows, so that they do not soon become too steep to be trained (docs/decisions.md, "Models")
-LARGEST_CONTEXT = 0.1
-SPLINE_LIMIT = 0.5  # of the numbers that make a spline: its slope stays below 2 exp(4 * 0.5) = 15
 
 ScaleName = Annotated[
     Literal["softplus", "exp"],
@@ -151,13 +147,13 @@ class FullNormal(Posterior[MultivariateNormal]):
 class _Flow(Posterior[Flowed]):
     """A flow over the diagonal normal: loc, std and the flow's context h come from the encoder.
 
-    The context is bounded, h = 0.1 tanh(c) of the encoder's numbers c. Driven by c itself, a flow becomes so steep that
-    z is almost discontinuous in c, and single examples have gradients a hundred times those of others.
+    The context is bounded, h = a tanh(c) of the encoder's numbers c: no image drives the flow beyond what others do.
 
     `mean` of q(z|x) is the image of noise 0: E[z|x] has no closed form.
     """
 
     bijection: Bijection
+    largest_context: ClassVar[float] = 1.0  # a
 
     def __init__(self, latent_dim: int, context: int, scale: str, eps: float):
         super().__init__()
@@ -184,7 +180,7 @@ class _Flow(Posterior[Flowed]):
         """Return q(z|x) from numbers (B, 2D + context): loc, raw std, c."""
         numbers, dim = at_least_float32(numbers), self.latent_dim
         loc, raw, c = numbers.split([dim, dim, self.features - 2 * dim], -1)
-        normal, h = torch.cat([loc, self.std(raw)], -1), LARGEST_CONTEXT * c.tanh()
+        normal, h = torch.cat([loc, self.std(raw)], -1), self.largest_context * c.tanh()
         return Flowed(self.maps((self.affine, normal), h), torch.zeros_like(loc))
 
     def transform(self, q: Flowed, noise: Tensor) -> Tensor:
@@ -195,8 +191,9 @@ class _Flow(Posterior[Flowed]):
 class SplineFlow(_Flow):
     """z = loc + std * f(noise; h), f neural spline couplings (Durkan et al. 2019): any density takes one pass.
 
-    The splines shape the noise before it is scaled, so that they are as fine as q(z|x) is narrow. The numbers that make
-    a spline are bounded, which bounds its slope; those of a prior, whose gradients have no such noise, are not.
+    The splines shape the noise before it is scaled, so that they are as fine as q(z|x) is narrow. Their networks are
+    made of contracting layers: with others z becomes almost discontinuous in c, and single examples have gradients a
+    hundred times those of others.
 
     Args:
         latent_dim: D >= 2.
@@ -219,7 +216,7 @@ class SplineFlow(_Flow):
     ):
         super().__init__(latent_dim, context, scale, eps)
         self.bijection = SplineCouplings(
-            latent_dim, context=context, layers=layers, width=width, bins=bins, bound=bound, limit=SPLINE_LIMIT
+            latent_dim, context=context, layers=layers, width=width, bins=bins, bound=bound, contracting=True
         )
 
     def maps(self, normal: Map, context: Tensor) -> list[Map]:
@@ -230,7 +227,8 @@ class SplineFlow(_Flow):
 class InverseAutoregressiveFlow(_Flow):
     """z = f(loc + std * noise; h), f inverse autoregressive steps (Kingma et al. 2016).
 
-    z and its density take one pass; the density of a z that q(z|x) has not made takes D passes for each layer.
+    z and its density take one pass; the density of a z that q(z|x) has not made takes D passes for each layer. The
+    context enters by a tenth of tanh(c), since masked networks do not contract.
 
     Args:
         latent_dim: D >= 2.
@@ -238,6 +236,8 @@ class InverseAutoregressiveFlow(_Flow):
         context: the numbers h.
         layers, width: of f.
     """
+
+    largest_context = 0.1
 
     def __init__(
         self,

@@ -1,10 +1,12 @@
-"""Networks whose outputs see some of their inputs only: masked layers (MADE, Germain et al. 2015), small at first."""
+"""Networks of two hidden layers that make maps: some see some of their inputs only (MADE, Germain et al. 2015)."""
 
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+LARGEST_ROW_SUM = 0.5  # of a contracting layer's weight
 
 
 @dataclass(frozen=True)
@@ -40,18 +42,30 @@ class Masked(nn.Linear):
         return F.linear(input, self.weight.masked_fill(hidden, 0), self.bias)
 
 
+class Contracting(nn.Linear):
+    """A linear layer whose outputs move by at most half of what its inputs move, each in the largest norm.
+
+    That is the largest sum of |w| in a row of the weight; rows with more than a half are scaled down to it (Gouk et al.
+    2021, section 4).
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the outputs (..., out_features) of inputs (..., in_features)."""
+        sums = self.weight.abs().sum(1, keepdim=True)
+        return F.linear(input, self.weight * (LARGEST_ROW_SUM / sums).clamp(max=1), self.bias)
+
+
 class TwoHiddenLayers(nn.Module):
     """Two hidden layers of numbers (..., N) and a context (..., C), SiLU between; outputs are small at first.
 
     Args:
         first, second, last: its layers.
-        context: C, which the first hidden layer sees too; 0: there is none.
+        context: the layer by which the first hidden layer sees the context too; None: there is none.
     """
 
-    def __init__(self, first: nn.Linear, second: nn.Linear, last: nn.Linear, context: int):
+    def __init__(self, first: nn.Linear, second: nn.Linear, last: nn.Linear, context: nn.Linear | None):
         super().__init__()
-        self.first, self.second, self.last = first, second, last
-        self.context = nn.Linear(context, first.out_features, bias=False) if context else None
+        self.first, self.second, self.last, self.context = first, second, last, context
         nn.init.normal_(last.weight, std=0.01)
         nn.init.zeros_(last.bias)
 
@@ -80,7 +94,7 @@ class Autoregressive(TwoHiddenLayers):
     def __init__(self, inputs: Units, outputs: Units, width: int, context: int):
         between = Units(width, inputs.period - 1)
         layers = Masked(inputs, between), Masked(between, between), Masked(between, outputs, strictly=True)
-        super().__init__(*layers, context)
+        super().__init__(*layers, nn.Linear(context, width, bias=False) if context else None)
         self.direct = Masked(inputs, outputs, strictly=True, bias=False) if width < between.period else None
         self.context_direct = nn.Linear(context, outputs.count, bias=False) if context else None
         for layer in (self.direct, self.context_direct):
