@@ -54,8 +54,9 @@ def test_a_compiled_loss_and_one_flat_all_reduce_train_the_same_model_as_ddp(
 
 
 def test_real_digits_are_learnt(by_processes: dict[int, Path]) -> None:
+    """The mean image, at which the decoder starts, costs 206 nats."""
     first, *_, last = [row for row in rows(by_processes[1]) if row["split"] == "train"]
-    assert last["reconstruction"] < 200 < first["reconstruction"]
+    assert last["reconstruction"] < 180 < first["reconstruction"]
 
 
 @pytest.fixture(scope="module")

@@ -79,7 +79,7 @@ def test_wandb_and_mlflow_hold_a_killed_and_continued_run_once(
     env = {"WANDB_MODE": "offline", **mlflow_at(store)}
     settings = arguments(
         f"data.name={small}", *SMALL, "train.engine=eager", f"run.dir={folder}", "train.checkpoint_every=16",
-        "objective.beta=1",
+        "objective.beta=1", "train.min_active=0",
         "run.trackers=[tensorboard, {name: wandb, project: digits}, {name: mlflow, project: digits}]",
     )  # fmt: skip
     killed = Program("-c", KILLED_AT_REST, folder / "trackers", JOB, *settings, env=env)
