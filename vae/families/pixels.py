@@ -307,6 +307,8 @@ class _Softplus(torch.autograd.Function):
         ctx.save_for_backward(x)
         if x.is_cuda:  # there one kernel is better than five
             return F.softplus(x, threshold=80)  # exp(80) is finite in float32
+        if torch.compiler.is_compiling():  # torch 2.11 gives compiled operations in place a wrong gradient
+            return x.abs().neg().exp().add(1).log().add(x.clamp(min=0))
         return x.abs().neg_().exp_().add_(1).log_().add_(x.clamp(min=0))
 
     @staticmethod
