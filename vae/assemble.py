@@ -133,9 +133,8 @@ def choose_threads_of_steps(config: Config, model: VAE, batches: TrainingBatches
     kernels = matrices_of(model)
     examples = batches.rows * math.prod(batches.noise_shape[:-1])  # K draws of an example pass through the decoder
     small = examples * sum(weight.numel() for weight in kernels) < MULTIPLY_ADDS_THAT_REPAY_THREADS
-    on_cpu = batches.images.device.type == "cpu"
-    alone = on_cpu and small and all(weight.dim() == 2 for weight in kernels)
-    return choose_threads(config) or (1 if alone else 0)
+    linear, on_cpu = all(weight.dim() == 2 for weight in kernels), batches.images.device.type == "cpu"
+    return choose_threads(config) or (1 if small and linear and on_cpu else 0)
 
 
 def build_update(config: Config, accelerator: Accelerator, model: VAE, engine: str) -> Update:

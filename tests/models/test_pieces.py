@@ -112,7 +112,7 @@ def test_noise_makes_samples_of_q(name: str, settings: dict[str, str]) -> None:
 @every_scale
 @pytest.mark.parametrize("prior", DENSE_PRIORS)
 def test_kl_against_many_samples(name: str, settings: dict[str, str], prior: str) -> None:
-    """Where there is no rule, against the mean of as many estimates from other draws."""
+    """A KL without a rule is compared with the mean of as many estimates from other draws."""
     posterior, count = build(POSTERIORS, {"name": name, **settings}, D), 20_000
     draws = noise(2 * count).view(2, count, D)
     with torch.no_grad():

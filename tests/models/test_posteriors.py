@@ -21,6 +21,7 @@ from vae.families.distributions import Flowed, StandardGaussian, kl
 from vae.families.flows import SplineCouplings, spline
 from vae.families.posteriors import POSTERIORS, Posterior
 from vae.model import VAE, WEIGHTS
+from vae.networks.masked import Contracting
 from vae.run.checkpoint import load_weights
 
 SPECS: dict[str, dict[str, Any]] = {
@@ -211,6 +212,22 @@ def test_numbers_of_a_contracting_spline_move_by_an_eighth_of_what_its_network_s
     slopes = torch.autograd.functional.jacobian(lambda *inputs: network(*inputs).sum(0), seen)
     steepest = max(slope.abs().sum(-1).max().item() for slope in slopes)  # of (outputs, 500, inputs)
     assert 0.005 < steepest < 1.1**2 / 8 if contracting else steepest > 100
+
+
+def test_a_row_of_zeros_in_a_contracting_layer_has_a_finite_gradient() -> None:
+    """The other rows' outputs are products with weights that were divided by twice their row's sum."""
+    torch.manual_seed(3)
+    layer, x = Contracting(4, 3).double(), noise(5, 4)
+    with torch.no_grad():
+        layer.weight[0] = 0
+        layer.weight[1:] *= 30
+    sums = layer.weight.detach().abs().sum(1)
+    expected = torch.stack(
+        [x @ row / (2 * total) if total else 0 * x[:, 0] for row, total in zip(layer.weight, sums, strict=True)], 1
+    )
+    torch.testing.assert_close(layer(x), expected + layer.bias)
+    (gradient,) = torch.autograd.grad(layer(x).sum(), layer.weight)
+    torch.testing.assert_close(gradient[0], x.sum(0))
 
 
 @pytest.mark.parametrize("name", SPECS)

@@ -57,7 +57,7 @@ def mlflow_at(store: Path) -> dict[str, str]:
 
 
 def expected(folder: Path) -> dict[str, dict[int, float]]:
-    """What metrics.jsonl says each curve should hold: value by step."""
+    """Return the curves as metrics.jsonl has them: value by step."""
     tags, curves = Tags.of(load(folder / "config.yaml")), defaultdict[str, dict[int, float]](dict)
     for row in rows(folder):
         names = tags.of_training([]) if row["split"] == "train" else tags.of_evaluation(row["split"])

@@ -12,7 +12,7 @@ from vae.errors import InputError
 
 @dataclass(frozen=True)
 class Reading:
-    """How a data set is read: the settings of `data` that sources use.
+    """The settings of `data` by which sources read a data set.
 
     Attributes:
         root: the folder that holds (or receives) the data sets with a name.

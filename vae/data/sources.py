@@ -68,7 +68,7 @@ def load(name: str, reading: Reading | str | Path) -> DataSet:
 
 
 def takes(name: str, setting: str) -> bool:
-    """Return whether the source of the data set called `name` has a use for a setting of `Reading`."""
+    """Return true if the source of the data set called `name` has a use for a setting of `Reading`."""
     return setting in settings_of(source_of(name))
 
 

@@ -100,7 +100,7 @@ class SplineCouplings(Bijection):
     ):
         super().__init__()
         assert latent_dim >= 2
-        layer = Contracting if contracting else nn.Linear
+        linear = Contracting if contracting else nn.Linear
         self.seen, self.moved, self.bins, self.bound = latent_dim // 2, latent_dim - latent_dim // 2, bins, bound
         alternating = [*range(0, latent_dim, 2), *range(1, latent_dim, 2)]
         orders = [alternating, alternating[::-1], list(range(latent_dim)), list(range(latent_dim))[::-1]]
@@ -108,10 +108,10 @@ class SplineCouplings(Bijection):
         outputs = self.moved * (3 * bins - 1)
         self.networks = nn.ModuleList(
             TwoHiddenLayers(
-                layer(self.seen, width),
-                layer(width, width),
-                layer(width, outputs),
-                layer(context, width, bias=False) if context else None,
+                linear(self.seen, width),
+                linear(width, width),
+                linear(width, outputs),
+                linear(context, width, bias=False) if context else None,
             )
             for _ in range(layers)
         )

@@ -51,8 +51,8 @@ class Contracting(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the outputs (..., out_features) of inputs (..., in_features)."""
-        sums = self.weight.abs().sum(1, keepdim=True)
-        return F.linear(input, self.weight * (LARGEST_ROW_SUM / sums).clamp(max=1), self.bias)
+        sums = self.weight.abs().sum(1, keepdim=True).clamp(min=LARGEST_ROW_SUM)  # a row of zeros has a gradient too
+        return F.linear(input, self.weight * (LARGEST_ROW_SUM / sums), self.bias)
 
 
 class TwoHiddenLayers(nn.Module):

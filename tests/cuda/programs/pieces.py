@@ -61,7 +61,7 @@ OTHERS = {
 
 
 def accepted(settings: list[str]) -> bool:
-    """Return whether a configuration may have these settings."""
+    """Return true if a configuration may have these settings."""
     try:
         load(None, [*SMALL, *settings])
     except InputError:
@@ -139,7 +139,7 @@ def seen(config: Config, accelerator: Accelerator) -> dict[str, Any]:
 
 
 def tried(settings: list[str], accelerator: Accelerator) -> dict[str, Any]:
-    """Return what `seen` finds, or the problem (all ranks)."""
+    """Return the findings of `seen`, or the problem (all ranks)."""
     try:
         return seen(load(None, [*SMALL, *settings]), accelerator)
     except Exception as error:
