@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from vae.networks.linear import Linear
 from vae.networks.masked import Autoregressive, Contracting, TwoHiddenLayers, Units
 
 Layers = Annotated[int, Field(ge=1, description="maps one after another")]
@@ -100,7 +101,7 @@ class SplineCouplings(Bijection):
     ):
         super().__init__()
         assert latent_dim >= 2
-        linear = Contracting if contracting else nn.Linear
+        linear = Contracting if contracting else Linear
         self.seen, self.moved, self.bins, self.bound = latent_dim // 2, latent_dim - latent_dim // 2, bins, bound
         alternating = [*range(0, latent_dim, 2), *range(1, latent_dim, 2)]
         orders = [alternating, alternating[::-1], list(range(latent_dim)), list(range(latent_dim))[::-1]]

@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vae.networks.base import Decoder, Network
+from vae.networks.linear import Linear
 from vae.networks.options import (
     Activation,
     ImageNormalization,
@@ -103,9 +104,9 @@ class ConvEncoder(Network):
             stages += [_down(larger, smaller), *activated_image(smaller[0], activation, normalization)]
         self.stages = nn.Sequential(*stages, nn.Flatten())
         self.head = nn.Sequential(
-            nn.Linear(math.prod(shapes[-1]) + sizes.context_dim, hidden),
+            Linear(math.prod(shapes[-1]) + sizes.context_dim, hidden),
             *activated(hidden, activation, normalization),
-            nn.Linear(hidden, features),
+            Linear(hidden, features),
         )
         initialize(self, initialization)
 
@@ -147,9 +148,9 @@ class ConvDecoder(Decoder):
         super().__init__()
         *outer, innermost = stage_shapes(output_shape, channels, sizes.depth)
         layers: list[nn.Module] = [
-            nn.Linear(sizes.latent_dim + sizes.context_dim, sizes.hidden_dim),
+            Linear(sizes.latent_dim + sizes.context_dim, sizes.hidden_dim),
             *activated(sizes.hidden_dim, activation, normalization),
-            nn.Linear(sizes.hidden_dim, math.prod(innermost)),
+            Linear(sizes.hidden_dim, math.prod(innermost)),
             nn.Unflatten(1, innermost),
         ]
         for smaller, larger in itertools.pairwise([innermost, *reversed(outer)]):

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vae.networks.linear import Linear, linear
+
 LARGEST_ROW_SUM = 0.5  # of a contracting layer's weight
 
 
@@ -39,7 +41,7 @@ class Masked(nn.Linear):
         """Return the outputs (..., out_features) of inputs (..., in_features)."""
         rows, columns = self.outputs.degrees(input.device)[:, None], self.inputs.degrees(input.device)
         hidden = rows <= columns if self.strictly else rows < columns
-        return F.linear(input, self.weight.masked_fill(hidden, 0), self.bias)
+        return linear(input, self.weight.masked_fill(hidden, 0), self.bias)
 
 
 class Contracting(nn.Linear):
@@ -52,7 +54,7 @@ class Contracting(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """Return the outputs (..., out_features) of inputs (..., in_features)."""
         sums = self.weight.abs().sum(1, keepdim=True).clamp(min=LARGEST_ROW_SUM)  # a row of zeros has a gradient too
-        return F.linear(input, self.weight * (LARGEST_ROW_SUM / sums), self.bias)
+        return linear(input, self.weight * (LARGEST_ROW_SUM / sums), self.bias)
 
 
 class TwoHiddenLayers(nn.Module):
@@ -94,9 +96,9 @@ class Autoregressive(TwoHiddenLayers):
     def __init__(self, inputs: Units, outputs: Units, width: int, context: int):
         between = Units(width, inputs.period - 1)
         layers = Masked(inputs, between), Masked(between, between), Masked(between, outputs, strictly=True)
-        super().__init__(*layers, nn.Linear(context, width, bias=False) if context else None)
+        super().__init__(*layers, Linear(context, width, bias=False) if context else None)
         self.direct = Masked(inputs, outputs, strictly=True, bias=False) if width < between.period else None
-        self.context_direct = nn.Linear(context, outputs.count, bias=False) if context else None
+        self.context_direct = Linear(context, outputs.count, bias=False) if context else None
         for layer in (self.direct, self.context_direct):
             if layer is not None:
                 nn.init.zeros_(layer.weight)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vae.components import Spec
 from vae.networks.base import Decoder, Network
+from vae.networks.linear import Linear
 from vae.networks.options import (
     Activation,
     Initialization,
@@ -53,8 +54,8 @@ def _mlp(widths: Sequence[int], activation: str, normalization: str) -> list[nn.
     """Return linear layers between consecutive widths, each but the last normalised and activated."""
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(widths[:-1]):
-        layers += [nn.Linear(inputs, outputs), *activated(outputs, activation, normalization)]
-    return [*layers, nn.Linear(widths[-2], widths[-1])]
+        layers += [Linear(inputs, outputs), *activated(outputs, activation, normalization)]
+    return [*layers, Linear(widths[-2], widths[-1])]
 
 
 def _too_narrow(key: str, network: Spec, hidden_dim: int, depth: int) -> Iterator[str]:

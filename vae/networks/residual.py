@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 from torch import Tensor, nn
 
 from vae.networks.base import Decoder, Network
+from vae.networks.linear import Linear
 from vae.networks.options import (
     Activation,
     Initialization,
@@ -29,9 +30,9 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.change = nn.Sequential(
             *activated(width, activation, normalization),
-            nn.Linear(width, width),
+            Linear(width, width),
             *activated(width, activation, normalization),
-            nn.Linear(width, width),
+            Linear(width, width),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -43,8 +44,8 @@ def _residual_mlp(inputs: int, sizes: Sizes, outputs: int, activation: str, norm
     """Return a linear layer to width h, blocks of that width, and a linear layer."""
     width = sizes.hidden_dim
     blocks = [ResidualBlock(width, activation, normalization) for _ in range(sizes.depth)]
-    last = [*activated(width, activation, normalization), nn.Linear(width, outputs)]
-    return [nn.Linear(inputs, width), *blocks, *last]
+    last = [*activated(width, activation, normalization), Linear(width, outputs)]
+    return [Linear(inputs, width), *blocks, *last]
 
 
 class ResidualMLPEncoder(Network):

@@ -1,0 +1,94 @@
+"""Linear layers whose float32 products have the CPU's whole speed.
+
+On x86 torch takes MKL for them. On an AMD CPU with AVX-512, MKL takes AVX2 instead; oneDNN, which torch holds too, is
+about twice as fast there.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vae.compat import onednn_linear
+
+SMALLEST = 2_000_000  # multiply-adds of a product; smaller ones take as long by either library
+CPUINFO = Path("/proc/cpuinfo")
+
+
+def is_slowed_by_mkl() -> bool:
+    """Return whether torch takes MKL for float32 products on an AMD CPU with AVX-512, and has oneDNN."""
+    backends = torch.backends
+    return (
+        backends.mkl.is_available()
+        and backends.mkldnn.is_available()
+        and backends.cpu.get_cpu_capability() == "AVX512"
+        and CPUINFO.is_file()
+        and "AuthenticAMD" in CPUINFO.read_text()
+    )
+
+
+SLOWED_BY_MKL = is_slowed_by_mkl()
+
+
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return input W^T + bias, (..., O), for an input (..., I), a weight W (O, I) and a bias (O,)."""
+    if _is_for_onednn(input, weight):
+        return torch.ops.vae.linear(input, weight, bias)
+    return F.linear(input, weight, bias)
+
+
+def _is_for_onednn(input: Tensor, weight: Tensor) -> bool:
+    return (
+        SLOWED_BY_MKL
+        and not torch.compiler.is_exporting()  # first: a comparison would bind the number of rows
+        and input.device.type == "cpu"
+        and input.dtype == weight.dtype == torch.float32
+        and input.dim() > 1
+        and input.numel() * weight.shape[0] >= SMALLEST
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+class Linear(nn.Linear):
+    """`torch.nn.Linear`, with the products of `linear`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the outputs (..., out_features) of inputs (..., in_features)."""
+        return linear(input, self.weight, self.bias)
+
+
+# An operation of our own: torch.compile refuses oneDNN's with weights that change
+
+torch.library.define("vae::linear", "(Tensor input, Tensor weight, Tensor? bias) -> Tensor")
+
+
+@torch.library.impl("vae::linear", "cpu")
+def _multiply(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return onednn_linear(input, weight, bias)
+
+
+@torch.library.register_fake("vae::linear")
+def _result(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return input.new_empty(*input.shape[:-1], weight.shape[0])
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
+    input, weight, bias = inputs
+    ctx.save_for_backward(input, weight)
+    ctx.has_bias = bias is not None
+
+
+def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    input, weight = ctx.saved_tensors
+    needs_input, needs_weight, _ = ctx.needs_input_grad
+    rows = gradient.flatten(0, -2)
+    return (
+        linear(gradient, weight.T) if needs_input else None,
+        linear(rows.T, input.flatten(0, -2).T) if needs_weight else None,
+        rows.sum(0) if ctx.has_bias else None,
+    )
+
+
+torch.library.register_autograd("vae::linear", _gradients, setup_context=_keep)
