@@ -12,8 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 __all__ = [
-    "TorchDispatchMode", "forget_accelerator", "fused_adamw", "keep_from_ddp", "move_towards", "onednn_linear",
-    "tracing_autograd", "tree_leaves",
+    "TorchDispatchMode", "forget_accelerator", "fused_adamw", "keep_from_ddp", "move_towards", "tracing_autograd",
+    "tree_leaves",
 ]  # fmt: skip
 
 # AdamW's kernel: it reads the count of steps, which `torch.optim.adamw.adamw` would first add to, weight by weight
@@ -47,8 +47,3 @@ def tracing_autograd() -> AbstractContextManager[None]:
     import torch._dynamo  # here: it takes half a second, and one process that trains eagerly needs none of it
 
     return torch._dynamo.config.patch(trace_autograd_ops=True)
-
-
-def onednn_linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return input W^T + bias, float32 on a CPU, by oneDNN: torch has no other operation that takes it there."""
-    return torch.ops.mkldnn._linear_pointwise(input, weight, bias, "none", [], "")

@@ -11,8 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vae.compat import onednn_linear
-
 SMALLEST = 2_000_000  # multiply-adds of a product; smaller ones take as long by either library
 CPUINFO = Path("/proc/cpuinfo")
 
@@ -66,7 +64,7 @@ torch.library.define("vae::linear", "(Tensor input, Tensor weight, Tensor? bias)
 
 @torch.library.impl("vae::linear", "cpu")
 def _multiply(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return onednn_linear(input, weight, bias)
+    return torch.ops.mkldnn._linear_pointwise(input, weight, bias, "none", [], "")  # torch's only one by oneDNN
 
 
 @torch.library.register_fake("vae::linear")
