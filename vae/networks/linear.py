@@ -1,7 +1,7 @@
 """Linear layers whose float32 products have the CPU's whole speed.
 
-On x86 torch takes MKL for them. On an AMD CPU with AVX-512, MKL takes AVX2 instead; oneDNN, which torch holds too, is
-about twice as fast there.
+On x86 torch takes MKL for them. On an AMD CPU MKL leaves AVX-512 unused; oneDNN, which torch holds too, is about twice
+as fast there.
 """
 
 from pathlib import Path
