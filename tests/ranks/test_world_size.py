@@ -68,7 +68,8 @@ def forty_steps(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
 
 @pytest.mark.parametrize("processes", [2, 3, 4])
 def test_in_float32_forty_steps_agree_to_rounding(forty_steps: dict[int, Path], processes: int) -> None:
-    assert largest_difference(forty_steps[1], forty_steps[processes]) < 1e-5
+    """AdamW moves a weight by up to 1e-3 a step, however small its gradient is, and so enlarges rounding."""
+    assert largest_difference(forty_steps[1], forty_steps[processes]) < 1e-4
 
 
 def test_evaluation_is_the_same_at_any_world_size_in_float32(tmp_path: Path) -> None:
