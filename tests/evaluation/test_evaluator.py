@@ -32,6 +32,7 @@ from vae.distributed.signals import Stopped, StopRequest
 from vae.errors import InputError
 from vae.evaluation import CollapseWatch, LatentMeasures, evaluate, measure_latents
 from vae.evaluation.latents import Tally
+from vae.evaluation.log_likelihood import importance
 from vae.evaluation.log_likelihood.aggregate import aggregate
 from vae.evaluation.log_likelihood.budget import largest_tensor
 from vae.evaluation.log_likelihood.evaluator import Request, likelihood_results
@@ -471,8 +472,10 @@ def finished(tmp_path: Path, archive: Path) -> Path:
     return in_float64(tmp_path / "run", archive)
 
 
-def command(*paths: Path, stop: StopRequest | None = None, again: bool = False, **request: Any) -> list[str]:
-    resources = Resources({}, stop or StopRequest(), "cpu", again=again)
+def command(
+    *paths: Path, stop: StopRequest | None = None, again: bool = False, at_once: int | None = None, **request: Any
+) -> list[str]:
+    resources = Resources({}, stop or StopRequest(), "cpu", at_once, again)
     try:
         return list(evaluate_runs(paths, replace(Request(samples=9), **request), resources))
     finally:
@@ -625,15 +628,83 @@ def test_what_cannot_be_evaluated_is_refused(finished: Path, archive: Path, tmp_
     shutil.rmtree(finished / "model")
 
 
-def test_a_stopped_evaluation_leaves_nothing_and_what_was_complete_stays(finished: Path) -> None:
+class StopAfter(StopRequest):
+    """A signal that comes after a number of looks for one."""
+
+    def __init__(self, looks: int):
+        super().__init__()
+        self.looks = looks
+
+    def watch(self) -> None:
+        """Count a look."""
+        self.looks -= 1
+        if self.looks == 0:
+            self.note(signal.SIGINT)
+
+
+def unfinished(folder: Path) -> list[Path]:
+    """Return the files of evaluations of a run that are not complete."""
+    return sorted(folder.glob(".evaluating/*/*"))
+
+
+def test_a_stopped_evaluation_continues_to_the_same_bits(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """4 images a pass, of which two attempts complete two each: the signal comes within the third."""
+    made: list[int] = []
+    log_weights_of = importance.log_weights
+
+    def counted(output: VAEOutput, x: Tensor) -> Any:
+        made.append(len(x))
+        return log_weights_of(output, x)
+
+    command(finished, at_once=36)
+    (whole,) = kept(finished)
+    (finished / "evaluation.json").unlink()
+    monkeypatch.setattr(importance, "log_weights", counted)
+    for attempt in range(2):
+        with pytest.raises(Stopped, match="the same command continues it"):
+            command(finished, at_once=36, stop=StopAfter(3))
+        assert not (finished / "evaluation.json").exists()
+        assert len(unfinished(finished)) == attempt + 1
+    assert command(finished, at_once=36)[1].endswith(": evaluating")
+    (continued,) = kept(finished)
+    assert continued["results"] == whole["results"]
+    assert made[:6] == [4] * 6
+    assert sum(made[6:]) == whole["protocol"]["examples"] - 4 * 4
+    assert not (finished / ".evaluating").exists()
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_another_number_of_processes_continues(finished: Path, processes: int) -> None:
+    """A crash on two processes, each of which has written its first images."""
+    words = ("-m", "vae", "evaluate", finished, "--samples=9", "--device=cpu", "--batch=9")
+    command(finished)
+    (whole,) = kept(finished)
+    (finished / "evaluation.json").unlink()
+    crashed = on_ranks(2, "tests/helpers/programs/crash_in_evaluation.py", finished)
+    assert crashed.code not in (0, 2), crashed
+    assert [path.name for path in unfinished(finished)] == [f"attempt-0-rank-{rank}.npz" for rank in range(2)]
+    done = on_ranks(processes, *words)
+    assert done.code == 0, done
+    (continued,) = kept(finished)
+    assert flat(continued["results"]) == pytest.approx(flat(whole["results"]), rel=1e-12, abs=1e-12)
+
+
+def test_another_evaluation_begins_anew_and_what_was_complete_stays(finished: Path) -> None:
     command(finished)
     before = (finished / "evaluation.json").read_text()
-    request = StopRequest()
-    request.note(signal.SIGINT)
     with pytest.raises(Stopped):
-        command(finished, samples=8, stop=request)
+        command(finished, samples=8, at_once=8, stop=StopAfter(5))
     assert (finished / "evaluation.json").read_text() == before
-    assert not list(finished.glob(".partial*"))
+    (of_eight,) = unfinished(finished)
+    command(finished, samples=7)
+    assert unfinished(finished) == [of_eight]
+    assert not list(finished.rglob(".partial*"))
+    of_eight.write_bytes(b"PK")
+    with pytest.raises(InputError, match=f"{of_eight}: damaged; delete it"):
+        command(finished, samples=8)
+    of_eight.unlink()
+    command(finished, samples=8)
+    assert [each["protocol"]["samples"] for each in kept(finished)] == [9, 7, 8]
 
 
 def test_control_c_ends_the_command_at_once_and_cleanly(finished: Path) -> None:

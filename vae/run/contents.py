@@ -13,6 +13,7 @@ RUNS = Path("runs")  # where run folders are, unless run.dir says otherwise
 CONFIG, METRICS, SUMMARY, STARTS = "config.yaml", "metrics.jsonl", "summary.json", "starts.jsonl"
 LATENTS = "latents.json"  # kept, to be measured only once
 EVALUATION = "evaluation.json"  # kept by `python -m vae evaluate`
+UNFINISHED = ".evaluating"  # estimates of an evaluation that is not complete
 QUALITY = "quality.json"  # kept by `python -m vae quality`
 DISENTANGLEMENT = "disentanglement.json"  # kept by `python -m vae disentangle`
 CHECKPOINTS, FIGURES, MODEL, TENSORBOARD = "checkpoints", "figures", "model", "tensorboard"

@@ -18,6 +18,7 @@ from vae.evaluation.latents import ACTIVE
 from vae.evaluation.log_likelihood.aggregate import aggregate
 from vae.evaluation.log_likelihood.importance import Estimates, estimate
 from vae.evaluation.log_likelihood.progress import Progress
+from vae.evaluation.log_likelihood.unfinished import Unfinished
 from vae.evaluation.passes import mean_and_error
 from vae.evaluation.protocols import part_of, protocol
 from vae.evaluation.results_file import Kept, checkpoint_of
@@ -101,7 +102,12 @@ def estimated(data: DataSet, binarize: str, model: VAE, request: Request, exampl
 
 
 def assess(
-    accelerator: Accelerator, run: PreparedRun, request: Request, progress: Progress, at_once: int | None = None
+    accelerator: Accelerator,
+    run: PreparedRun,
+    request: Request,
+    progress: Progress,
+    unfinished: Unfinished,
+    at_once: int | None = None,
 ) -> Kept:
     """Evaluate a run (all ranks); the model is brought to the device.
 
@@ -110,6 +116,7 @@ def assess(
         run: prepared by `prepare`.
         request: the options that the protocol holds.
         progress: is advanced after each pass.
+        unfinished: the images that earlier attempts have evaluated; those of this one are added.
         at_once: draws in one pass; None: as many as fit in memory.
 
     Raises:
@@ -119,10 +126,13 @@ def assess(
     started, model, part = time.perf_counter(), run.model.to(accelerator.device), run.part
     how: dict[str, Any] = {"seed": request.seed, "split": request.split}
     held_out = evaluate(accelerator, model, part, **how)
-    each = estimate(accelerator, model, part, samples=request.samples, progress=progress, at_once=at_once, **how)
-    if lost := int((~each.log_likelihood.isfinite()).sum()):
-        raise InputError(f"{run.folder}: log p(x) of {lost} of {len(part)} images is not finite; train it again")
-    whole = aggregate(accelerator, model, part, progress=progress, **how)
+    draws: dict[str, Any] = {"samples": request.samples, "at_once": at_once}
+    with unfinished.writing():
+        each = estimate(accelerator, model, part, progress=progress, unfinished=unfinished, **draws, **how)
+        if lost := int((~each.log_likelihood.isfinite()).sum()):
+            unfinished.remove()
+            raise InputError(f"{run.folder}: log p(x) of {lost} of {len(part)} images is not finite; train it again")
+        whole = aggregate(accelerator, model, part, progress=progress, **how)
     results = likelihood_results(each, request.samples)
     nats = -results["log_likelihood"]
     if held_out.accuracy is not None:

@@ -13,6 +13,7 @@ from vae.data.dataset import Split
 from vae.distributed.peers import Ranks
 from vae.evaluation.log_likelihood.budget import FreeMemory, largest_batch
 from vae.evaluation.log_likelihood.progress import Progress
+from vae.evaluation.log_likelihood.unfinished import Unfinished
 from vae.evaluation.log_likelihood.weights import (
     Drawn,
     Draws,
@@ -28,7 +29,7 @@ from vae.model import VAE
 
 @dataclass(frozen=True)
 class Estimates:
-    """Estimates for each of N images, (N,), float64, on all ranks; nats unless another unit is named.
+    """Estimates for each of N images, (N,), float64, on the CPU of all ranks; nats unless another unit is named.
 
     Attributes:
         log_likelihood: log (1/K sum over k of w_k), on average a lower bound of log p(x) (Burda et al. 2016, eq. 8).
@@ -59,6 +60,7 @@ def estimate(
     split: str,
     progress: Progress,
     at_once: int | None = None,
+    unfinished: Unfinished | None = None,
 ) -> Estimates:
     """Return estimates from K draws of z ~ q(z|x) for each image (all ranks).
 
@@ -72,42 +74,54 @@ def estimate(
         seed, split: of the noise.
         progress: is advanced after each pass.
         at_once: draws in one pass, those of all its images together; None: as many as fit in memory.
+        unfinished: holds the estimates of earlier attempts, and is given those of this one; None: nothing is kept.
     """
     rank, world_size = accelerator.process_index, accelerator.num_processes
-    mine, longest = share(len(part), rank, world_size), math.ceil(len(part) / world_size)
+    whole, missing = _known_and_missing(len(part), unfinished)
+    mine, longest = missing[share(len(missing), rank, world_size)], math.ceil(len(missing) / world_size)
     with evaluating(model), model.holding_prior(), ThreadPoolExecutor(torch.get_num_threads()) as pool:
         at_once = at_once or _most_draws(accelerator, model, part)
         times = 1 if model.noise_dim else samples  # where q is a point, all K draws are equal: one is made
         draws = samples // times  # made for each image
-        images_a_pass = min(max(1, at_once // draws), longest)
+        images_a_pass = min(max(1, at_once // draws), max(1, longest))
         draws_a_pass = math.ceil(draws / math.ceil(draws / at_once))  # equal passes, but for the last one
-        found, free = [], FreeMemory()
-        with progress.stage("log p(x)", (mine.stop - mine.start) * samples, "draw"):
-            for first in range(mine.start, mine.start + longest, images_a_pass):  # as many passes on each rank
-                rows = range(first, min(first + images_a_pass, mine.stop))
-                block = _Block(model, part, rows, seed, split, pool)
+        found, free = [whole[:0].to(accelerator.device)], FreeMemory()
+        with progress.stage("log p(x)", len(mine) * samples, "draw"):
+            for first in range(0, longest, images_a_pass):  # as many passes on each rank
+                block = _Block(model, part, mine[first : first + images_a_pass], seed, split, pool)
                 for made in range(0, draws, draws_a_pass):
                     block.add(count := min(draws_a_pass, draws - made), times)
-                    progress.advance(count * times * len(rows))
+                    progress.advance(count * times * len(block.places))
                 found.append(block.estimates())
+                if unfinished is not None:
+                    unfinished.add(block.places, found[-1])
                 free.give_back()
-    together = Ranks(len(part), len(part), rank, world_size).gather(torch.cat(found))
-    return Estimates(*together.unbind(1))
+    together = Ranks(len(missing), len(missing), rank, world_size).gather(torch.cat(found))
+    whole[missing] = together.cpu()
+    return Estimates(*whole.unbind(1))
+
+
+def _known_and_missing(count: int, unfinished: Unfinished | None) -> tuple[Tensor, Tensor]:
+    """Return the columns of `Estimates` of N images (N, 7), where they are known, and the places of the others (n,)."""
+    whole, missing = torch.zeros(count, len(fields(Estimates)), dtype=torch.float64), torch.arange(count)
+    if unfinished is not None and len(unfinished.places):
+        whole[unfinished.places] = unfinished.numbers
+        missing = missing[~torch.isin(missing, unfinished.places)]
+    return whole, missing
 
 
 class _Block:
     """A block of images with the sums of their draws; empty on a rank that has one image fewer than others."""
 
-    def __init__(self, model: VAE, part: Split, rows: range, seed: int, split: str, pool: ThreadPoolExecutor):
-        where = slice(rows.start, rows.stop)
-        self.model, self.rows = model, rows
-        self.x, self.labels = images_of(model, part, where), labels_for(model, part, where)
-        self._noise = Draws(seed, split, rows, model.noise_dim, pool)
-        self._weights = ImportanceWeights(len(rows), self.x.device)
+    def __init__(self, model: VAE, part: Split, places: Tensor, seed: int, split: str, pool: ThreadPoolExecutor):
+        self.model, self.places = model, places
+        self.x, self.labels = images_of(model, part, places), labels_for(model, part, places)
+        self._noise = Draws(seed, split, places.tolist(), model.noise_dim, pool)
+        self._weights = ImportanceWeights(len(places), self.x.device)
 
     def add(self, count: int, times: int) -> None:
         """Add `count` draws per image; each counts `times` times (one of the two is 1)."""
-        if not self.rows:
+        if not len(self.places):
             return
         noise = self._noise.next(count)
         if self.x.is_cuda:
@@ -118,7 +132,7 @@ class _Block:
 
     def estimates(self) -> Tensor:
         """Return the columns of `Estimates`, (B, 7)."""
-        if not self.rows:
+        if not len(self.places):
             return self.x.new_zeros(0, len(fields(Estimates)), dtype=torch.float64)
         error = (self.model.reconstruct(self.x, self.labels) - self.x).double().square().flatten(1).mean(1)
         weights, log_w = self._weights, self._weights.log_w

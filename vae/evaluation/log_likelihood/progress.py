@@ -27,11 +27,18 @@ class Progress:
         accelerator: the process group; the main process shows the bar.
         request: notes the signals that reach this process.
         watchdog: hears of each step; None: nobody watches.
+        stopped: said after a signal: what is kept.
     """
 
-    def __init__(self, accelerator: Accelerator, request: StopRequest, watchdog: Watchdog | None = None):
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        request: StopRequest,
+        watchdog: Watchdog | None = None,
+        stopped: str = "nothing of it is kept",
+    ):
         self._shown, self._device, self._watchdog = accelerator.is_main_process, accelerator.device, watchdog
-        self._vote, self._step = StopVote(accelerator, request), 0
+        self._vote, self._step, self._stopped = StopVote(accelerator, request), 0, stopped
         self._bar: Bar | None = None
         self._before: torch.cuda.Event | None = None
 
@@ -53,5 +60,5 @@ class Progress:
             self._before = torch.cuda.Event()
             self._before.record()
         if signum := self._vote(self._step):
-            raise Stopped(signum, "stopped before the evaluation was complete; nothing of it is kept")
+            raise Stopped(signum, f"stopped before the evaluation was complete; {self._stopped}")
         self._bar.advance(units)

@@ -15,6 +15,7 @@ from vae.evaluation import results_file
 from vae.evaluation.log_likelihood.evaluator import PreparedRun, Request, assess, prepare
 from vae.evaluation.log_likelihood.progress import Progress, watching
 from vae.evaluation.log_likelihood.text import in_full, table, title
+from vae.evaluation.log_likelihood.unfinished import Unfinished
 from vae.evaluation.results_file import Kept, Protocol
 from vae.run.contents import EVALUATION
 from vae.run.finished import must_be_finished
@@ -50,7 +51,7 @@ def evaluate_runs(paths: Sequence[Path], request: Request, resources: Resources)
 
     Raises:
         InputError: a run cannot be evaluated, or several not by one protocol: found before any is evaluated.
-        Stopped: a signal has come; complete evaluations are kept.
+        Stopped: a signal has come; complete evaluations are kept, and of this one the images that are done.
     """
     if resources.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: this machine has no CUDA device; use auto or cpu")
@@ -60,7 +61,7 @@ def evaluate_runs(paths: Sequence[Path], request: Request, resources: Resources)
     launch.set_threads(0, resources.environment)
     launch.warn_if_crowded(accelerator, resources.environment, "OMP_NUM_THREADS=1")
     watchdog = watching(accelerator, resources.environment)
-    progress = Progress(accelerator, resources.stop, watchdog)
+    progress = Progress(accelerator, resources.stop, watchdog, "the same command continues it")
     found: dict[Path, Kept] = {}
     with watchdog.guarding():
         for run in prepared:
@@ -72,8 +73,6 @@ def evaluate_runs(paths: Sequence[Path], request: Request, resources: Resources)
             yield f"{run.folder}: {'evaluated already' if known else 'evaluating'}"
             result = found[run.folder] = known or _evaluated(accelerator, run, request, progress, resources.at_once)
             yield from in_full(result)
-            if not known:
-                launch.on_main(accelerator, partial(results_file.keep, run.folder, result))
             yield f"  in {run.folder / EVALUATION}"
     if len(found) > 1:
         yield from table(found)
@@ -110,12 +109,17 @@ def must_agree(protocols: Mapping[Path, Protocol]) -> None:
 def _evaluated(
     accelerator: Accelerator, run: PreparedRun, request: Request, progress: Progress, at_once: int | None
 ) -> Kept:
+    """Evaluate a run, from where an earlier attempt was stopped, and keep the result in its folder (all ranks)."""
+    unfinished = Unfinished(accelerator, run.folder, run.protocol, run.checkpoint)
     try:
-        return assess(accelerator, run, request, progress, at_once)
+        result = assess(accelerator, run, request, progress, unfinished, at_once)
     except torch.OutOfMemoryError:
         raise InputError(
             "--batch: so many draws at once do not fit in the device's memory; give a smaller one"
         ) from None
+    launch.on_main(accelerator, partial(results_file.keep, run.folder, result))
+    launch.on_main(accelerator, unfinished.remove)
+    return result
 
 
 def _kept_by(folder: Path, wanted: Protocol) -> list[Kept]:
