@@ -1,6 +1,7 @@
 """`python -m vae COMMAND`: what can be done before and after training.
 
-Exit codes: 0 done, 2 refused input, 130 interrupted from the keyboard, 1 anything else (a failure found by `doctor`).
+Exit codes: 0 done, 2 refused input, 85 stopped by SIGTERM or SIGUSR1 (`evaluate` continues), 130 interrupted from the
+keyboard, 1 anything else (a failure found by `doctor`).
 """
 
 import argparse

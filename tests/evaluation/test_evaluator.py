@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,7 +30,7 @@ from vae.data import randomness
 from vae.data.dataset import Split
 from vae.distributed import launch
 from vae.distributed.signals import Stopped, StopRequest
-from vae.errors import InputError
+from vae.errors import InputError, OneLineWarning
 from vae.evaluation import CollapseWatch, LatentMeasures, evaluate, measure_latents
 from vae.evaluation.latents import Tally
 from vae.evaluation.log_likelihood import importance
@@ -39,12 +40,13 @@ from vae.evaluation.log_likelihood.evaluator import Request, likelihood_results
 from vae.evaluation.log_likelihood.importance import Estimates, estimate
 from vae.evaluation.log_likelihood.progress import Progress
 from vae.evaluation.log_likelihood.runs import Resources, compare_runs, evaluate_runs, must_agree
-from vae.evaluation.log_likelihood.weights import effective_sample_size, jackknife, log_mean, log_weights
+from vae.evaluation.log_likelihood.weights import Draws, effective_sample_size, jackknife, log_mean, log_weights
 from vae.evaluation.passes import chunks
 from vae.evaluation.results_file import log_likelihoods
 from vae.model import VAE, VAEOutput
 from vae.objectives import OBJECTIVES, negative_elbo
 from vae.run import checkpoint
+from vae.run.versions import versions
 
 
 @pytest.fixture(scope="module")
@@ -665,7 +667,7 @@ def test_a_stopped_evaluation_continues_to_the_same_bits(finished: Path, monkeyp
             command(finished, at_once=36, stop=StopAfter(3))
         assert not (finished / "evaluation.json").exists()
         assert len(unfinished(finished)) == attempt + 1
-    assert command(finished, at_once=36)[1].endswith(": evaluating")
+    assert command(finished, at_once=36)[1].endswith(": evaluating; 16 images are known from before")
     (continued,) = kept(finished)
     assert continued["results"] == whole["results"]
     assert made[:6] == [4] * 6
@@ -682,14 +684,17 @@ def test_another_number_of_processes_continues(finished: Path, processes: int) -
     (finished / "evaluation.json").unlink()
     crashed = on_ranks(2, "tests/helpers/programs/crash_in_evaluation.py", finished)
     assert crashed.code not in (0, 2), crashed
-    assert [path.name for path in unfinished(finished)] == [f"attempt-0-rank-{rank}.npz" for rank in range(2)]
+    assert len(unfinished(finished)) == 2
     done = on_ranks(processes, *words)
     assert done.code == 0, done
     (continued,) = kept(finished)
+    assert (whole["made"]["taken_over"], continued["made"]["taken_over"]) == (0, 2)
     assert flat(continued["results"]) == pytest.approx(flat(whole["results"]), rel=1e-12, abs=1e-12)
 
 
-def test_another_evaluation_begins_anew_and_what_was_complete_stays(finished: Path) -> None:
+def test_another_evaluation_begins_anew_and_what_was_complete_stays(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     command(finished)
     before = (finished / "evaluation.json").read_text()
     with pytest.raises(Stopped):
@@ -699,12 +704,30 @@ def test_another_evaluation_begins_anew_and_what_was_complete_stays(finished: Pa
     command(finished, samples=7)
     assert unfinished(finished) == [of_eight]
     assert not list(finished.rglob(".partial*"))
+    other = versions() | {"torch": "0.1"}
+    with monkeypatch.context() as patched:
+        patched.setattr("vae.evaluation.log_likelihood.unfinished.versions", lambda: other)
+        assert command(finished, samples=8)[1].endswith(": evaluating")
+    (finished / "evaluation.json").write_text(before)
     of_eight.write_bytes(b"PK")
     with pytest.raises(InputError, match=f"{of_eight}: damaged; delete it"):
         command(finished, samples=8)
     of_eight.unlink()
     command(finished, samples=8)
-    assert [each["protocol"]["samples"] for each in kept(finished)] == [9, 7, 8]
+    assert [each["protocol"]["samples"] for each in kept(finished)] == [9, 8]
+
+
+def test_where_images_cannot_be_written_the_evaluation_goes_on(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vae.evaluation.log_likelihood.unfinished.SECONDS", 0.0)
+    (finished / ".evaluating").write_text("in the way of the folder")
+    with pytest.warns(OneLineWarning, match=r"\.npz: cannot be written \(.*\); a stop would lose"):
+        command(finished, at_once=36)
+    assert kept(finished)
+
+
+def test_a_rank_without_an_image_draws_nothing() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        assert Draws(0, "test", [], 3, pool).next(2).shape == (0, 2, 3)
 
 
 def test_control_c_ends_the_command_at_once_and_cleanly(finished: Path) -> None:

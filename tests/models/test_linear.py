@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from vae.compat import TorchDispatchMode
 from vae.networks import linear as module
@@ -68,6 +69,27 @@ def test_gradients_have_gradients() -> None:
     (first,) = torch.autograd.grad(linear(x, weight).square().sum(), weight, create_graph=True)
     second = torch.stack([torch.autograd.grad(each, weight, retain_graph=True)[0][0] for each in first[0]])
     torch.testing.assert_close(second, 2 * x.T @ x)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")  # torch.func's own use of it
+@pytest.mark.usefixtures("any_size")
+def test_forward_mode_and_function_transforms_are_those_of_float64() -> None:
+    x, weight, along = random(7, 5), random(3, 5, seed=1), random(7, 5, seed=2)
+    wanted = (along.double() @ weight.double().T).float()
+    torch.testing.assert_close(torch.func.jvp(lambda x: linear(x, weight), (x,), (along,))[1], wanted)
+    with forward_ad.dual_level():
+        moved = linear(forward_ad.make_dual(x, along), weight)
+        torch.testing.assert_close(forward_ad.unpack_dual(moved).tangent, wanted)
+    torch.testing.assert_close(torch.func.vmap(lambda row: linear(row[None], weight)[0])(x), x @ weight.T)
+    x.requires_grad_()
+    every_number = torch.eye(21).reshape(21, 7, 3)
+    (jacobian,) = torch.autograd.grad(linear(x, weight), x, every_number, is_grads_batched=True)
+    torch.testing.assert_close(jacobian, torch.einsum("knm,md->knd", every_number, weight))
+
+
+def test_wrong_shapes_are_said_as_torch_says_it() -> None:
+    with pytest.raises(RuntimeError, match="mat1 and mat2 shapes cannot be multiplied"):
+        linear(random(100, 784), random(512, 785))
 
 
 @pytest.mark.usefixtures("any_size")

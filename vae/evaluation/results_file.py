@@ -29,7 +29,8 @@ class Kept:
         protocol: evaluations with other protocols are not to be compared with this one.
         checkpoint: `file` and `sha256` of the weights.
         results: by name; nats, unless another unit is named.
-        made: time, device, duration in seconds, versions of packages.
+        made: time, device, duration in seconds, versions of packages; of log p(x) also `taken_over`, the number of
+            images that earlier attempts had evaluated: the others are those of the last attempt.
     """
 
     protocol: Protocol

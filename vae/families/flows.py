@@ -101,18 +101,18 @@ class SplineCouplings(Bijection):
     ):
         super().__init__()
         assert latent_dim >= 2
-        linear = Contracting if contracting else Linear
+        layer = Contracting if contracting else Linear
         self.seen, self.moved, self.bins, self.bound = latent_dim // 2, latent_dim - latent_dim // 2, bins, bound
         alternating = [*range(0, latent_dim, 2), *range(1, latent_dim, 2)]
         orders = [alternating, alternating[::-1], list(range(latent_dim)), list(range(latent_dim))[::-1]]
-        self.orders = [orders[layer % len(orders)] for layer in range(layers)]  # those that are seen stand first
+        self.orders = [orders[each % len(orders)] for each in range(layers)]  # those that are seen stand first
         outputs = self.moved * (3 * bins - 1)
         self.networks = nn.ModuleList(
             TwoHiddenLayers(
-                linear(self.seen, width),
-                linear(width, width),
-                linear(width, outputs),
-                linear(context, width, bias=False) if context else None,
+                layer(self.seen, width),
+                layer(width, width),
+                layer(width, outputs),
+                layer(context, width, bias=False) if context else None,
             )
             for _ in range(layers)
         )

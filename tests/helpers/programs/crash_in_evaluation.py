@@ -9,12 +9,12 @@ import sys
 
 from vae.__main__ import main
 from vae.evaluation.log_likelihood import unfinished
-from vae.evaluation.log_likelihood.unfinished import Unfinished
+from vae.evaluation.log_likelihood.unfinished import UnfinishedEvaluation
 
-write = Unfinished.write
+write = UnfinishedEvaluation.write
 
 
-def write_and_die(self: Unfinished) -> None:
+def write_and_die(self: UnfinishedEvaluation) -> None:
     """Write, and end this process as a crash would."""
     write(self)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -22,5 +22,5 @@ def write_and_die(self: Unfinished) -> None:
 
 if __name__ == "__main__":
     unfinished.SECONDS = 0.0
-    Unfinished.write = write_and_die
+    UnfinishedEvaluation.write = write_and_die
     sys.exit(main(["evaluate", sys.argv[1], "--samples=9", "--batch=9", "--device=cpu"]))

@@ -18,7 +18,7 @@ from vae.evaluation.latents import ACTIVE
 from vae.evaluation.log_likelihood.aggregate import aggregate
 from vae.evaluation.log_likelihood.importance import Estimates, estimate
 from vae.evaluation.log_likelihood.progress import Progress
-from vae.evaluation.log_likelihood.unfinished import Unfinished
+from vae.evaluation.log_likelihood.unfinished import UnfinishedEvaluation
 from vae.evaluation.passes import mean_and_error
 from vae.evaluation.protocols import part_of, protocol
 from vae.evaluation.results_file import Kept, checkpoint_of
@@ -106,7 +106,7 @@ def assess(
     run: PreparedRun,
     request: Request,
     progress: Progress,
-    unfinished: Unfinished,
+    unfinished: UnfinishedEvaluation,
     at_once: int | None = None,
 ) -> Kept:
     """Evaluate a run (all ranks); the model is brought to the device.
@@ -126,9 +126,9 @@ def assess(
     started, model, part = time.perf_counter(), run.model.to(accelerator.device), run.part
     how: dict[str, Any] = {"seed": request.seed, "split": request.split}
     held_out = evaluate(accelerator, model, part, **how)
-    draws: dict[str, Any] = {"samples": request.samples, "at_once": at_once}
+    options: dict[str, Any] = {"samples": request.samples, "at_once": at_once}
     with unfinished.writing():
-        each = estimate(accelerator, model, part, progress=progress, unfinished=unfinished, **draws, **how)
+        each = estimate(accelerator, model, part, progress=progress, unfinished=unfinished, **options, **how)
         if lost := int((~each.log_likelihood.isfinite()).sum()):
             unfinished.remove()
             raise InputError(f"{run.folder}: log p(x) of {lost} of {len(part)} images is not finite; train it again")
@@ -152,6 +152,7 @@ def assess(
     made = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "seconds": time.perf_counter() - started,
+        "taken_over": len(unfinished.places),
         "world_size": accelerator.num_processes,
         "device": accelerator.device.type,
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),

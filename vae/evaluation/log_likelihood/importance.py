@@ -13,7 +13,7 @@ from vae.data.dataset import Split
 from vae.distributed.peers import Ranks
 from vae.evaluation.log_likelihood.budget import FreeMemory, largest_batch
 from vae.evaluation.log_likelihood.progress import Progress
-from vae.evaluation.log_likelihood.unfinished import Unfinished
+from vae.evaluation.log_likelihood.unfinished import UnfinishedEvaluation
 from vae.evaluation.log_likelihood.weights import (
     Drawn,
     Draws,
@@ -50,6 +50,9 @@ class Estimates:
     squared_error: Tensor
 
 
+COLUMNS = tuple(field.name for field in fields(Estimates))
+
+
 def estimate(
     accelerator: Accelerator,
     model: VAE,
@@ -60,7 +63,7 @@ def estimate(
     split: str,
     progress: Progress,
     at_once: int | None = None,
-    unfinished: Unfinished | None = None,
+    unfinished: UnfinishedEvaluation | None = None,
 ) -> Estimates:
     """Return estimates from K draws of z ~ q(z|x) for each image (all ranks).
 
@@ -101,9 +104,9 @@ def estimate(
     return Estimates(*whole.unbind(1))
 
 
-def _known_and_missing(count: int, unfinished: Unfinished | None) -> tuple[Tensor, Tensor]:
+def _known_and_missing(count: int, unfinished: UnfinishedEvaluation | None) -> tuple[Tensor, Tensor]:
     """Return the columns of `Estimates` of N images (N, 7), where they are known, and the places of the others (n,)."""
-    whole, missing = torch.zeros(count, len(fields(Estimates)), dtype=torch.float64), torch.arange(count)
+    whole, missing = torch.zeros(count, len(COLUMNS), dtype=torch.float64), torch.arange(count)
     if unfinished is not None and len(unfinished.places):
         whole[unfinished.places] = unfinished.numbers
         missing = missing[~torch.isin(missing, unfinished.places)]
@@ -133,7 +136,7 @@ class _Block:
     def estimates(self) -> Tensor:
         """Return the columns of `Estimates`, (B, 7)."""
         if not len(self.places):
-            return self.x.new_zeros(0, len(fields(Estimates)), dtype=torch.float64)
+            return self.x.new_zeros(0, len(COLUMNS), dtype=torch.float64)
         error = (self.model.reconstruct(self.x, self.labels) - self.x).double().square().flatten(1).mean(1)
         weights, log_w = self._weights, self._weights.log_w
         size = effective_sample_size(log_w)

@@ -13,9 +13,10 @@ from vae.distributed.signals import StopRequest
 from vae.errors import InputError
 from vae.evaluation import results_file
 from vae.evaluation.log_likelihood.evaluator import PreparedRun, Request, assess, prepare
+from vae.evaluation.log_likelihood.importance import COLUMNS
 from vae.evaluation.log_likelihood.progress import Progress, watching
 from vae.evaluation.log_likelihood.text import in_full, table, title
-from vae.evaluation.log_likelihood.unfinished import Unfinished
+from vae.evaluation.log_likelihood.unfinished import UnfinishedEvaluation
 from vae.evaluation.results_file import Kept, Protocol
 from vae.run.contents import EVALUATION
 from vae.run.finished import must_be_finished
@@ -70,8 +71,12 @@ def evaluate_runs(paths: Sequence[Path], request: Request, resources: Resources)
         for run in prepared:
             look = partial(results_file.known, run.folder, run.protocol, run.checkpoint)
             known = None if resources.again else launch.on_main(accelerator, look)
-            yield f"{run.folder}: {'evaluated already' if known else 'evaluating'}"
-            result = found[run.folder] = known or _evaluated(accelerator, run, request, progress, resources.at_once)
+            unfinished = UnfinishedEvaluation(accelerator, run.folder, COLUMNS, run.protocol, run.checkpoint)
+            yield f"{run.folder}: {'evaluated already' if known else _begins(unfinished)}"
+            result = found[run.folder] = known or _evaluated(
+                accelerator, run, request, progress, unfinished, resources.at_once
+            )
+            launch.on_main(accelerator, unfinished.remove)
             yield from in_full(result)
             yield f"  in {run.folder / EVALUATION}"
     if len(found) > 1:
@@ -106,11 +111,20 @@ def must_agree(protocols: Mapping[Path, Protocol]) -> None:
         raise InputError(f"{', '.join(map(str, protocols))}: not one protocol: {'; '.join(different)}; {hint}")
 
 
+def _begins(unfinished: UnfinishedEvaluation) -> str:
+    known = len(unfinished.places)
+    return f"evaluating; {known:,} images are known from before" if known else "evaluating"
+
+
 def _evaluated(
-    accelerator: Accelerator, run: PreparedRun, request: Request, progress: Progress, at_once: int | None
+    accelerator: Accelerator,
+    run: PreparedRun,
+    request: Request,
+    progress: Progress,
+    unfinished: UnfinishedEvaluation,
+    at_once: int | None,
 ) -> Kept:
-    """Evaluate a run, from where an earlier attempt was stopped, and keep the result in its folder (all ranks)."""
-    unfinished = Unfinished(accelerator, run.folder, run.protocol, run.checkpoint)
+    """Evaluate the images of a run that are missing, and keep the result in its folder (all ranks)."""
     try:
         result = assess(accelerator, run, request, progress, unfinished, at_once)
     except torch.OutOfMemoryError:
@@ -118,7 +132,6 @@ def _evaluated(
             "--batch: so many draws at once do not fit in the device's memory; give a smaller one"
         ) from None
     launch.on_main(accelerator, partial(results_file.keep, run.folder, result))
-    launch.on_main(accelerator, unfinished.remove)
     return result
 
 

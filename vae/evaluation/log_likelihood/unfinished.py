@@ -7,6 +7,8 @@ files, and evaluates the images that none of them holds.
 import contextlib
 import shutil
 import time
+import uuid
+import warnings
 from collections.abc import Iterator, Mapping
 from functools import partial
 from hashlib import sha256
@@ -20,11 +22,12 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from vae.distributed import launch
-from vae.errors import InputError, Stopped
+from vae.errors import InputError, OneLineWarning, Stopped
 from vae.files import remove_empty, replacing
 from vae.run.contents import UNFINISHED
+from vae.run.versions import versions
 
-SECONDS = 30.0  # between two writes of a rank: what a crash costs at most, besides the images of one pass
+SECONDS = 30.0  # between two writes of a rank
 
 
 class Found(NamedTuple):
@@ -34,13 +37,15 @@ class Found(NamedTuple):
     numbers: np.ndarray
 
 
-class Unfinished:
+class UnfinishedEvaluation:
     """Estimates of some images of one evaluation of one run (all ranks: one broadcast).
 
     Args:
         accelerator: the process group.
         folder: of the run.
-        protocol, checkpoint: of the evaluation; another one has files of its own.
+        columns: names of the C numbers of an image.
+        protocol, checkpoint: of the evaluation. An evaluation that differs in one of these, in the columns or in the
+            versions of packages and plugins has files of its own.
 
     Attributes:
         places: images that earlier attempts have evaluated, (n,), int64, sorted, the same on all ranks.
@@ -51,17 +56,21 @@ class Unfinished:
     """
 
     def __init__(
-        self, accelerator: Accelerator, folder: Path, protocol: Mapping[str, Any], checkpoint: Mapping[str, str]
+        self,
+        accelerator: Accelerator,
+        folder: Path,
+        columns: tuple[str, ...],
+        protocol: Mapping[str, Any],
+        checkpoint: Mapping[str, str],
     ):
-        key = repr((sorted(protocol.items()), sorted(checkpoint.items())))
+        key = repr([columns, *(sorted(each.items()) for each in (protocol, checkpoint, versions()))])
         self._folder = folder / UNFINISHED / sha256(key.encode()).hexdigest()[:16]
-        attempt, earlier = launch.on_main(accelerator, partial(_read, self._folder))
-        self._file = self._folder / f"attempt-{attempt}-rank-{accelerator.process_index}.npz"
-        places, first = np.unique(np.concatenate([each.places for each in earlier] or [[]]), return_index=True)
-        self.places = torch.from_numpy(places.astype(np.int64))
-        self.numbers = torch.from_numpy(np.concatenate([each.numbers for each in earlier] or [np.empty((0, 0))])[first])
+        self._file = self._folder / f"{uuid.uuid4().hex}.npz"  # another command may evaluate the same at the same time
+        known = launch.on_main(accelerator, partial(_read, self._folder, len(columns)))
+        places, first = np.unique(known.places, return_index=True)
+        self.places, self.numbers = torch.from_numpy(places), torch.from_numpy(known.numbers[first])
         self._mine: list[tuple[Tensor, Tensor]] = []
-        self._written = time.monotonic()
+        self._tried = time.monotonic()
 
     def add(self, places: Tensor, numbers: Tensor) -> None:
         """Keep estimates of this attempt, and write them all once in `SECONDS` (one rank).
@@ -71,7 +80,7 @@ class Unfinished:
             numbers: (n, C).
         """
         self._mine.append((places, numbers))
-        if time.monotonic() - self._written >= SECONDS:
+        if time.monotonic() - self._tried >= SECONDS:
             self.write()
 
     @contextlib.contextmanager
@@ -84,7 +93,7 @@ class Unfinished:
             raise
 
     def write(self) -> None:
-        """Write this rank's estimates of this attempt (one rank); raises `InputError` where they cannot be written."""
+        """Write this rank's estimates of this attempt (one rank); where that fails, warn: the evaluation goes on."""
         if not self._mine:
             return
         found = Found(*(torch.cat(each).cpu().numpy() for each in zip(*self._mine, strict=True)))
@@ -93,8 +102,9 @@ class Unfinished:
             with replacing(self._file) as whole, whole.open("wb") as file:
                 np.savez(file, allow_pickle=False, **found._asdict())
         except OSError as error:
-            raise InputError(f"{self._file}: cannot be written: {error.strerror}") from None
-        self._written = time.monotonic()
+            problem = f"{self._file}: cannot be written ({error.strerror}); a stop would lose what it was to hold"
+            warnings.warn(problem, OneLineWarning, stacklevel=2)
+        self._tried = time.monotonic()
 
     def remove(self) -> None:
         """Remove the files of all attempts (one rank, or several at once)."""
@@ -102,19 +112,21 @@ class Unfinished:
         remove_empty([self._folder.parent])
 
 
-def _read(folder: Path) -> tuple[int, list[Found]]:
-    """Return the number of the next attempt, and what the earlier ones have found."""
-    files = sorted(folder.glob("attempt-*-rank-*.npz"))
-    attempts = [int(file.name.split("-")[1]) for file in files]
-    return max(attempts, default=-1) + 1, [_found_in(file) for file in files]
+def _read(folder: Path, columns: int) -> Found:
+    """Return the estimates in all files of a folder."""
+    nothing = Found(np.empty(0, np.int64), np.empty((0, columns)))
+    each = [nothing, *(_found_in(file, columns) for file in sorted(folder.glob("[!.]*.npz")))]
+    return Found(*(np.concatenate(arrays) for arrays in zip(*each, strict=True)))
 
 
-def _found_in(file: Path) -> Found:
+def _found_in(file: Path, columns: int) -> Found:
     try:
         with np.load(file, allow_pickle=False) as arrays:
             found = Found(arrays["places"], arrays["numbers"])
-        if found.places.shape != found.numbers.shape[:1] or found.places.dtype != np.int64:
+        if found.places.dtype != np.int64 or found.numbers.shape != (len(found.places), columns):
             raise ValueError
-    except (OSError, ValueError, KeyError, BadZipFile, EOFError):
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, BadZipFile, EOFError):
         raise InputError(f"{file}: damaged; delete it, and the same command evaluates its images again") from None
     return found

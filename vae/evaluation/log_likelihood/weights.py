@@ -144,7 +144,7 @@ class Draws:
             for row in rows:
                 self._streams[row].standard_normal(dtype=np.float32, out=numbers[row])
 
-        step = math.ceil(len(numbers) / (4 * self._pool._max_workers))
+        step = max(1, math.ceil(len(numbers) / (4 * self._pool._max_workers)))
         for _ in self._pool.map(fill, [range(i, min(i + step, len(numbers))) for i in range(0, len(numbers), step)]):
             pass
         return torch.from_numpy(numbers)
