@@ -71,7 +71,7 @@ def test_gradients_have_gradients() -> None:
     torch.testing.assert_close(second, 2 * x.T @ x)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")  # torch.func's own use of it
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch.func's own use of it
 @pytest.mark.usefixtures("any_size")
 def test_forward_mode_and_function_transforms_are_those_of_float64() -> None:
     x, weight, along = random(7, 5), random(3, 5, seed=1), random(7, 5, seed=2)
