@@ -39,7 +39,7 @@ class Kept:
     made: Mapping[str, Any]
 
     def is_of(self, protocol: Protocol, checkpoint: Mapping[str, str]) -> bool:
-        """Return whether the evaluation has this protocol and these weights."""
+        """Return true for an evaluation of these weights by this protocol."""
         return self.protocol == protocol and self.checkpoint == checkpoint
 
 

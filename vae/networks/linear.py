@@ -17,7 +17,7 @@ CPUINFO = Path("/proc/cpuinfo")
 
 
 def is_slowed_by_mkl() -> bool:
-    """Return whether torch takes MKL for float32 products on an AMD CPU with AVX-512, and has oneDNN's."""
+    """Return true on an AMD CPU with AVX-512 where torch multiplies float32 by MKL and holds oneDNN too."""
     backends = torch.backends
     try:
         is_amd = "AuthenticAMD" in CPUINFO.read_text()
@@ -57,7 +57,7 @@ def _is_for_onednn(input: Tensor, weight: Tensor) -> bool:
 
 
 def _is_transformed(*tensors: Tensor) -> bool:
-    """Return whether a function transform or forward mode sees a tensor: our operation knows neither."""
+    """Return true under `torch.func` or in forward mode: `vae::linear` has no rule for either."""
     in_forward_mode = torch.autograd.forward_ad._current_level >= 0
     return in_forward_mode or any(is_functorch_wrapped_tensor(each) for each in tensors)
 

@@ -77,7 +77,7 @@ def read_summary(path: Path) -> dict[str, Any] | None:
 
 
 def stopped_early(summary: dict[str, Any], patience: int) -> bool:
-    """Return whether a finished run has ended early, and would not go on with this patience either."""
+    """Return true for a finished run that ended early and, with this patience, would end there again."""
     stop = summary.get("stopped_early")
     return bool(stop and patience and stop["epoch"] - stop["lowest_epoch"] >= patience)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from vae.config import Config
 from vae.data.dataset import DataSet, Split
 from vae.errors import InputError
-from vae.evaluation.heldout import evaluate, has_probabilities
+from vae.evaluation.heldout import Evaluation, evaluate, has_probabilities
 from vae.evaluation.latents import ACTIVE
 from vae.evaluation.log_likelihood.aggregate import aggregate
 from vae.evaluation.log_likelihood.importance import Estimates, estimate
@@ -138,7 +138,14 @@ def assess(
     if held_out.accuracy is not None:
         results["accuracy"] = held_out.accuracy
     results["bits_per_dim"] = bits_per_dim(nats, model.image_shape) if has_probabilities(model, part) else None
-    results |= {
+    results |= _held_out_results(held_out) | {"aggregate": None if whole is None else asdict(whole)}
+    made = {"seconds": time.perf_counter() - started, "taken_over": len(unfinished.places)}
+    return Kept(run.protocol, run.checkpoint, results, _circumstances(accelerator, model) | made)
+
+
+def _held_out_results(held_out: Evaluation) -> dict[str, Any]:
+    """Return the KL, the use of the latent dimensions and the reconstruction at z = E[z|x], nats per image."""
+    return {
         "kl": held_out.kl,
         "kl_by_dimension": held_out.latents.kl,
         "variance_by_dimension": held_out.latents.variance,
@@ -147,18 +154,18 @@ def assess(
         "latent_dimensions": len(held_out.latents.variance),
         **held_out.latents.of_codes,
         "reconstruction_mean_z": held_out.reconstruction_mean_z,
-        "aggregate": None if whole is None else asdict(whole),
     }
-    made = {
+
+
+def _circumstances(accelerator: Accelerator, model: VAE) -> dict[str, Any]:
+    """Return the time, number of processes, device, precision and versions of an evaluation."""
+    return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "seconds": time.perf_counter() - started,
-        "taken_over": len(unfinished.places),
         "world_size": accelerator.num_processes,
         "device": accelerator.device.type,
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
         "versions": versions(),
     }
-    return Kept(run.protocol, run.checkpoint, results, made)
 
 
 def likelihood_results(each: Estimates, samples: int) -> dict[str, Any]:
