@@ -720,7 +720,7 @@ def test_another_evaluation_begins_anew_and_what_was_complete_stays(
 def test_where_images_cannot_be_written_the_evaluation_goes_on(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vae.evaluation.log_likelihood.unfinished.SECONDS", 0.0)
     (finished / ".evaluating").write_text("in the way of the folder")
-    with pytest.warns(OneLineWarning, match=r"\.npz: cannot be written \(.*\); a stop would lose"):
+    with pytest.warns(OneLineWarning, match=r"\.npz: cannot be written: .*; a stop would lose"):
         command(finished, at_once=36)
     assert kept(finished)
 

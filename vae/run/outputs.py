@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from vae.errors import InputError
 from vae.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def save_file(path: Path, write: Callable[[Path], Any]) -> Path:
@@ -51,6 +52,8 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> Path:
     return save_file(path, write)
 
 
-def save_figure(path: Path, figure: Figure) -> Path:
+def save_figure(path: Path, figure: "Figure") -> Path:
     """Write a picture as .png and return its path; raises `InputError`."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # heavy, and most commands write no picture
+
     return save_file(path, FigureCanvasAgg(figure).print_png)  # `savefig` would lay everything out twice

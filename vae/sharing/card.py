@@ -24,6 +24,7 @@ from vae.markdown import escape_markdown
 from vae.model import CARD, PICTURE, VAE
 from vae.run.contents import MODEL, SUMMARY, read_summary
 from vae.run.finished import Loader
+from vae.run.outputs import save_file
 
 PIXELS = 900  # width of the picture, at most, unless one image is wider
 SMALL = 64  # images below this height and width are drawn twice as large
@@ -76,8 +77,6 @@ def write_card(run: str | Path) -> tuple[Path, ...]:
     Raises:
         InputError: the run is not finished, its data are not there, or the files cannot be written.
     """
-    from vae.run.outputs import save_file  # imports matplotlib, of which a training job has no need here
-
     folder = Path(run)
     opened = Loader().open(folder)
     summary = read_summary(folder / SUMMARY)

@@ -23,8 +23,9 @@ from torch import Tensor
 
 from vae.distributed import launch
 from vae.errors import InputError, OneLineWarning, Stopped
-from vae.files import remove_empty, replacing
+from vae.files import remove_empty
 from vae.run.contents import UNFINISHED
+from vae.run.outputs import save_arrays
 from vae.run.versions import versions
 
 SECONDS = 30.0  # between two writes of a rank
@@ -98,12 +99,9 @@ class UnfinishedEvaluation:
             return
         found = Found(*(torch.cat(each).cpu().numpy() for each in zip(*self._mine, strict=True)))
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with replacing(self._file) as whole, whole.open("wb") as file:
-                np.savez(file, allow_pickle=False, **found._asdict())
-        except OSError as error:
-            problem = f"{self._file}: cannot be written ({error.strerror}); a stop would lose what it was to hold"
-            warnings.warn(problem, OneLineWarning, stacklevel=2)
+            save_arrays(self._file, found._asdict())
+        except InputError as error:
+            warnings.warn(f"{error}; a stop would lose what it was to hold", OneLineWarning, stacklevel=2)
         self._tried = time.monotonic()
 
     def remove(self) -> None:
