@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from vae import plugins
+from vae.compat import load_special_values
 from vae.components import Spec, build
 from vae.data.statistics import PixelStatistics
 from vae.errors import PluginWarning
@@ -29,6 +30,8 @@ from vae.networks import DECODERS, ENCODERS, Decoder, Sizes
 LatentPath = Callable[[Tensor, Tensor, Tensor], Tensor]
 CARD, PICTURE = "README.md", "samples.png"  # of a model's folder: its card, and the picture in it
 WEIGHTS = "model.safetensors"
+
+load_special_values()  # for whatever this process does with a model
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from vae.errors import InputError
 from vae.model import VAE
 from vae.networks import DECODERS, ENCODERS, MLPDecoder, MLPEncoder, Sizes
 from vae.networks.convolutional import _down, _up, stage_shapes
-from vae.networks.options import ACTIVATIONS, count_groups, fans, initialize
+from vae.networks.options import ACTIVATIONS, Tanh, count_groups, fans, initialize
 
 KINDS = ["MLP", "ResidualMLP", "Conv"]
 SIZES = Sizes(image_shape=(3, 8, 8), latent_dim=3, hidden_dim=16, depth=2)
@@ -220,6 +220,18 @@ def test_each_setting_gives_finite_numbers_and_every_weight_a_gradient(kind: str
 def test_every_activation_makes_another_function_of_the_same_weights(kind: str) -> None:
     found = [network(random(4, 3)) for name in ACTIVATIONS for network in pair(kind, activation=name)[1:]]
     assert all(not torch.allclose(one, other, atol=1e-5) for one, other in itertools.combinations(found, 2))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_tanh_and_its_slope_against_float64(compiled: bool) -> None:
+    tanh = torch.compile(Tanh(), backend="aot_eager") if compiled else Tanh()
+    x = torch.cat([torch.linspace(-12, 12, 4001), torch.tensor([-math.inf, -200.0, -1e-30, 0.0, 200.0, math.inf])])
+    for dtype, digits in ((torch.float32, 3e-7), (torch.float64, 1e-15)):
+        at = x.detach().to(dtype).requires_grad_()
+        (slope,) = torch.autograd.grad(tanh(at).sum(), at)
+        exact = at.detach().double().tanh()
+        torch.testing.assert_close(tanh(at).double(), exact, rtol=0, atol=digits)
+        torch.testing.assert_close(slope.double(), 1 - exact.square(), rtol=0, atol=2 * digits)
 
 
 def test_a_normalised_layer_against_arithmetic_by_hand() -> None:
