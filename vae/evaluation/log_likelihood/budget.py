@@ -12,7 +12,7 @@ from torch import Tensor
 from vae.compat import TorchDispatchMode, tree_leaves
 
 MIB = 2**20
-CPU_BUDGET = 64 * MIB  # of one pass: 24 take up to 9 % more time, 120 up to 3 % less (benchmarks/README.md)
+CPU_BUDGET = 64 * MIB  # of one pass: 24 take up to 9 % more time (benchmarks/README.md)
 CUDA_BUDGET = 4096 * MIB  # of one pass, or a quarter of the free memory if that is less
 SECONDS_BETWEEN_TRIMS = 2.0
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
