@@ -1,7 +1,7 @@
 """`python -m vae COMMAND`: what can be done before and after training.
 
-Exit codes: 0 done, 2 refused input, 85 stopped by SIGTERM or SIGUSR1 (`evaluate` continues), 130 interrupted from the
-keyboard, 1 anything else (a failure found by `doctor`).
+Exit codes: 0 done, 2 refused input, 85 stopped by SIGTERM, and those of several processes by SIGUSR1 (`evaluate`
+continues), 130 interrupted from the keyboard, 1 anything else (a failure found by `doctor`).
 """
 
 import argparse
@@ -14,6 +14,7 @@ from typing import cast
 from vae.commands.parsing import Command, Parser, add_plugins, load_plugins
 from vae.commands.printing import printed_warnings
 from vae.distributed import ending
+from vae.distributed.signals import stopped_by_sigterm
 
 # modules of vae/commands/, in the order of --help
 COMMANDS = (
@@ -68,9 +69,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     def run() -> int:
         args = parse(sys.argv[1:] if argv is None else argv)
         with printed_warnings(os.environ):
-            if not args.loads_itself:
+            if args.loads_itself:
+                return args.action(args)
+            with stopped_by_sigterm():
                 load_plugins(args)
-            return args.action(args)
+                return args.action(args)
 
     return ending.run("python -m vae", os.environ, run)
 

@@ -1,6 +1,8 @@
 """Exported programs: what their files give is what the commands give, for every kind of model; whole or not there."""
 
 import json
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -213,6 +215,23 @@ def test_an_export_is_whole_or_not_there(
     assert cli.main(["export", str(folder), "--formats", "pt2", "--output", str(tmp_path / "file" / "x")]) == 2
     assert "cannot be written" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+def test_a_signal_leaves_no_half_written_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = a_run(tmp_path, "dense")
+
+    def terminated(*_: object) -> Function:
+        assert (folder / "export" / ".partial-export" / "encoder.pt2").exists()
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("the signal ends the export")
+
+    monkeypatch.setitem(FORMATS, "pt2", replace(FORMATS["pt2"], load=terminated))
+    assert cli.main(["export", str(folder), "--formats", "pt2"]) == 85
+    assert capsys.readouterr().err == "python -m vae: SIGTERM: stopped\n"
+    assert not (folder / "export").exists()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_a_piece_that_cannot_be_exported_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,9 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import NoReturn
 
 from vae.distributed.ending import INTERRUPTED, exit_code_of_signal
 from vae.errors import Stopped
@@ -78,3 +80,17 @@ class StopRequest:
                 self.note(signal.SIGTERM)
             if self.signum and not self._watched and time.monotonic() > self._noted_at + self._patience:
                 os._exit(exit_code_of_signal(self.signum))
+
+
+@contextmanager
+def stopped_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM raise `Stopped` wherever the block is, so that it leaves no half-written file (main thread only)."""
+
+    def stop(signum: int, _: object) -> NoReturn:
+        raise Stopped(signum, "stopped")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
