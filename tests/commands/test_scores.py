@@ -12,10 +12,14 @@ from torch.distributions import Bernoulli, Normal
 
 from tests.helpers.folders import SIZE, in_float64, write_data, write_run
 from tests.helpers.starts import on_ranks
+from tests.helpers.stopping import StopAfter
 from vae import __main__ as cli
 from vae.data import randomness
 from vae.data.sources import load
+from vae.distributed.signals import StopRequest
+from vae.errors import Stopped
 from vae.evaluation.log_likelihood.importance import Estimates
+from vae.evaluation.log_likelihood.runs import Resources
 from vae.model import VAE
 from vae.uses import score
 from vae.uses.scores import Scores, area_under_roc
@@ -148,6 +152,24 @@ def test_drawn_pixels_of_the_training_set_are_those_of_the_run(tmp_path: Path, a
     protocol = json.loads(str(np.load(run / "uses" / "scores-data-train.npz")["protocol"]))
     assert (protocol["measure"], protocol["draw"]) == ("probability of 0/1 pixels", 4)
     assert protocol["pixels"] == "0/1, one fixed draw"
+
+
+def test_stopped_scores_continue_to_the_same_bits(run: Path, other: Path, tmp_path: Path) -> None:
+    """The signal comes within the second data set, of which two images are done then, one in each pass."""
+
+    def scores(folder: Path, stop: StopRequest | None = None) -> dict[str, Scores]:
+        resources = Resources({}, stop or StopRequest(), at_once=5)
+        return score(run, against=str(other), samples=5, count=6, output=folder, resources=resources).scores
+
+    whole, folder = scores(tmp_path / "whole"), tmp_path / "stopped"
+    with pytest.raises(Stopped, match="the same command continues it"):
+        scores(folder, StopAfter(9))
+    held = sorted(len(np.load(file)["places"]) for file in folder.glob(".evaluating/*/*.npz"))
+    assert held == [2, 6]
+    assert [path.name for path in folder.iterdir()] == [".evaluating"]
+    for name, each in scores(folder).items():
+        assert torch.equal(each.estimates.log_likelihood, whole[name].estimates.log_likelihood)
+    assert not (folder / ".evaluating").exists()
 
 
 def test_two_processes_write_what_one_writes(run: Path, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from tests.helpers.folders import in_float64, write_data, write_run
 from tests.helpers.linear import STD, D, images, linear_gaussian
 from tests.helpers.runs import events, rows, scalars
 from tests.helpers.starts import Outcome, Program, on_ranks, ranks
+from tests.helpers.stopping import StopAfter
 from vae import __main__ as cli
 from vae.components import build
 from vae.data import randomness
@@ -628,20 +629,6 @@ def test_what_cannot_be_evaluated_is_refused(finished: Path, archive: Path, tmp_
     with pytest.raises(InputError, match="not a list of evaluations"):
         list(compare_runs([finished], {}))
     shutil.rmtree(finished / "model")
-
-
-class StopAfter(StopRequest):
-    """A signal that comes after a number of looks for one."""
-
-    def __init__(self, looks: int):
-        super().__init__()
-        self.looks = looks
-
-    def watch(self) -> None:
-        """Count a look."""
-        self.looks -= 1
-        if self.looks == 0:
-            self.note(signal.SIGINT)
 
 
 def unfinished(folder: Path) -> list[Path]:

@@ -1,6 +1,7 @@
 """Scores of a trained model: log p(x) of each image, and of two data sets how well it tells them apart."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,11 +19,13 @@ from vae.errors import Argument, ArgumentError, InputError
 from vae.evaluation import images_of, visible
 from vae.evaluation.heldout import has_probabilities
 from vae.evaluation.log_likelihood.evaluator import Request, estimated
-from vae.evaluation.log_likelihood.importance import estimate
+from vae.evaluation.log_likelihood.importance import COLUMNS, estimate
 from vae.evaluation.log_likelihood.progress import Progress, watching
 from vae.evaluation.log_likelihood.runs import Resources
 from vae.evaluation.log_likelihood.text import title
+from vae.evaluation.log_likelihood.unfinished import UnfinishedEvaluation
 from vae.evaluation.passes import mean_and_error
+from vae.evaluation.results_file import checkpoint_of
 from vae.model import VAE
 from vae.run.outputs import must_be_writable, save_arrays, save_figure
 from vae.uses.inputs import Images, open_images, other_images
@@ -82,7 +85,7 @@ def score(
 
     Raises:
         InputError: the run or the data cannot be used, a log p(x) is not finite, or a file cannot be written.
-        Stopped: a signal has come.
+        Stopped: a signal has come; the images that are done are kept in `output`, where the same call continues.
     """
     resources = resources or Resources({}, StopRequest())
     model, asked = _asked(Path(run), data, data_root, against, count, Request(samples, split, seed))
@@ -90,22 +93,35 @@ def score(
     launch.set_threads(0, resources.environment)
     launch.warn_if_crowded(accelerator, resources.environment, "OMP_NUM_THREADS=1")
     watchdog = watching(accelerator, resources.environment)
-    progress = Progress(accelerator, resources.stop, watchdog)
+    kept = "nothing of it is kept" if output is None else "the same command continues it"
+    progress = Progress(accelerator, resources.stop, watchdog, kept)
     scores: dict[str, Scores] = {}
     with watchdog.guarding():
-        if output is not None:
-            launch.on_main(accelerator, partial(must_be_writable, output))
+        unfinished = _unfinished(accelerator, output, Path(run), asked)
         model.to(accelerator.device)
-        for each in asked:
+        for each, begun in zip(asked, unfinished, strict=True):
             say(title([each.protocol]))
-            scores[each.name] = _score(accelerator, model, each, progress, resources.at_once)
+            scores[each.name] = _score(accelerator, model, each, progress, resources.at_once, begun)
             for line in _in_words(scores[each.name]):
                 say(line)
     area = _area(scores)
     if area is not None:
         say(_verdict(area, list(scores)))
-    files = [] if output is None else _save(accelerator, output, split, model, asked, scores, area)
-    return Scored(scores, area, tuple(files))
+    files = () if output is None else tuple(_save(accelerator, output, split, model, asked, scores, area))
+    for begun in unfinished:
+        launch.on_main(accelerator, begun.remove if begun else lambda: None)
+    return Scored(scores, area, files)
+
+
+def _unfinished(
+    accelerator: Accelerator, output: Path | None, run: Path, asked: Sequence[Asked]
+) -> list[UnfinishedEvaluation | None]:
+    """Return what earlier attempts have estimated of each data set, in the folder of the output (all ranks)."""
+    if output is None:
+        return [None] * len(asked)
+    launch.on_main(accelerator, partial(must_be_writable, output))
+    checkpoint = checkpoint_of(run)
+    return [UnfinishedEvaluation(accelerator, output, COLUMNS, each.protocol, checkpoint) for each in asked]
 
 
 def _asked(
@@ -134,12 +150,26 @@ def _one(images: Images, name: str, count: int | None, request: Request) -> Aske
     return Asked(name, kept, has_probabilities(model, part), how)
 
 
-def _score(accelerator: Accelerator, model: VAE, asked: Asked, progress: Progress, at_once: int | None) -> Scores:
+def _score(
+    accelerator: Accelerator,
+    model: VAE,
+    asked: Asked,
+    progress: Progress,
+    at_once: int | None,
+    unfinished: UnfinishedEvaluation | None,
+) -> Scores:
     """Return the scores (all ranks)."""
     how = {name: asked.protocol[name] for name in ("samples", "seed", "split")}
-    found = estimate(accelerator, model, asked.part, **how, progress=progress, at_once=at_once)
+    with nullcontext() if unfinished is None else unfinished.writing():
+        found = estimate(
+            accelerator, model, asked.part, **how, progress=progress, at_once=at_once, unfinished=unfinished
+        )
     if lost := int((~found.log_likelihood.isfinite()).sum()):
+        if unfinished is not None:
+            unfinished.remove()
         raise InputError(f"{asked.name}: log p(x) of {lost} of {len(asked.part)} images is not finite")
+    if unfinished is not None:
+        unfinished.write()  # else a signal within the second data set would lose the first
     return Scores(asked.protocol, found, model.image_shape, asked.has_bits)
 
 
