@@ -1,6 +1,5 @@
 """Private doors of libraries that have no public one, in one place; `tests/ranks/test_compat.py` opens each."""
 
-import math
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 
@@ -13,26 +12,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 __all__ = [
-    "TorchDispatchMode", "forget_accelerator", "fused_adamw", "keep_from_ddp", "load_special_values", "move_towards",
-    "tracing_autograd", "tree_leaves",
+    "TorchDispatchMode", "forget_accelerator", "fused_adamw", "keep_from_ddp", "move_towards", "tracing_autograd",
+    "tree_leaves",
 ]  # fmt: skip
 
 # AdamW's kernel: it reads the count of steps, which `torch.optim.adamw.adamw` would first add to, weight by weight
 fused_adamw = torch._fused_adamw_  # pyright: ignore[reportPrivateImportUsage]
-
-
-def load_special_values() -> None:
-    """Make `log1p` and `expm1`, and `softplus` with them, 10 to 20 times as fast on a CPU with AVX-512.
-
-    SLEEF's kernels load what they return for infinity, -1 and the like under a mask, which is empty for all other
-    numbers. A load under an empty mask does not bring its page of the library into memory. Until another load does,
-    the processor handles a fault for every 16 numbers. This function makes that load, for its own process.
-    """
-    special = [math.inf, -math.inf, math.nan, 0.0, -0.0, -1.0, -2.0, 1e38, -1e38]
-    for dtype in (torch.float32, torch.float64):
-        numbers = torch.tensor(special, dtype=dtype).repeat(16)
-        numbers.log1p()
-        numbers.expm1()
 
 
 def move_towards(tensors: list[Tensor], targets: list[Tensor], share: Tensor) -> None:

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from vae import plugins
-from vae.compat import load_special_values
 from vae.components import Spec, build
 from vae.data.statistics import PixelStatistics
 from vae.errors import PluginWarning
@@ -25,6 +24,7 @@ from vae.families.labels import LabelPosterior
 from vae.families.likelihoods import LIKELIHOODS, Likelihood
 from vae.families.posteriors import POSTERIORS, Posterior
 from vae.families.priors import PRIORS, Given, Prior
+from vae.families.special import load_special_values
 from vae.networks import DECODERS, ENCODERS, Decoder, Sizes
 
 LatentPath = Callable[[Tensor, Tensor, Tensor], Tensor]
