@@ -86,8 +86,8 @@ def read(name: str, reading: Reading) -> Factors:
     """Return all images of a data set with their factors, in the file's order; of one with parts, those for training.
 
     Args:
-        name: `data.name` of a run; the path of an .npz that holds `factors` (N, F), integers, for its images, and may
-            hold `factor_names` (F,) and `factor_ordered` (F,), true where the order of a factor's values means
+        name: `data.name` of a run; the path of an .npz that holds `factors` (N, F), integers, for its images. It may
+            hold `factor_names` (F,), and `factor_ordered` (F,), true where the order of a factor's values means
             something. dSprites has its own names of arrays; of its factors the colour has one value, and is left out.
         reading: how the images are read.
 

@@ -1,7 +1,7 @@
 """Images made from known factors: one shape each, in every combination of kind, scale, orientation and place.
 
 In the manner of dSprites (Matthey et al. 2017), with two differences. No shape here looks the same after a turn, so
-that the orientation of each image is known (there, a square has four that nobody can tell apart, an ellipse two). And
+that the orientation of each image is known. (There, a square has four that nobody can tell apart, an ellipse two.) And
 at one scale all shapes have one area, and their centroid at the place that is named: no factor tells of another.
 """
 

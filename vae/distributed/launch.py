@@ -203,8 +203,8 @@ def set_threads(threads: int, environment: Mapping[str, str]) -> int:
     To be called after `make_accelerator`: Accelerate sets them too, by its own rule.
 
     Args:
-        threads: 0: those of OMP_NUM_THREADS where one process is alone on this machine (torchrun sets it to 1 where
-            there are several), else the cores we may use, divided by the processes on this machine.
+        threads: 0: those of OMP_NUM_THREADS where one process is alone on this machine, else the cores we may use,
+            divided by the processes on this machine. (Among several, OMP_NUM_THREADS is 1 from torchrun.)
         environment: the launcher's variables.
     """
     here, wished = _processes_here(environment), environment.get("OMP_NUM_THREADS", "")

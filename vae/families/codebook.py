@@ -12,9 +12,9 @@ class Codebook(nn.Module):
     With n_k vectors assigned to code k in a step, whose sum is s_k: N_k <- decay N_k + (1 - decay) n_k,
     m_k <- decay m_k + (1 - decay) s_k, and the vector is m_k / N_k.
 
-    A code that is hardly used, N_k below `restart` times the mean of all N, starts anew at one of the vectors of the
-    step, as if it had had the mean share of them (Dhariwal et al. 2020, Jukebox, section 3.1, replace it as well). All
-    codes begin so, with the first step that is observed; before it they lie close to 0.
+    A code is hardly used where N_k is below `restart` times the mean of all N. Such a code starts anew at one of the
+    vectors of the step, as if it had had the mean share of them (Dhariwal et al. 2020, Jukebox, section 3.1, replace it
+    as well). All codes begin so, with the first step that is observed; before it they lie close to 0.
 
     Args:
         codes: K.

@@ -1,7 +1,7 @@
 """Normalising flows: invertible maps of D numbers whose log-determinant is known, for priors and posteriors.
 
-No buffers (DDP broadcasts them in each step), no index made on the host (a CUDA graph could not hold the step), and
-nothing in half precision, whatever the networks around them run in: `distributions.Flowed` sees to that.
+They have no buffers, which DDP would broadcast in each step, and no index made on the host, which a CUDA graph could
+not hold. Nothing is in half precision, whatever the networks around them run in: `distributions.Flowed` sees to that.
 """
 
 import math

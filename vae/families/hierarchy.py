@@ -29,8 +29,8 @@ class Latent:
         q: of this layer, given the image and the layers drawn before.
         p: given the layers above; of the highest one the prior.
         z: drawn from q, (B, D), or (K, B, D) of K draws.
-        estimated: whether KL(q || p) has to be estimated at z because p depends on z through a layer above, so that
-            the mean of log q(z) - log p(z) is not that of a closed form.
+        estimated: whether KL(q || p) has to be estimated at z. It has to where p depends on z through a layer above:
+            the mean of log q(z) - log p(z) is not that of a closed form then.
     """
 
     q: Distribution

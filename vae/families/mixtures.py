@@ -24,10 +24,9 @@ def mixture(weights: Categorical, components: Distribution) -> MixtureSameFamily
 class DiagonalMixture(MixtureSameFamily):
     """sum_k w_k N(loc_k, diag(scale_k^2)), K normals on D dimensions, batch shape ().
 
-    With c_k for what z has no part in, log w_k N(z; loc_k, scale_k) = c_k - sum_d (z_d^2 / 2 - z_d loc_kd) / scale_kd^2
-    is a product of (z^2, z) with 2 D numbers of each component, which takes a tenth of the time of D differences for
-    each z and component. The product is in float64: its terms are large and cancel, and float32 would lose up to 0.002
-    nats.
+    log w_k N(z; loc_k, scale_k) = c_k - sum_d (z_d^2 / 2 - z_d loc_kd) / scale_kd^2, where z has no part in c_k. That
+    is a product of (z^2, z) with 2 D numbers of each component, and takes a tenth of the time of D differences for each
+    z and component. The product is in float64: its terms are large and cancel, and float32 would lose up to 0.002 nats.
     """
 
     def log_prob(self, x: Tensor) -> Tensor:

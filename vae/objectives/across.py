@@ -157,10 +157,10 @@ class InfoVAE(Objective):
     """loss = -log p(x|z) + (1 - alpha) KL(q(z|x) || p(z)) + (alpha + lambda - 1) MMD(q(z) || p(z)).
 
     Zhao et al. 2019; alpha = 1 is their MMD-VAE. Nothing follows a schedule. MMD is the squared maximum mean
-    discrepancy E k(z, z') - 2 E k(z, y) + E k(y, y'), z and z' ~ q(z), y and y' ~ p(z), with a Gaussian kernel
-    k(a, b) = exp(-|a - b|^2 / (2 s^2)) (Gretton et al. 2012). The first mean is over all pairs of different examples in
-    the global batch (so that the estimate has no bias, and may be negative); the others are exact, for under
-    p(z) = N(0, I), y in D dimensions, E k(z, y) = (s^2 / (s^2 + 1))^(D/2) exp(-|z|^2 / (2 s^2 + 2)) and
+    discrepancy (Gretton et al. 2012) E k(z, z') - 2 E k(z, y) + E k(y, y'), where z and z' ~ q(z), y and y' ~ p(z). The
+    kernel is Gaussian, k(a, b) = exp(-|a - b|^2 / (2 s^2)). The first mean is over all pairs of different examples in
+    the global batch, so that the estimate has no bias, and may be negative. The others are exact under p(z) = N(0, I)
+    in D dimensions: E k(z, y) = (s^2 / (s^2 + 1))^(D/2) exp(-|z|^2 / (2 s^2 + 2)), and
     E k(y, y') = (s^2 / (s^2 + 2))^(D/2). Each rank holds B x M x D numbers, B its share of the M examples.
 
     p must be N(0, I); alpha + lambda_ may not be less than 1.

@@ -19,8 +19,8 @@ class SemiSupervised(Objective):
 
     The model M2 of Kingma et al. 2014, Semi-supervised learning with deep generative models (eq. 6 to 9), for a model
     with `infer_labels`. There alpha stands before the mean over labelled images, beside a sum over all N; here before
-    each labelled one in a mean over the batch. Of n labelled images that an epoch has R times (data.repeat_labelled)
-    their 0.1 N is 0.1 N / (n R) here, and labelled = 1 / R counts the bound of such an image once.
+    each labelled one in a mean over the batch. An epoch has n labelled images R times (data.repeat_labelled). So their
+    0.1 N is 0.1 N / (n R) here, and labelled = 1 / R counts the bound of such an image once.
 
     Args:
         beta: weight of the KL, that of y included, as a schedule, or a number for a constant one.
