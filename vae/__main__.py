@@ -1,7 +1,7 @@
 """`python -m vae COMMAND`: what can be done before and after training.
 
-Exit codes: 0 done, 2 refused input, 85 stopped by SIGTERM, and those of several processes by SIGUSR1 (`evaluate`
-continues), 130 interrupted from the keyboard, 1 anything else (a failure found by `doctor`).
+Exit codes: 0 done, 2 refused input, 85 stopped by SIGTERM (`evaluate` and `score` by SIGUSR1 too; the same command
+continues them), 130 interrupted from the keyboard, 1 anything else (a failure found by `doctor`).
 """
 
 import argparse

@@ -111,7 +111,7 @@ def test_up_is_the_adjoint_of_down(height: int, width: int) -> None:
 
 
 def test_no_pixel_is_the_sum_of_more_products_than_another() -> None:
-    """Where weights and what comes in are constant, so is the image, but for its border: no checkerboard."""
+    """The image of constant weights and constant inputs is constant within its border: no checkerboard."""
     for height, width in ((12, 12), (11, 13)):
         larger, smaller = stage_shapes((1, height, width), 3, 1)
         up = _up(smaller, larger)

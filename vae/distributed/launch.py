@@ -91,7 +91,7 @@ def make_accelerator(
 
 
 def _runs_on_cpu(device: str, mixed_precision: str, here: int, environment: Mapping[str, str]) -> bool:
-    """Return whether the CPU is the device; refuses a CUDA device that is not there, and fp16 without one."""
+    """Return true where the CPU is the device; refuses a CUDA device that is not there, and fp16 without one."""
     has_cuda = torch.cuda.is_available()
     if device == "cuda" and not has_cuda:
         raise InputError("train.device = 'cuda': this machine has no CUDA device; use auto or cpu")
@@ -178,7 +178,7 @@ def cores() -> frozenset[int]:
 
 
 def cpu_has_bf16() -> bool:
-    """Return whether this CPU multiplies bfloat16 numbers (x86: AVX512-BF16 or AMX; Arm: BF16)."""
+    """Return true if this CPU multiplies bfloat16 numbers (x86: AVX512-BF16 or AMX; Arm: BF16)."""
     return any(has for name, has in torch.cpu.get_capabilities().items() if "bf16" in name)
 
 

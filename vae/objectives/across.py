@@ -207,7 +207,7 @@ class InfoVAE(Objective):
         return Terms(loss, bound.reconstruction, bound.kl, {"mmd": mmd})
 
     def mmd(self, z: Tensor, peers: Peers) -> Tensor:
-        """Return what each of our z (B, D) adds to the squared MMD from N(0, I), (B,) (all ranks)."""
+        """Return the share of each of our z (B, D) in the squared MMD from N(0, I), (B,) (all ranks)."""
         dim = z.shape[-1]
         s2 = self.width**2 * dim
         others = (z[:, None] - peers.gather(z)).square().sum(-1).mul(-1 / (2 * s2)).exp()  # (B, M), and with itself: 1

@@ -19,9 +19,9 @@ from vae.objectives.base import Objective, Scheduled, Terms, only_layer, several
 class IWAE(Objective):
     """loss = -log 1/K sum_k w_k, w_k = p(x, z_k) / q(z_k|x), z_k ~ q: the importance-weighted bound.
 
-    Burda et al. 2016 (eq. 8); -ELBO at K = 1, and never looser with more draws. Reported as
-    reconstruction and KL are the means over the K draws of -log p(x|z) and of log q(z|x) - log p(z). Their sum is an
-    estimate of -ELBO, and the loss lies below it. Nothing follows a schedule.
+    Burda et al. 2016 (eq. 8); -ELBO at K = 1, and never looser with more draws. Reconstruction and KL are reported as
+    the means over the K draws of -log p(x|z) and of log q(z|x) - log p(z). Their sum is an estimate of -ELBO, and the
+    loss lies below it. Nothing follows a schedule.
 
     The gradient of the encoder gets noisier with K, relative to its size (Rainforth et al. 2018). Tucker et al. 2019
     give another estimate of the same gradient, without that fault: for the parameters of q

@@ -1,7 +1,6 @@
 """Scores of a trained model: log p(x) of each image, and of two data sets how well it tells them apart."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,8 +19,8 @@ from vae.evaluation import images_of, visible
 from vae.evaluation.heldout import has_probabilities
 from vae.evaluation.log_likelihood.evaluator import Request, estimated
 from vae.evaluation.log_likelihood.importance import COLUMNS, estimate
-from vae.evaluation.log_likelihood.progress import Progress, watching
-from vae.evaluation.log_likelihood.runs import Resources
+from vae.evaluation.log_likelihood.progress import CONTINUES, NOTHING_KEPT, Progress
+from vae.evaluation.log_likelihood.runs import Resources, start
 from vae.evaluation.log_likelihood.text import title
 from vae.evaluation.log_likelihood.unfinished import UnfinishedEvaluation
 from vae.evaluation.passes import mean_and_error
@@ -89,14 +88,11 @@ def score(
     """
     resources = resources or Resources({}, StopRequest())
     model, asked = _asked(Path(run), data, data_root, against, count, Request(samples, split, seed))
-    accelerator = launch.make_accelerator(resources.device, "no", resources.environment)
-    launch.set_threads(0, resources.environment)
-    launch.warn_if_crowded(accelerator, resources.environment, "OMP_NUM_THREADS=1")
-    watchdog = watching(accelerator, resources.environment)
-    kept = "nothing of it is kept" if output is None else "the same command continues it"
-    progress = Progress(accelerator, resources.stop, watchdog, kept)
+    accelerator, watchdog, progress = start(resources, NOTHING_KEPT if output is None else CONTINUES)
     scores: dict[str, Scores] = {}
     with watchdog.guarding():
+        if output is not None:
+            launch.on_main(accelerator, partial(must_be_writable, output))
         unfinished = _unfinished(accelerator, output, Path(run), asked)
         model.to(accelerator.device)
         for each, begun in zip(asked, unfinished, strict=True):
@@ -109,17 +105,14 @@ def score(
         say(_verdict(area, list(scores)))
     files = () if output is None else tuple(_save(accelerator, output, split, model, asked, scores, area))
     for begun in unfinished:
-        launch.on_main(accelerator, begun.remove if begun else lambda: None)
+        launch.on_main(accelerator, begun.remove)
     return Scored(scores, area, files)
 
 
 def _unfinished(
     accelerator: Accelerator, output: Path | None, run: Path, asked: Sequence[Asked]
-) -> list[UnfinishedEvaluation | None]:
-    """Return what earlier attempts have estimated of each data set, in the folder of the output (all ranks)."""
-    if output is None:
-        return [None] * len(asked)
-    launch.on_main(accelerator, partial(must_be_writable, output))
+) -> list[UnfinishedEvaluation]:
+    """Return the estimates of earlier attempts for each data set, in the folder of the output (all ranks)."""
     checkpoint = checkpoint_of(run)
     return [UnfinishedEvaluation(accelerator, output, COLUMNS, each.protocol, checkpoint) for each in asked]
 
@@ -156,20 +149,18 @@ def _score(
     asked: Asked,
     progress: Progress,
     at_once: int | None,
-    unfinished: UnfinishedEvaluation | None,
+    unfinished: UnfinishedEvaluation,
 ) -> Scores:
     """Return the scores (all ranks)."""
     how = {name: asked.protocol[name] for name in ("samples", "seed", "split")}
-    with nullcontext() if unfinished is None else unfinished.writing():
+    with unfinished.writing():
         found = estimate(
             accelerator, model, asked.part, **how, progress=progress, at_once=at_once, unfinished=unfinished
         )
     if lost := int((~found.log_likelihood.isfinite()).sum()):
-        if unfinished is not None:
-            unfinished.remove()
+        unfinished.remove()
         raise InputError(f"{asked.name}: log p(x) of {lost} of {len(asked.part)} images is not finite")
-    if unfinished is not None:
-        unfinished.write()  # else a signal within the second data set would lose the first
+    unfinished.write()  # else a signal within the second data set would lose the first
     return Scores(asked.protocol, found, model.image_shape, asked.has_bits)
 
 

@@ -12,6 +12,7 @@ from vae.distributed.stopping import StopVote
 from vae.distributed.watchdog import Watchdog
 from vae.errors import Stopped
 
+NOTHING_KEPT, CONTINUES = "nothing of it is kept", "the same command continues it"  # said after a signal
 SECONDS_A_STEP = 600.0  # at most, before the ranks are held to be stuck
 
 
@@ -35,7 +36,7 @@ class Progress:
         accelerator: Accelerator,
         request: StopRequest,
         watchdog: Watchdog | None = None,
-        stopped: str = "nothing of it is kept",
+        stopped: str = NOTHING_KEPT,
     ):
         self._shown, self._device, self._watchdog = accelerator.is_main_process, accelerator.device, watchdog
         self._vote, self._step, self._stopped = StopVote(accelerator, request), 0, stopped

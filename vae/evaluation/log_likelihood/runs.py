@@ -10,11 +10,12 @@ from accelerate import Accelerator
 
 from vae.distributed import launch
 from vae.distributed.signals import StopRequest
+from vae.distributed.watchdog import Watchdog
 from vae.errors import InputError
 from vae.evaluation import results_file
 from vae.evaluation.log_likelihood.evaluator import PreparedRun, Request, assess, prepare
 from vae.evaluation.log_likelihood.importance import COLUMNS
-from vae.evaluation.log_likelihood.progress import Progress, watching
+from vae.evaluation.log_likelihood.progress import CONTINUES, Progress, watching
 from vae.evaluation.log_likelihood.text import in_full, table, title
 from vae.evaluation.log_likelihood.unfinished import UnfinishedEvaluation
 from vae.evaluation.results_file import Kept, Protocol
@@ -42,6 +43,15 @@ class Resources:
     again: bool = False
 
 
+def start(resources: Resources, stopped: str) -> tuple[Accelerator, Watchdog, Progress]:
+    """Start the processes of an evaluation, and the watch over them (all ranks); `stopped` is said after a signal."""
+    accelerator = launch.make_accelerator(resources.device, "no", resources.environment)
+    launch.set_threads(0, resources.environment)
+    launch.warn_if_crowded(accelerator, resources.environment, "OMP_NUM_THREADS=1")
+    watchdog = watching(accelerator, resources.environment)
+    return accelerator, watchdog, Progress(accelerator, resources.stop, watchdog, stopped)
+
+
 def evaluate_runs(paths: Sequence[Path], request: Request, resources: Resources) -> Iterator[str]:
     """Evaluate finished runs, one after another, and yield the lines to print (all ranks).
 
@@ -58,11 +68,7 @@ def evaluate_runs(paths: Sequence[Path], request: Request, resources: Resources)
         raise InputError("--device cuda: this machine has no CUDA device; use auto or cpu")
     prepared = prepare(find(paths), request)
     must_agree({run.folder: run.protocol for run in prepared})
-    accelerator = launch.make_accelerator(resources.device, "no", resources.environment)
-    launch.set_threads(0, resources.environment)
-    launch.warn_if_crowded(accelerator, resources.environment, "OMP_NUM_THREADS=1")
-    watchdog = watching(accelerator, resources.environment)
-    progress = Progress(accelerator, resources.stop, watchdog, "the same command continues it")
+    accelerator, watchdog, progress = start(resources, CONTINUES)
     found: dict[Path, Kept] = {}
     with watchdog.guarding():
         for run in prepared:

@@ -43,7 +43,7 @@ class UnfinishedEvaluation:
 
     Args:
         accelerator: the process group.
-        folder: of the run.
+        folder: of the run, or that of the output; None: nothing is known from before, and nothing is kept.
         columns: names of the C numbers of an image.
         protocol, checkpoint: of the evaluation. An evaluation that differs in one of these, in the columns or in the
             versions of packages and plugins has files of its own.
@@ -59,14 +59,14 @@ class UnfinishedEvaluation:
     def __init__(
         self,
         accelerator: Accelerator,
-        folder: Path,
+        folder: Path | None,
         columns: tuple[str, ...],
         protocol: Mapping[str, Any],
         checkpoint: Mapping[str, str],
     ):
         key = repr([columns, *(sorted(each.items()) for each in (protocol, checkpoint, versions()))])
-        self._folder = folder / UNFINISHED / sha256(key.encode()).hexdigest()[:16]
-        self._file = self._folder / f"{uuid.uuid4().hex}.npz"  # another command may evaluate the same at the same time
+        self._folder = None if folder is None else folder / UNFINISHED / sha256(key.encode()).hexdigest()[:16]
+        self._name = f"{uuid.uuid4().hex}.npz"  # another command may evaluate the same at the same time
         known = launch.on_main(accelerator, partial(_read, self._folder, len(columns)))
         places, first = np.unique(known.places, return_index=True)
         self.places, self.numbers = torch.from_numpy(places), torch.from_numpy(known.numbers[first])
@@ -95,25 +95,27 @@ class UnfinishedEvaluation:
 
     def write(self) -> None:
         """Write this rank's estimates of this attempt (one rank); where that fails, warn: the evaluation goes on."""
-        if not self._mine:
+        if self._folder is None or not self._mine:
             return
         found = Found(*(torch.cat(each).cpu().numpy() for each in zip(*self._mine, strict=True)))
         try:
-            save_arrays(self._file, found._asdict())
+            save_arrays(self._folder / self._name, found._asdict())
         except InputError as error:
             warnings.warn(f"{error}; a stop would lose what it was to hold", OneLineWarning, stacklevel=2)
         self._tried = time.monotonic()
 
     def remove(self) -> None:
         """Remove the files of all attempts (one rank, or several at once)."""
-        shutil.rmtree(self._folder, ignore_errors=True)
-        remove_empty([self._folder.parent])
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            remove_empty([self._folder.parent])
 
 
-def _read(folder: Path, columns: int) -> Found:
-    """Return the estimates in all files of a folder."""
+def _read(folder: Path | None, columns: int) -> Found:
+    """Return the estimates in all files of a folder, if there is one."""
     nothing = Found(np.empty(0, np.int64), np.empty((0, columns)))
-    each = [nothing, *(_found_in(file, columns) for file in sorted(folder.glob("[!.]*.npz")))]
+    files = [] if folder is None else sorted(folder.glob("[!.]*.npz"))
+    each = [nothing, *(_found_in(file, columns) for file in files)]
     return Found(*(np.concatenate(arrays) for arrays in zip(*each, strict=True)))
 
 
