@@ -1,8 +1,8 @@
 """Train a variational autoencoder: one process or many, CPU or GPU, the same command and the same numbers.
 
-    python train_ddp.py --config configs/mnist.yaml run.name=mnist
-    torchrun --nproc-per-node 2 train_ddp.py --config configs/mnist.yaml run.name=mnist
-    accelerate launch --config_file launch/accelerate/cpu.yaml train_ddp.py --config configs/mnist.yaml run.name=mnist
+    python train_ddp.py --config configs/mnist.yaml run.name=one
+    torchrun --nproc-per-node 2 train_ddp.py --config configs/mnist.yaml run.name=two
+    accelerate launch train_ddp.py --config configs/mnist.yaml run.name=launched
 
 Run the same command again to continue a run that was cut off.
 Exit codes: 0 done, 2 refused input, 85 stopped by SIGTERM or SIGUSR1 after saving (run me again), 130 the same by

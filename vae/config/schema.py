@@ -232,7 +232,7 @@ class TrainConfig(Section):
     micro_batch: int = Field(
         default=0,
         ge=0,
-        description="the most examples that a process takes at once, for models that do not fit in memory: the "
+        description="the most examples that a process takes at once, for batches that do not fit in memory: the "
         "gradients of such parts of a batch are added up; 0: its whole share",
     )
     precision: Literal["fp32", "bf16", "fp16", "fp64"] = Field(
