@@ -88,7 +88,9 @@ def by_hand(run: Path, images: Tensor, place: int, samples: int) -> Tensor:
     return log_p_x.sum((1, 2, 3)) + log_p - log_q
 
 
-def test_each_image_has_the_scores_that_its_draws_give_it(run: Path, archive: Path) -> None:
+def test_each_image_has_the_scores_that_its_draws_give_it(
+    run: Path, archive: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(["score", str(run), "--samples", "7", "--count", "20", "--batch", "9"]) == 0
     found = np.load(run / "uses" / "scores-data-test.npz")
     assert found["index"].tolist() == list(range(20))
@@ -99,6 +101,10 @@ def test_each_image_has_the_scores_that_its_draws_give_it(run: Path, archive: Pa
         assert found["elbo"][place] == pytest.approx(log_w.mean().item(), abs=1e-8)
         size = (log_w.exp().sum().square() / (2 * log_w).exp().sum()).item()
         assert found["effective_sample_size"][place] == pytest.approx(size, rel=1e-6)
+    assert found["bias"].mean() > 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(f"K = 7 leaves it too low by {found['bias'].mean():.3f} or more" in line for line in lines)
+    assert any("below 10 for 100% of the images: there the bias is larger than said" in line for line in lines)
     protocol = json.loads(str(found["protocol"]))
     assert (protocol["measure"], protocol["samples"], protocol["examples"]) == ("not normalised", 7, 20)
     assert "bits_per_dim" not in found, "grey pixels have no probabilities"

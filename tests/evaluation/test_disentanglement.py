@@ -250,7 +250,18 @@ def test_gaps_with_one_dimension_are_to_nothing_and_dimensions_that_rest_predict
     values = full_grid(4, 5)
     code = active_alone(np.stack([values[:, 0] * 1e-3, values[:, 1]], 1))
     found = sap.predictability(code, values, code, values, [True, False])
-    assert found == pytest.approx(np.array([[0, 0], [0, 1]]), abs=1e-12)
+    assert found == pytest.approx(np.array([[0, 0], [1 / 5, 1]]), abs=1e-12)
+
+
+def test_a_dimension_that_tells_nothing_scores_nothing_however_few_are_active() -> None:
+    """Noise, and three unordered classes, of which a guess has a third right: alone, beside 0, or beside more noise."""
+    generator = np.random.default_rng(0)
+    values = np.repeat(np.arange(3), 3000)[:, None]
+    found_in = Factors(np.zeros((9000, 1, 1, 1), dtype=np.uint8), values, (Factor("shape", ordered=False),))
+    noise = generator.standard_normal((9000, 2))
+    for code in (noise[:, :1], noise * [1, 0], noise):
+        mean = torch.from_numpy(code)
+        assert scores_of(mean, torch.ones_like(mean), found_in)["sap"] < 0.03
 
 
 def test_a_traversal_moves_one_dimension_and_leaves_the_others() -> None:

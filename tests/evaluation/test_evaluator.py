@@ -34,7 +34,7 @@ from vae.distributed.signals import Stopped, StopRequest
 from vae.errors import InputError, OneLineWarning
 from vae.evaluation import CollapseWatch, LatentMeasures, evaluate, measure_latents
 from vae.evaluation.latents import Tally
-from vae.evaluation.log_likelihood import importance
+from vae.evaluation.log_likelihood import importance, text
 from vae.evaluation.log_likelihood.aggregate import aggregate
 from vae.evaluation.log_likelihood.budget import largest_tensor
 from vae.evaluation.log_likelihood.evaluator import Request, likelihood_results
@@ -43,7 +43,7 @@ from vae.evaluation.log_likelihood.progress import Progress
 from vae.evaluation.log_likelihood.runs import Resources, compare_runs, evaluate_runs, must_agree
 from vae.evaluation.log_likelihood.weights import Draws, effective_sample_size, jackknife, log_mean, log_weights
 from vae.evaluation.passes import chunks
-from vae.evaluation.results_file import log_likelihoods
+from vae.evaluation.results_file import Kept, log_likelihoods
 from vae.model import VAE, VAEOutput
 from vae.objectives import OBJECTIVES, negative_elbo
 from vae.run import checkpoint
@@ -214,6 +214,37 @@ def test_results_are_the_means_over_images_with_their_errors() -> None:
     assert sizes == pytest.approx({"mean": size.mean(), "min": 1, "low": 3 / 5, "low_below": 10})
     alone = likelihood_results(Estimates(*torch.from_numpy(each)), 1)  # draw
     assert (alone["log_likelihood_draw_error"], alone["log_likelihood_bias"]) == (None, None)
+
+
+def in_words(size: dict[str, Any], information: float | None, samples: int = 50) -> str:
+    """Return the lines about an evaluation of 1,000 images, and below them its row in the table."""
+    whole = None if information is None else {
+        "mutual_information": information, "mutual_information_error": 0.01, "limit": math.log(1000),
+        "marginal_kl": 0.25, "marginal_kl_error": 0.02, "draws": 1000,
+    }  # fmt: skip
+    results = {
+        "log_likelihood": -90.0, "log_likelihood_error": 0.5, "log_likelihood_draw_error": 0.004,
+        "log_likelihood_bias": 0.123 if samples > 1 else None, "elbo": -93.0, "elbo_error": 0.5, "reconstruction": 80.0,
+        "reconstruction_mean_z": 79.0, "squared_error_mean_z": 0.03, "kl": 13.0, "bits_per_dim": None,
+        "active_units": 20, "latent_dimensions": 50, "aggregate": whole,
+        "effective_sample_size": {"mean": 20.0, "min": 1.5, "quantiles": {"0.01": 2.0}, "low_below": 10, **size},
+    }  # fmt: skip
+    kept = Kept({"samples": samples, "given": None}, {}, results, {})
+    return "\n".join([*text.in_full(kept), *text.table({Path("runs/one"): kept})])
+
+
+def test_the_lines_say_what_few_draws_and_few_images_do_to_the_numbers() -> None:
+    few, enough = in_words({"low": 0.011}, information=5.95), in_words({"low": 0.009}, information=5.85)
+    for words in (few, enough):
+        assert "-90.000 ± 0.500 (of it 0.004 from the draws; K = 50 leaves it too low by 0.123 or more)" in words
+        assert "KL(q(z)||p(z)) 0.250 ± 0.020 (an upper bound)" in words
+        assert "≤ 0.25" in words.splitlines()[-1]
+    warning = "below 10 for 1% of the images: there the bias is larger than said; --samples"
+    assert warning in few
+    assert "images: there" not in enough
+    assert "5.950 ± 0.010 (close to its limit 6.91)" in few
+    assert "5.850 ± 0.010 (at most 6.91)" in enough
+    assert "too low" not in in_words({"low": 0.0}, None, samples=1)
 
 
 @pytest.mark.parametrize(("spread", "least_bias"), [(0.5, 0.5), (0.6, 0.2), (0.8, 0.0)])

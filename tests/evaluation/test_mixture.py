@@ -264,6 +264,7 @@ def test_of_inferred_labels_each_image_counts_once_with_the_most_probable_one(ar
         opened = with_even_labels(opened)
     found = fitted(folder, opened, components=1, seed=0)
     assert (found.protocol["images"], found.protocol["classes"]) == (80, 4)
+    assert len(uses.encode(folder, split="train").codes.mean) == 80
     assert found.prior.means.shape == (4, 1, 2)
 
 

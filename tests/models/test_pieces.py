@@ -285,6 +285,21 @@ def test_free_bits_of_an_estimated_kl_are_those_of_its_mean(pieces: dict[str, An
         assert max(slope.abs().max() for slope in slopes) < 1e-2, "no gradient towards the prior, but rounding"
 
 
+def test_each_dimension_of_a_ladders_layers_has_its_own_free_bits() -> None:
+    """Against torch's rule for one dimension: q and p of every layer make dimensions independent."""
+    ladder = {"name": "Ladder", "latent_dims": [2], "hidden_dims": [8], "depth": 1}
+    model, x = VAE((1, 6, 6), D, hidden_dim=16, hierarchy=ladder).double(), images(5, (1, 6, 6)).double()
+    out = model(x, torch.randn(5, model.noise_dim, dtype=torch.float64))
+    bound = negative_elbo(out, x)
+    layers = [(layer.q.base_dist, layer.p.base_dist) for layer in out.latents]
+    means = torch.cat([td.kl_divergence(q, p).mean(0) for q, p in layers])
+    assert means.shape == (D + 2,)
+    torch.testing.assert_close(means.sum(), bound.kl.mean())
+    free_bits = (means[:D].min().item() + means[:D].max().item()) / 2  # between those of the layer that is decoded
+    got = ELBO(beta=1.0, free_bits=free_bits)(out, x, 0.0)
+    torch.testing.assert_close((got.loss - got.reconstruction).mean(), means.clamp(min=free_bits).sum())
+
+
 def test_dependent_dimensions_share_their_free_bits() -> None:
     model = VAE(image_shape=(1, 6, 6), latent_dim=D, hidden_dim=16, posterior="FullNormal")
     x = images(5, (1, 6, 6))

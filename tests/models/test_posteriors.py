@@ -158,6 +158,19 @@ def test_the_context_shapes_q_beyond_loc_and_scale(name: str) -> None:
 
 @every_flow
 @torch.no_grad()
+def test_a_context_of_any_size_moves_z_no_further_than_its_bound(name: str) -> None:
+    family = far_from_its_start(name, 3)
+    numbers, e = noise(4, family.features), noise(4, 3)
+
+    def at(size: float) -> Tensor:
+        return family.transform(family(torch.cat([numbers[:, :6], size * numbers[:, 6:]], 1)), e)
+
+    assert (at(1.0) - at(1e3)).abs().max() > 1e-3
+    torch.testing.assert_close(at(1e3), at(1e6), rtol=1e-12, atol=1e-12)
+
+
+@every_flow
+@torch.no_grad()
 def test_under_autocast_z_and_density_are_the_same_and_in_float32(name: str) -> None:
     family = far_from_its_start(name, 3).float()
     numbers, e = noise(4, family.features).bfloat16(), noise(4, 3).float()

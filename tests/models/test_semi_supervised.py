@@ -22,10 +22,13 @@ from vae.config import load
 from vae.data import randomness
 from vae.data.dataset import HIDDEN, DataSet, Split
 from vae.distributed import launch as processes
+from vae.distributed.signals import StopRequest
 from vae.engine.ledger import Ledger
 from vae.engine.static import Static
 from vae.errors import InputError
 from vae.evaluation import evaluate, measure_latents
+from vae.evaluation.log_likelihood.importance import estimate
+from vae.evaluation.log_likelihood.progress import Progress
 from vae.evaluation.log_likelihood.weights import log_weights
 from vae.model import VAE, VAEOutput
 from vae.objectives import ELBO, SemiSupervised, negative_elbo
@@ -135,6 +138,19 @@ def test_enumerated_labels_are_those_of_as_many_passes(pieces: dict[str, Any]) -
     q = inferred.log_q.exp()
     expected = (q * (bounds + math.log(CLASSES) + q.log())).sum(0)
     torch.testing.assert_close(negative_elbo(single, x).loss, expected)
+
+
+def test_an_evaluation_reports_u_of_x_and_its_parts_add_up() -> None:
+    """-U(x) is -(reconstruction + KL), y included, but for the noise of the draws; log p(x) is another number."""
+    model, x = build(), images(4)
+    accelerator = processes.make_accelerator("cpu", "no", {})
+    progress = Progress(accelerator, StopRequest())
+    found = estimate(accelerator, model, Split(x), samples=20_000, seed=0, split="test", progress=progress)
+    measures = evaluate(accelerator, model, Split(x), seed=0, split="test").latents
+    assert found.elbo.mean().item() == pytest.approx(
+        -(found.reconstruction.mean().item() + measures.total_kl), abs=0.05
+    )
+    assert (found.log_likelihood - found.elbo).min() > 0.3
 
 
 def conditional(model: VAE, x: Tensor, eps: Tensor, label: int) -> VAEOutput:

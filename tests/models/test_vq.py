@@ -326,19 +326,26 @@ def test_by_itself_a_code_starts_anew_below_a_hundredth_of_the_mean_use(share: f
     torch.testing.assert_close(made.vectors[0], expected)
 
 
-def test_the_perplexity_of_training_counts_no_code_that_only_starts_anew() -> None:
-    """Of 64 codes 4 are ever chosen, equally often; the others start anew in each step, far from what comes next."""
-    family = VectorQuantized(DIM, codes=64, code_dim=DIM).double()
+def test_the_perplexity_of_training_is_that_of_a_batch_and_counts_no_code_that_only_starts_anew() -> None:
+    """Of 64 codes 4 are ever chosen, equally often, at the end 2; the others start anew in each step, far away."""
+    model, x = make(posterior=POSTERIOR | {"codes": 64}), torch.rand(2, 1, 4, 4).double()
+    family = model.posterior
+    assert isinstance(family, VectorQuantized)
     centres = 10 * numbers(4, DIM, name="centres")
     family.codebook.vectors.copy_(torch.cat([centres, centres.repeat(15, 1) + 1000]))
     family.codebook.counts.fill_(1.0)
     family.codebook.sums.copy_(family.codebook.vectors)
-    for _ in range(50):
-        q = family(centres[torch.arange(100) % 4])
-        family.codebook.follow(q.before.flatten(0, 1), q.codes.flatten(), torch.zeros(64).long(), NO)
-        family.codebook.vectors[4:] += 1000
-    assert perplexity(family.codebook.usage).item() == pytest.approx(4, rel=1e-12)
-    assert perplexity(family.codebook.counts).item() > 20, "restarted codes have the mean count"
+
+    def logged_after(steps: int, chosen: int) -> list[float]:
+        for _ in range(steps):
+            q = family(centres[torch.arange(300) % chosen].view(100, -1))
+            family.codebook.follow(q.before.flatten(0, 1), q.codes.flatten(), torch.zeros(64).long(), NO)
+            family.codebook.vectors[4:] += 1000
+        return VectorQuantization()(model(x, x.new_zeros(2, 0)), x, 0.0).extra["perplexity"].tolist()
+
+    assert logged_after(50, chosen=4) == pytest.approx([4, 4], rel=1e-12)
+    assert perplexity(family.codebook.counts).item() > 10, "restarted codes have the mean count"
+    assert logged_after(1, chosen=2) == pytest.approx([2, 2], rel=1e-12)
 
 
 def test_dead_codes_come_to_life() -> None:

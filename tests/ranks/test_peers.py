@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.helpers import ROOT
-from tests.helpers.programs.peers import CHUNKS, COUNTS, SPECS, pairs, trained
+from tests.helpers.programs.peers import BETWEEN, CHUNKS, COUNTS, SPECS, pairs, trained
 from tests.helpers.starts import on_ranks
 from vae.distributed import launch
 
@@ -56,6 +56,14 @@ def test_several_processes_train_the_same_model_as_one(
     for each in others:
         assert torch.equal(each["weights"], first["weights"]), "ranks have drifted apart"
         assert each["logged"] == first["logged"]
+
+
+@pytest.mark.parametrize("spec", BETWEEN)
+def test_what_holds_for_the_global_batch_does_not_hold_for_each_share(
+    found: list[dict[str, Any]], alone: dict[str, Any], spec: str
+) -> None:
+    """Else that ranks agree on free bits and on a capacity would say nothing."""
+    assert (found[0]["by shares"][spec] - alone[spec]["weights"]).abs().max() > 1e-4
 
 
 def test_objectives_train_different_models(alone: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ class Codebook(nn.Module):
 
     Attributes:
         vectors: (K, d). A buffer, as are `counts`, N, (K,), and `sums`, m, (K, d).
-        usage: the moving average of n, (K,), which no restart changes: how often a code is chosen. A buffer.
+        usage: n of the last step, (K,): how often each code was chosen in its batch. A buffer.
     """
 
     vectors: Tensor
@@ -53,13 +53,12 @@ class Codebook(nn.Module):
         count, total = assigned(vectors.double(), codes, len(self.counts))
         counts = self.decay * self.counts.double() + (1 - self.decay) * count.double()
         sums = self.decay * self.sums.double() + (1 - self.decay) * total
-        usage = self.decay * self.usage.double() + (1 - self.decay) * count.double()
         share = counts.mean()
         unused = (counts < self.restart * share) | (self.counts.sum() == 0)
         counts = torch.where(unused, share, counts)
         sums = torch.where(unused[:, None], share * vectors[seeds].double(), sums)
         means = torch.where(counts[:, None] < LEAST, self.vectors, sums / counts[:, None])
-        for old, new in ((self.counts, counts), (self.sums, sums), (self.vectors, means), (self.usage, usage)):
+        for old, new in ((self.counts, counts), (self.sums, sums), (self.vectors, means), (self.usage, count)):
             old.copy_(torch.where(skip, old, new.to(old.dtype)))
 
 

@@ -32,7 +32,7 @@ class Quantized(Distribution):
     Args:
         before: the encoder's numbers, (*batch, P, d), float32 or better.
         codebook: (K, d), without gradient.
-        usage: how often each code has been chosen lately, (K,).
+        usage: how often each code was chosen in the last step, (K,).
 
     Attributes:
         before, usage: as given.

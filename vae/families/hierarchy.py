@@ -13,7 +13,7 @@ from torch.distributions import Distribution, Independent, Normal
 
 from vae.components import Piece
 from vae.config import Config
-from vae.families.distributions import kl, kl_by_group
+from vae.families.distributions import DiagonalGaussian, kl, kl_by_group
 from vae.families.labels import LabelPosterior
 from vae.families.posteriors import POSTERIORS, DiagonalNormal, Posterior
 from vae.families.priors import Given, Prior
@@ -207,9 +207,10 @@ class _Stacked(Hierarchy):
         """Return the posterior family of each layer."""
         return [posterior, *(cast(Posterior, each) for each in self.upper)]
 
-    def below(self, layer: int, z: Tensor) -> Independent:
+    def below(self, layer: int, z: Tensor) -> DiagonalGaussian:
         """Return p(z_l | z_{l+1}) for the z above it."""
-        return self.conditionals[layer](self.down[layer](z))
+        normal = cast(Independent, self.conditionals[layer](self.down[layer](z))).base_dist
+        return DiagonalGaussian(normal.loc, normal.scale)
 
     def split(self, noise: Tensor | None) -> Sequence[Tensor | None]:
         """Return the noise of each layer."""

@@ -26,8 +26,8 @@ class VectorQuantization(Objective):
 
     Extra terms:
         commitment: |z_e - sg(e)|^2, not weighted, summed over an example's positions.
-        perplexity: e^H, no nats, H the entropy of the codes' shares in the moving average of how often they are chosen,
-            before the update (of the first step 1); the same for all examples of a batch.
+        perplexity: e^H, no nats, H the entropy of the codes' shares of the vectors in a global batch, that of the step
+            before (1 at the first step); the same for all examples.
     """
 
     keeps_codes = True

@@ -47,15 +47,17 @@ class Loader:
     def data(self, config: Config, draw: int | None = None) -> DataSet:
         """Return the data that a run is trained and evaluated on; raises `InputError` if they are not there.
 
+        Each image is there once, however often `data.repeat_labelled` has those with a label in an epoch.
+
         Args:
             config: the run's configuration.
             draw: the seed of the 0/1 pixels, where pixels are drawn; None: the run's own.
         """
-        own, data = config.run.seed, config.data
+        own, data = config.run.seed, config.data.model_copy(update={"repeat_labelled": 1})
         pixels = (own if draw is None else draw) if data.is_drawn else None
         key = repr((data.model_dump(), pixels, own if data.labelled else None))
         if self._last is None or self._last[0] != key:
-            self._last = key, build_data(config, pixels)
+            self._last = key, build_data(config.model_copy(update={"data": data}), pixels)
         return self._last[1]
 
 

@@ -32,11 +32,11 @@ class Scores:
     def arrays(self) -> dict[str, np.ndarray]:
         """Return what a .npz holds, each (N,) but the protocol, which is JSON.
 
-        `index` in the split, `log_likelihood`, `elbo` (nats), `effective_sample_size` (from 1 to K), and where
-        there are any `bits_per_dim`.
+        `index` in the split, `log_likelihood`, `bias` (by which it is too low for want of draws, or more), `elbo`, all
+        nats, `effective_sample_size` (from 1 to K), and where there are any `bits_per_dim`.
         """
         found = self.estimates
-        arrays = {"log_likelihood": found.log_likelihood, "elbo": found.elbo}
+        arrays = {"log_likelihood": found.log_likelihood, "bias": found.bias, "elbo": found.elbo}
         arrays |= {"effective_sample_size": found.effective_sample_size}
         if self.has_bits:
             arrays["bits_per_dim"] = -found.log_likelihood * bits_per_dim(1.0, self.image_shape)

@@ -17,13 +17,12 @@ from vae.distributed.signals import StopRequest
 from vae.errors import Argument, ArgumentError, InputError
 from vae.evaluation import images_of, visible
 from vae.evaluation.heldout import has_probabilities
-from vae.evaluation.log_likelihood.evaluator import Request, estimated
+from vae.evaluation.log_likelihood.evaluator import Request, estimated, likelihood_results
 from vae.evaluation.log_likelihood.importance import COLUMNS, estimate
 from vae.evaluation.log_likelihood.progress import CONTINUES, NOTHING_KEPT, Progress
 from vae.evaluation.log_likelihood.runs import Resources, start
-from vae.evaluation.log_likelihood.text import title
+from vae.evaluation.log_likelihood.text import bounds, effective_draws, title
 from vae.evaluation.log_likelihood.unfinished import UnfinishedEvaluation
-from vae.evaluation.passes import mean_and_error
 from vae.evaluation.results_file import checkpoint_of
 from vae.model import VAE
 from vae.run.outputs import must_be_writable, save_arrays, save_figure
@@ -165,11 +164,9 @@ def _score(
 
 
 def _in_words(scores: Scores) -> Iterator[str]:
-    for name, values in (("log p(x)", scores.estimates.log_likelihood), ("ELBO", scores.estimates.elbo)):
-        mean, error = mean_and_error(values)
-        yield f"  {name:<22} {mean:.3f}" + ("" if error is None else f" ± {error:.3f}")
-    size = scores.estimates.effective_sample_size
-    yield f"  effective sample size  mean {size.mean():.1f} of {scores.protocol['samples']:,}; least {size.min():.1f}"
+    found = likelihood_results(scores.estimates, scores.protocol["samples"])
+    yield from bounds(found, scores.protocol)
+    yield from effective_draws(found, scores.protocol)
 
 
 def _area(scores: dict[str, Scores]) -> float | None:

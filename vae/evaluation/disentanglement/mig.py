@@ -1,11 +1,11 @@
 """The mutual information gap of a factor: that of the best latent dimension less that of the second best.
 
 Chen et al. 2018, eq. 4 to 6. There, the entropies of q(z_j) are means over draws; here they are integrals over the
-line, by the trapezoidal rule: in one dimension that is exact to rounding, needs no draws and fewer densities.
+line, by the trapezoidal rule. In one dimension that needs no draws and fewer densities; it errs by less than 1e-5 nats.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,10 +40,16 @@ class Information:
         return top_gaps(self.shares)
 
 
-def top_gaps(scores: np.ndarray) -> np.ndarray:
-    """Return the largest less the second largest of scores (F, D), for each factor (F,); the only one if D = 1."""
-    padded = np.pad(scores, ((0, 0), (1, 0))) if scores.shape[1] == 1 else scores
-    second, first = np.sort(padded, 1)[:, -2:].T
+def top_gaps(scores: np.ndarray, nothing: Sequence[float] | None = None) -> np.ndarray:
+    """Return the largest less the second largest of scores (F, D), for each factor (F,).
+
+    Args:
+        scores: of each dimension for each factor.
+        nothing: for each factor the score of a dimension that tells nothing, the second one if D = 1; None: 0.
+    """
+    if scores.shape[1] == 1:
+        scores = np.column_stack([scores, np.zeros(len(scores)) if nothing is None else nothing])
+    second, first = np.sort(scores, 1)[:, -2:].T
     return first - second
 
 

@@ -10,9 +10,9 @@ def predictability(
 ) -> np.ndarray:
     """Return a score for the prediction of each factor from each latent dimension alone, (F, D), from 0 to 1.
 
-    For a factor whose order means something it is R^2 of linear regression. For others it is the accuracy on new images
-    of the best thresholds, one fewer than there are classes, each class with the same weight. It is 0 for a constant
-    dimension.
+    For a factor whose order means something it is R^2 of linear regression, 0 for a constant dimension. For others it
+    is the accuracy on new images of the best thresholds, one fewer than there are classes, each class with the same
+    weight. Of C classes a constant dimension has 1/C right.
 
     Args:
         code, values: of N images for training, (N, D) and (N, F).
@@ -20,13 +20,13 @@ def predictability(
         ordered: for each factor, whether its order means something.
     """
     found = np.zeros((values.shape[1], code.shape[1]))
-    for dimension in np.flatnonzero(code.std(0) > 0):
+    for dimension in range(code.shape[1]):
         one, new = code[:, [dimension]], new_code[:, [dimension]]
         for factor, known in enumerate(values.T):
-            if ordered[factor]:
-                found[factor, dimension] = np.corrcoef(one[:, 0], known)[0, 1] ** 2
-            else:
+            if not ordered[factor]:
                 found[factor, dimension] = _by_thresholds(one, known, new, new_values[:, factor])
+            elif one.std() > 0:
+                found[factor, dimension] = np.corrcoef(one[:, 0], known)[0, 1] ** 2
     return found
 
 

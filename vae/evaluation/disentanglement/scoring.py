@@ -32,7 +32,7 @@ PROTOCOL = {
     "mig": "I(z_j; v_k) by integration over q(z_j), all images",
     "code": f"E[z|x]; 0 where its variance is not above {ACTIVE}",
     "dci": f"random forest of {dci.TREES} trees with at least {dci.LEAF} images in a leaf; accuracy",
-    "sap": "R^2 where the factor has an order, else balanced accuracy of thresholds",
+    "sap": "R^2 where the factor has an order, else balanced accuracy of thresholds, 1/C of a dimension that is 0",
 }
 
 
@@ -127,7 +127,8 @@ def scores_of(mean: Tensor, std: Tensor, factors: Factors) -> dict[str, Any]:
     parts = code[learnt], factors.values[learnt], code[new], factors.values[new]
     forests = dci.predict(*parts)
     alone = sap.predictability(*parts, [factor.ordered for factor in factors.factors])
-    gaps = mig.top_gaps(alone)
+    chance = [0 if each.ordered else 1 / count for each, count in zip(factors.factors, factors.levels, strict=True)]
+    gaps = mig.top_gaps(alone, chance)
     by_factor = {"mig": said.gaps, "entropy": said.entropy, "informativeness": forests.accuracy, "sap": gaps}
     matrices = {"information": said.nats, "importance": forests.importance, "predictability": alone}
     return {

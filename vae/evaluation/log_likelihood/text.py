@@ -23,15 +23,11 @@ def title(protocols: Sequence[Protocol]) -> str:
 
 def in_full(kept: Kept) -> Iterator[str]:
     """Yield one evaluation, a line for each of its results; nats per image."""
-    found, size = kept.results, kept.results["effective_sample_size"]
+    found = kept.results
     bits = "" if found["bits_per_dim"] is None else f"; {found['bits_per_dim']:.4f} bits per dimension"
-    draws, bias = _number(found["log_likelihood_draw_error"], "{:.3f}"), found.get("log_likelihood_bias")
-    lacking = "" if bias is None else f"; K = {kept.protocol['samples']:,} leaves it too low by {bias:.3f} or more"
-    yield _line(
-        "log p(x)" if kept.protocol["given"] is None else "log p(x|y)",
-        f"{_with_error(found, 'log_likelihood', 3)} (of it {draws} from the draws{lacking}){bits}",
-    )
-    yield _line("ELBO", _with_error(found, "elbo", 3))
+    likelihood, elbo = bounds(found, kept.protocol)
+    yield likelihood + bits
+    yield elbo
     at_mean = f"{found['reconstruction_mean_z']:.3f} at z = E[z|x], where a pixel's squared error is"
     yield _line("reconstruction", f"{found['reconstruction']:.3f}; {at_mean} {found['squared_error_mean_z']:.5f}")
     yield _line("KL", f"{found['kl']:.3f}{_parts(found['aggregate'])}")
@@ -40,8 +36,32 @@ def in_full(kept: Kept) -> Iterator[str]:
     yield _line("active units", f"{found['active_units']} of {found['latent_dimensions']}")
     if "perplexity" in found:
         yield _line("perplexity of codes", f"{found['perplexity']:.1f}")
+    yield from effective_draws(found, kept.protocol)
+
+
+def bounds(found: Mapping[str, Any], how: Protocol) -> tuple[str, str]:
+    """Return the lines of log p(x), with what its K draws do to it, and of the ELBO.
+
+    Args:
+        found: as `likelihood_results` returns it.
+        how: the protocol.
+    """
+    draws, bias = _number(found["log_likelihood_draw_error"], "{:.3f}"), found.get("log_likelihood_bias")
+    lacking = "" if bias is None else f"; K = {how['samples']:,} leaves it too low by {bias:.3f} or more"
+    return (
+        _line(
+            "log p(x)" if how["given"] is None else "log p(x|y)",
+            f"{_with_error(found, 'log_likelihood', 3)} (of it {draws} from the draws{lacking})",
+        ),
+        _line("ELBO", _with_error(found, "elbo", 3)),
+    )
+
+
+def effective_draws(found: Mapping[str, Any], how: Protocol) -> Iterator[str]:
+    """Yield the line of the effective sample size, and one more where it is low; arguments as of `bounds`."""
+    size = found["effective_sample_size"]
     low = ", ".join(f"{float(share):.0%} {value:.1f}" for share, value in size["quantiles"].items())
-    words = f"mean {size['mean']:.1f} of {kept.protocol['samples']:,}; least {size['min']:.1f}; quantiles {low}"
+    words = f"mean {size['mean']:.1f} of {how['samples']:,}; least {size['min']:.1f}; quantiles {low}"
     yield _line("effective sample size", words)
     if size.get("low", 0) >= NOTICED:
         share, limit = size["low"], size["low_below"]
@@ -71,7 +91,7 @@ def _row(folder: Path, kept: Kept) -> tuple[str, ...]:
         _with_error(found, "elbo", 2),
         f"{found['kl']:.2f}",
         _number(whole.get("mutual_information")),
-        _number(whole.get("marginal_kl"), "≤ {:.2f}" if whole and _at_limit(whole) else "{:.2f}"),
+        _number(whole.get("marginal_kl"), "≤ {:.2f}"),
         f"{found['active_units']} of {found['latent_dimensions']}",
         f"{found['effective_sample_size']['mean']:.1f}",
         _number(found["bits_per_dim"], "{:.4f}"),
@@ -81,16 +101,12 @@ def _row(folder: Path, kept: Kept) -> tuple[str, ...]:
 def _parts(whole: Mapping[str, Any] | None) -> str:
     if whole is None:
         return ""
-    information = f"I(x;z) {_with_error(whole, 'mutual_information', 3)} (at most {whole['limit']:.2f})"
+    near = whole["mutual_information"] > whole["limit"] - 1
+    limit = f"{'close to its limit' if near else 'at most'} {whole['limit']:.2f}"
+    information = f"I(x;z) {_with_error(whole, 'mutual_information', 3)} ({limit})"
     if whole["marginal_kl"] is None:
         return f"; {information}"
-    bound = ", its upper bound: so many images tell no more" if _at_limit(whole) else ""
-    return f" ≈ {information} + KL(q(z)||p(z)) {_with_error(whole, 'marginal_kl', 3)}{bound}"
-
-
-def _at_limit(whole: Mapping[str, Any]) -> bool:
-    """Return whether I(x; z) is so close to log N that KL(q(z) || p(z)) has what it lacks."""
-    return whole["mutual_information"] > whole["limit"] - 1
+    return f" ≈ {information} + KL(q(z)||p(z)) {_with_error(whole, 'marginal_kl', 3)} (an upper bound)"
 
 
 def _with_error(found: Mapping[str, Any], name: str, digits: int) -> str:

@@ -77,7 +77,7 @@ def must_suit(opened: Opened, folder: Path, components: int) -> None:
     if opened.model.posterior.codes:
         problem = f"{folder}: its z is a sequence of codes, which has no density to fit; use the model's own prior"
         raise ArgumentError(Argument("prior"), f" gmm: {problem}")
-    part, model = _each_once(opened), opened.model
+    part, model = opened.data.train, opened.model
     _must_be_enough(components, len(part), "the training set")
     if model.needs_labels and part.labels is not None:
         _classes_must_be_enough(components, part.labels, model.classes)
@@ -133,15 +133,9 @@ def _keep(file: Path, arrays: Mapping[str, Tensor], protocol: Mapping[str, Any],
         return None
 
 
-def _each_once(opened: Opened) -> Split:
-    """Return the images of a run's training set, without the rows that repeat the labelled ones."""
-    data, train = opened.config.data, opened.data.train
-    return train[torch.arange(len(train) - data.labelled * (data.repeat_labelled - 1))]
-
-
 def _training(opened: Opened) -> Split:
-    """Return the images that a run is trained on, each once, with 0/1 pixels drawn where the run draws them."""
-    config, train = opened.config, _each_once(opened)
+    """Return the images that a run is trained on, with 0/1 pixels drawn where the run draws them."""
+    config, train = opened.config, opened.data.train
     return train.binarize(config.run.seed, "train") if config.data.is_drawn else train
 
 
