@@ -95,11 +95,21 @@ def test_a_base_is_looked_for_beside_the_sweep_file(tmp_path: Path) -> None:
         ("grid: {data.root: [2020-01-01]}", "not JSON serializable: put the value in quotes"),
         ("points: {a: {model.posterior: exp}}\nseeds: [1, 1]", "two members are called a,seed=1"),
         ("grid: {train.epochs: [1]}", "train.epochs: is what .* varies; change it there"),
+        (
+            "set: {model.prior.pseudo_inputs: 9}\ngrid: {model.prior: [VampPrior]}",
+            "set.model.prior.pseudo_inputs: is lost where model.prior varies; give it there",
+        ),
+        (f"points: {{{'a' * 240}: {{}}}}", "a member is called aa.*,seed=0: at most 234 bytes name a folder"),
     ],
 )
 def test_what_cannot_be_used_is_named(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
         sweep_of(tmp_path, text, "train.epochs=2")
+
+
+def test_a_points_name_is_one_folder(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, "points: {beta/4: {objective.beta: 4}, ../up: {}}")
+    assert [str(member.folder) for member in sweep.members] == ["runs/s/beta-4,seed=0", "runs/s/..-up,seed=0"]
 
 
 def test_a_member_that_would_be_refused_is_named_before_any_is_trained(

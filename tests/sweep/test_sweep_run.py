@@ -5,8 +5,11 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 from filelock import FileLock
@@ -14,9 +17,12 @@ from filelock import FileLock
 from tests.helpers.forking import Piped
 from tests.helpers.starts import Program
 from vae import config
+from vae.__main__ import main
 from vae.config import to_yaml
-from vae.distributed.signals import StopRequest
+from vae.distributed.signals import SIGNALS, StopRequest
+from vae.run.folder import RunFolder
 from vae.sweep import Sweep, load
+from vae.sweep.members import Member
 from vae.sweep.runner import Runner
 from vae.sweep.status import MemberFiles, recorded, status, table
 
@@ -223,6 +229,65 @@ def test_a_signal_saves_all_and_the_same_command_continues(tmp_path: Path, signu
         starts = [json.loads(line)["step"] for line in (member.folder / "starts.jsonl").read_text().splitlines()]
         assert len(starts) == 2
         assert starts[1] > 0
+
+
+def test_a_member_that_is_stopped_alone_is_to_be_continued_and_the_exit_code_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The others are trained; the member goes on with the same command."""
+    sweep = sweep_of(tmp_path, "{model.latent_dim: [2, 3]}", **{"train.epochs": 2})
+    with patch.object(Runner, "_process", stopping_itself(sweep.members[0])):
+        assert run(sweep, jobs=1) == 85
+    assert "1 done, 1 stopped\nthe same command continues\n" in capsys.readouterr().out
+    assert states(sweep)[1] == "done"
+    assert run(sweep) == 0
+
+
+def stopping_itself(member: Member) -> Callable[[Runner, Member, int], Any]:
+    """Return `Runner._process`, but for a member a program that ends as one that a signal has stopped."""
+    otherwise = Runner._process
+
+    def process(runner: Runner, started: Member, slot: int) -> Any:
+        if started is not member:
+            return otherwise(runner, started, slot)
+        return subprocess.Popen(["sh", "-c", "exit 85"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    return process
+
+
+def test_a_start_by_whatever_way_ends_the_note_of_a_failure(tmp_path: Path) -> None:
+    """By hand or in a job array; else the member would stay `failed` where the start is cut off."""
+    (member,) = sweep_of(tmp_path, "{model.latent_dim: [2]}").members
+    MemberFiles(member).log.parent.mkdir(parents=True)
+    MemberFiles(member).note_failure(1, "out of memory")
+    assert recorded(member).state == "failed"
+    start = RunFolder(member.folder)
+    settings = config.load(member.base, member.overrides)
+    start.record(settings, start.claim(settings, "auto", 5), 0, 1)
+    start.release()
+    assert recorded(member).state == "interrupted"
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 85)])
+def test_a_signal_ends_the_report_of_a_sweep_too(
+    signum: int, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep_of(tmp_path, "{model.latent_dim: [2]}")
+    monkeypatch.setattr(Runner, "run", lambda _: 0)
+    handlers = [signal.getsignal(each) for each in SIGNALS]
+
+    def report(folders: Sequence[Path]) -> list[Path]:
+        os.kill(os.getpid(), signum)
+        time.sleep(30)
+        raise AssertionError("the signal ends the report")
+
+    monkeypatch.setattr("vae.report.writing.write_report", report)
+    try:
+        assert main(["sweep", "s.yaml", "--run"]) == code
+    finally:
+        signal.set_wakeup_fd(-1)
+        for each, handler in zip(SIGNALS, handlers, strict=True):
+            signal.signal(each, handler)
 
 
 def test_two_sweeps_at_once_share_the_members(tmp_path: Path) -> None:

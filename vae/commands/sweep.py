@@ -9,7 +9,7 @@ from pathlib import Path
 from vae.commands.parsing import load_plugins
 from vae.commands.printing import print_line, print_lines
 from vae.distributed import accelerate_settings
-from vae.distributed.signals import StopRequest
+from vae.distributed.signals import StopRequest, stopped_by_sigterm
 from vae.errors import InputError
 from vae.run import needs
 from vae.sweep import Sweep, load
@@ -46,14 +46,15 @@ def run(args: argparse.Namespace) -> int:
         os.execve(sys.executable, [sys.executable, *sweep.member(args.index).command], _environment())
     if args.run:
         return _train(sweep, args)
-    _load_plugins(sweep, args)
-    if args.report:
-        return _report(sweep)
-    if args.status:
-        from vae.sweep.status import table
+    with stopped_by_sigterm():
+        _load_plugins(sweep, args)
+        if args.report:
+            return _report(sweep)
+        if args.status:
+            from vae.sweep.status import table
 
-        return print_lines(table(sweep))
-    return _list(sweep, args)
+            return print_lines(table(sweep))
+        return _list(sweep, args)
 
 
 def _load_plugins(sweep: Sweep, args: argparse.Namespace) -> None:
@@ -91,10 +92,11 @@ def _train(sweep: Sweep, args: argparse.Namespace) -> int:
 
     code = Runner(sweep, _environment(), stop=stop, jobs=args.jobs or 0, retry=args.retry).run()
     if not stop.signum:
-        try:
-            _report(sweep)
-        except InputError as error:
-            print(f"no report: {error}", file=sys.stderr)
+        with stop.handed_back():
+            try:
+                _report(sweep)
+            except InputError as error:
+                print(f"no report: {error}", file=sys.stderr)
     return code
 
 

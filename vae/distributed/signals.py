@@ -64,6 +64,17 @@ class StopRequest:
         """Say that from now on somebody looks at `signum` regularly: the start-up is over."""
         self._watched = True
 
+    @contextmanager
+    def handed_back(self) -> Iterator[None]:
+        """Let signals raise `Stopped` or `KeyboardInterrupt` wherever the block is (main thread only)."""
+        self.watch()
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            with stopped_by_sigterm():
+                yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
     def obey(self) -> None:
         """Raise `Stopped` if a signal has come (this process alone: not where other ranks go on)."""
         if self.signum:

@@ -1,6 +1,7 @@
 """The run folder: its name, its lock, and the checkpoint at which a run continues."""
 
 import contextlib
+import itertools
 import json
 import platform
 import shutil
@@ -24,6 +25,7 @@ from vae.run.contents import (
     RUNS,
     STARTS,
     SUMMARY,
+    failure_file,
     named_folder,
     read_summary,
     stopped_early,
@@ -59,7 +61,9 @@ def folder_of(config: Config, config_file: str | None) -> Path:
     """Return the run's folder: `run.dir`, or `runs/<run.name>`, or `runs/<config file>-<time>`."""
     if named := named_folder(config):
         return named
-    return RUNS / f"{Path(config_file).stem if config_file else 'default'}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder = RUNS / f"{Path(config_file).stem if config_file else 'default'}-{time.strftime('%Y%m%d-%H%M%S')}"
+    names = itertools.chain([folder], (folder.with_name(f"{folder.name}-{place}") for place in itertools.count(2)))
+    return next(name for name in names if not name.exists())  # else of a job that started in the same second
 
 
 class RunFolder:
@@ -107,6 +111,7 @@ class RunFolder:
             write_text(self.folder / CONFIG, to_yaml(config))
             with (self.folder / STARTS).open("a", encoding="utf-8") as starts:
                 starts.write(json.dumps(begun) + "\n")
+            failure_file(self.folder).unlink(missing_ok=True)  # a sweep's note of an earlier start
         except OSError as error:
             raise InputError(f"{self.folder}: cannot be written: {error.strerror}; make room or set run.dir") from None
 

@@ -24,9 +24,11 @@ from vae import config
 from vae.components import explain
 from vae.config.schema import Section
 from vae.errors import InputError
+from vae.files import expanded
 from vae.run.contents import RUNS
 
 PROGRAM = Path(__file__).resolve().parent.parent.parent / "train_ddp.py"
+MOST_BYTES = 255 - len(".partial-.failed.json")  # of a member's name, for its folder and the files beside it
 OWN_KEYS = ("run.seed", "run.name", "run.dir")  # that the sweep sets
 
 Settings = dict[str, Any]  # dotted key -> value
@@ -122,7 +124,7 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = (), plugins:
     Raises:
         InputError: the file cannot be used; the message is one line.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     try:
         file = SweepFile.model_validate(config.read_yaml(path))
     except ValidationError as error:
@@ -137,6 +139,10 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = (), plugins:
         members.append(
             Member(label, folder, base, file.set | settings | overridden | {"run.dir": str(folder)}, tuple(plugins))
         )
+    longest = max(members, key=lambda member: len(member.name.encode()))
+    if len(longest.name.encode()) > MOST_BYTES:
+        hint = f"at most {MOST_BYTES} bytes name a folder; give what varies short names under `points`"
+        raise InputError(f"{path}: a member is called {longest.name}: {hint}")
     twice = next((one.name for one, other in itertools.combinations(members, 2) if one.name == other.name), None)
     if twice:
         raise InputError(f"{path}: two members are called {twice}; give points of their own names under `points`")
@@ -152,11 +158,15 @@ def _check(file: SweepFile, overridden: Settings, path: Path) -> None:
             raise InputError(f"{path}: {part}.{key}: is the sweep's own; give `seeds`, and no folder")
     for key in set(file.zip) & set(file.grid):
         raise InputError(f"{path}: {key}: stands in `zip` and in `grid`; it can vary in one of them")
+    varied = {*file.zip, *file.grid, *itertools.chain(*file.points.values())}
+    for key in file.set:
+        if piece := next((each for each in varied if key.startswith(f"{each}.")), None):
+            raise InputError(f"{path}: set.{key}: is lost where {piece} varies; give it there, as {{name: ..., ...}}")
     for part, values in (("zip", file.zip), ("grid", file.grid)):
         for key, choices in values.items():
             if not choices:
                 raise InputError(f"{path}: {part}.{key} = []: must have at least one value")
-    for key in {*file.zip, *file.grid, *itertools.chain(*file.points.values())} & overridden.keys():
+    for key in varied & overridden.keys():
         raise InputError(f"{key}: is what {path} varies; change it there")
     try:
         json.dumps(file.model_dump())
@@ -177,7 +187,11 @@ def _combinations(file: SweepFile) -> Iterator[tuple[str, Settings]]:
     grid = [dict(zip(file.grid, values, strict=True)) for values in itertools.product(*file.grid.values())]
     for (name, point), step, cell, seed in itertools.product(points, steps, grid, _seeds(file)):
         varied = step | cell
-        words = [name, *(f"{key.rpartition('.')[2]}={_short(value)}" for key, value in varied.items()), f"seed={seed}"]
+        words = [
+            _short(name),
+            *(f"{key.rpartition('.')[2]}={_short(value)}" for key, value in varied.items()),
+            f"seed={seed}",
+        ]
         yield ",".join(filter(None, words)), {**point, **varied, "run.seed": seed}
 
 

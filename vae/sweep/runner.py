@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from vae.bars import Pace
 from vae.distributed import launch
-from vae.distributed.ending import INTERRUPTED, REQUEUE_ME, exit_code_of_signal
+from vae.distributed.ending import DONE, FAILED, INTERRUPTED, REQUEUE_ME, exit_code_of_signal
 from vae.distributed.signals import StopRequest
 from vae.sweep.members import Member, Sweep
 from vae.sweep.status import MemberFiles, State, Status, recorded
@@ -117,7 +117,7 @@ class Runner:
         """Run until nothing is left to start here, or a signal comes; returns the exit code.
 
         0: all members are done, or run elsewhere; 1: some have failed or are blocked; 85, 130: stopped by a signal, and
-        all members have saved.
+        all members have saved; 85 too where a signal stopped a member alone.
         """
         self._say(f"{self.sweep.name}: {self._count()}")
         if self._mine:
@@ -240,7 +240,12 @@ class Runner:
             return exit_code_of_signal(self.stop.signum)
         if elsewhere := self._all("waiting"):
             self._say(f"{len(elsewhere)} run elsewhere")
-        return 1 if failed or blocked else 0
+        if failed or blocked:
+            return FAILED
+        if self._all("interrupted"):
+            self._say("the same command continues")
+            return REQUEUE_ME
+        return DONE
 
     def _look_at(self, member: Member) -> Status:
         """Return the status of a member by its files, `waiting` if it is to be trained."""
