@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from torch.distributions import MultivariateNormal
 
-from tests.helpers.folders import PROTOCOL
+from tests.helpers.folders import PROTOCOL, write_run
 from vae import figures
 from vae.config import load, to_yaml
 from vae.data import randomness
@@ -28,7 +28,9 @@ from vae.evaluation import LatentMeasures, measure_latents
 from vae.evaluation.latents_file import measure
 from vae.model import VAE
 from vae.report.axis import find_axis
+from vae.report.compared import Compared
 from vae.report.comparison import draw
+from vae.report.table import DRAWN, result_tables
 from vae.run import checkpoint
 from vae.run.finished import Loader
 from vae.run.settings import Setting, compare, find, read
@@ -357,6 +359,21 @@ def test_what_cannot_be_shown_is_left_out_and_named(
     assert said in drawn[picture][1]
     if picture == "test_loss" and spoil is far_off:
         assert drawn[picture][0].axes[0].get_ylim()[1] < 1000
+
+
+def test_drawn_pixels_of_another_size_are_other_data(tmp_path: Path) -> None:
+    """Each seed has its own draw, so that a checksum cannot say it."""
+    drawn = {"pixels": DRAWN}
+    sizes = [(f"size-{size}", f"data.image_size={size}", seed) for size in (8, 16) for seed in (0, 1)]
+    settings = [
+        write_run(tmp_path / f"{name}-{seed}", Path("photos"), "data.binarize=static", size, f"run.seed={seed}",
+                  protocol=drawn | {"pixels_crc32": f"{seed}"})
+        for name, size, seed in sizes
+    ]  # fmt: skip
+    assert settings
+    tables = result_tables(settings_in(tmp_path), {})
+    assert [len(table.rows) for table in tables] == [1, 1]
+    assert Compared.of(settings_in(tmp_path)).others == 2
 
 
 def test_runs_that_have_just_begun_have_curves_only(tmp_path: Path) -> None:

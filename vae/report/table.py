@@ -11,6 +11,7 @@ from vae.report.rendering import sentence
 from vae.run.settings import MISSING, Run, Setting, Spread, duration, number, whole
 
 DRAWN = "0/1, one fixed draw"  # a protocol's pixels
+READ = ("images", "channels", "range", "image_size")  # settings of `data` by which a file's images are read
 # columns that are left out where no row has a value
 OPTIONAL = {"test loss, raw weights", "log p(x)", "accuracy", "bits per dimension"}
 
@@ -74,23 +75,31 @@ def result_tables(
 def comparable(run: Run) -> tuple[tuple[str, Any], ...]:
     """Return the part of a finished run's protocol that all runs of one table share.
 
-    Left out is the fingerprint of pixels that were drawn 0 or 1, as each seed has its own draw. The family of a
-    normalised likelihood is left out too, as the measure alone decides.
+    Of pixels that were drawn 0 or 1 the way in which images are read takes the place of the fingerprint, as each seed
+    has its own draw. The family of a normalised likelihood is left out too, as the measure alone decides.
     """
     assert run.protocol is not None
     protocol = dict(run.protocol)
-    free = {"pixels_crc32": protocol["pixels"] == DRAWN, "likelihood": protocol["measure"] != NOT_NORMALISED}
-    return tuple((key, value) for key, value in protocol.items() if not free.get(key))
+    is_drawn = protocol["pixels"] == DRAWN
+    free = {"pixels_crc32": is_drawn, "likelihood": protocol["measure"] != NOT_NORMALISED}
+    reading = (("read", _read(run)),) if is_drawn else ()
+    return (*((key, value) for key, value in protocol.items() if not free.get(key)), *reading)
 
 
 def evaluated(run: Run) -> tuple[str, ...]:
     """Return the part of the protocol that follows from the settings of a run, finished or not.
 
-    That is the data set, its binarisation, the measure, and the likelihood if it is not a normalised one.
+    That is the data set, how its images are read, its binarisation, the measure, and the likelihood if it is not a
+    normalised one.
     """
     data, name = run.config.data, run.config.model.likelihood["name"]
     measure = LIKELIHOODS[name].measure(binary=data.is_binary)
-    return data.name, data.binarize, measure, name if measure == NOT_NORMALISED else ""
+    return data.name, _read(run), data.binarize, measure, name if measure == NOT_NORMALISED else ""
+
+
+def _read(run: Run) -> str:
+    """Return how a run reads its images."""
+    return repr([getattr(run.config.data, setting) for setting in READ])
 
 
 def _table(
