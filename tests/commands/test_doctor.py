@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import DATA, ROOT
+from tests.helpers.folders import write_run
 from tests.helpers.starts import TORCHRUN, Outcome, Program, environment, ranks, run
 from vae import __main__, config
 from vae.doctor import examination, machine, scheduler, storage
@@ -57,6 +58,18 @@ def test_alone_all_is_well_and_nothing_is_left_behind(doctor: Doctor, tmp_path: 
     assert "60,000 training and 10,000 test images, 1x28x28, uint8, 10 classes; fingerprint " in done.out
     assert done.out.splitlines()[-1].endswith("training can start")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_with_other_settings_and_a_tracker_that_is_not_there_are_failures(doctor: Doctor, tmp_path: Path) -> None:
+    write_run(tmp_path / "runs" / "old", Path("data.npz"))
+    done = doctor("run.name=old", "run.trackers=comet_ml", "data.name=MNIST")
+    assert done.code == 1
+    run = r"^failure +run +runs/old holds a run with other settings \(.*data.name: data.npz -> MNIST"
+    trackers = r"^failure +trackers +run.trackers = 'comet_ml': the package is not installed; pip install"
+    assert re.search(run, done.out, re.MULTILINE)
+    assert re.search(trackers, done.out, re.MULTILINE)
+    again = doctor("run.name=old", "data.name=data.npz", "model.hidden_dim=32", "train.epochs=4")
+    assert levels(again.out)["run"] == "ok"
 
 
 def test_the_same_checks_without_a_name_for_the_run(doctor: Doctor) -> None:

@@ -5,7 +5,10 @@ import os
 import time
 
 from vae.commands.parsing import add_configuration, configuration_of
+from vae.commands.printing import write_line
+from vae.config import Config
 from vae.distributed import ending, slurm
+from vae.distributed.signals import stopped_by_sigterm
 
 SECONDS_FOR_RANK_0 = 5  # to finish its report, before a launcher ends it because another process has ended
 
@@ -19,6 +22,11 @@ def run(args: argparse.Namespace) -> int:
     """Print each finding, on one of the processes; the exit code is the same on all: 1 if there is a failure."""
     os.environ.update(slurm.process_environment(os.environ))  # before torch is imported
     config = configuration_of(args, os.environ)
+    with stopped_by_sigterm():
+        return _examine(args, config)
+
+
+def _examine(args: argparse.Namespace, config: Config) -> int:
     from vae.doctor.examination import examine, summary  # imports torch
     from vae.doctor.findings import Context
 
@@ -27,9 +35,9 @@ def run(args: argparse.Namespace) -> int:
         findings.append(finding)
         also_speaks = {"main": False, "machine": ending.speaks(os.environ), "rank": True}
         if context.rank == 0 or also_speaks[finding.speaker]:
-            print(finding)
+            write_line(finding)
     if context.rank == 0:
-        print(summary(findings))
+        write_line(summary(findings))
     if any(finding.parts_ranks for finding in findings):
         time.sleep(SECONDS_FOR_RANK_0 if context.rank else 0)
         ending.abandon(None)  # to leave the process group would be to wait for the others

@@ -2,11 +2,13 @@
 
 import argparse
 import os
+from collections.abc import Mapping
+from typing import Any
 
 from vae.commands.parsing import add_device, add_runs, at_least, load_plugins
 from vae.commands.printing import print_lines
 from vae.distributed import startup
-from vae.distributed.signals import StopRequest
+from vae.distributed.signals import StopRequest, stopped_by_sigterm
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,12 +29,19 @@ def run(args: argparse.Namespace) -> int:
     given = {name: getattr(args, name) for name in ("samples", "split", "seed", "draw")}
     wanted = {name: value for name, value in given.items() if value is not None}
     stop = StopRequest()
-    if not args.compare:
-        startup.begin(os.environ, stop)  # before torch is imported
+    if args.compare:
+        with stopped_by_sigterm():
+            return _compare(args, wanted)
+    startup.begin(os.environ, stop)  # before torch is imported
     load_plugins(args)
     from vae.evaluation.log_likelihood import runs
 
-    if args.compare:
-        return print_lines(runs.compare_runs(args.paths, wanted))
     resources = runs.Resources(os.environ, stop, args.device, args.batch, args.again)
     return print_lines(runs.evaluate_runs(args.paths, runs.Request(**wanted), resources))
+
+
+def _compare(args: argparse.Namespace, wanted: Mapping[str, Any]) -> int:
+    load_plugins(args)
+    from vae.evaluation.log_likelihood import runs
+
+    return print_lines(runs.compare_runs(args.paths, wanted))

@@ -14,6 +14,8 @@ Check = Callable[[Context], Finding | None]
 ALONE: dict[str, Check] = {
     **machine.CHECKS,
     "run folder": storage.check_folder,
+    "run": storage.check_run,
+    "trackers": storage.check_trackers,
     "free space": storage.check_space,
     **scheduler.CHECKS,
 }

@@ -12,8 +12,12 @@ from pathlib import Path
 
 from accelerate.utils import broadcast_object_list
 
+from vae.config import differences
 from vae.doctor.findings import Context, Finding, failure, ok, warning
 from vae.errors import InputError
+from vae.run.contents import CONFIG
+from vae.run.needs import read_config
+from vae.training.sinks import SINKS
 
 COPIES = 3  # of each weight in a checkpoint: itself and AdamW's two moments; an average is one more
 CHECKPOINTS = 3  # two are kept while a third is written
@@ -38,6 +42,27 @@ def check_folder(context: Context) -> Finding | None:
     if not locks:
         return warning(f"{where}: writable, but without flock", "see to it that no two jobs use one run.name")
     return ok(f"{where}: writable, locks work")
+
+
+def check_run(context: Context) -> Finding | None:
+    """Check that a run which the folder holds can be continued with these settings (main process only)."""
+    if context.rank or not (context.folder / CONFIG).exists():
+        return None
+    altering, _ = differences(read_config(context.folder), context.config)
+    if altering:
+        problem = f"{context.folder} holds a run with other settings ({'; '.join(altering)})"
+        return failure(problem, "keep to its settings, or choose another run.name")
+    return ok(f"{context.folder} holds a run with these settings, which would be continued")
+
+
+def check_trackers(context: Context) -> Finding | None:
+    """Check that the packages of the run's trackers are installed (main process only)."""
+    if context.rank:
+        return None
+    names = [tracker["name"] for tracker in context.config.run.trackers]
+    for name in names:
+        SINKS[name].must_exist()
+    return ok(", ".join(names) or "none but metrics.jsonl")
 
 
 def check_space(context: Context) -> Finding | None:

@@ -117,7 +117,7 @@ class Accelerated(Sink):
         self._warned = False
         self._at = NOTHING  # of the last record made
         self._earlier = self._given = self._complete = NOTHING  # before this start; the last; the last but that step
-        self._must_exist()
+        self.must_exist()
         self.memory = Memory(folder / TRACKERS / f"{self.name}.json", project)
         self._worker = Worker(self.name)
         self._start()
@@ -202,17 +202,18 @@ class Accelerated(Sink):
 
     # --- its thread ---
 
-    def _must_exist(self) -> None:
+    @classmethod
+    def must_exist(cls) -> None:
         """Refuse a tracker that is not installed, or that this version of Accelerate lacks."""
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
         problem = ""
-        if self.name not in LOGGER_TYPE_TO_CLASS:
+        if cls.name not in LOGGER_TYPE_TO_CLASS:
             problem = "this version of Accelerate does not know it; pip install --upgrade accelerate"
-        elif not is_installed(self.module):
-            problem = f"the package is not installed; pip install {self.module}"
+        elif not is_installed(cls.module):
+            problem = f"the package is not installed; pip install {cls.module}"
         if problem:
-            raise InputError(f"run.trackers = {self.name!r}: {problem}, or leave it out")
+            raise InputError(f"run.trackers = {cls.name!r}: {problem}, or leave it out")
 
     def _start(self) -> None:
         """Open the tracker's run; a refusal leaves none of its files."""

@@ -40,6 +40,10 @@ class Sink(Piece):
     def __init__(self, folder: Path, step: int, warn: Warn):
         raise NotImplementedError
 
+    @classmethod
+    def must_exist(cls) -> None:
+        """Raise `InputError` if what the tracker needs is not installed."""
+
     def configuration(self, settings: Mapping[str, bool | float | str]) -> None:
         """Record every setting of the run by dotted key, at each start."""
 
