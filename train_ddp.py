@@ -27,7 +27,7 @@ if __name__ == "__main__":  # before torch is imported, which takes seconds: sig
         startup.pause_collector()
         JOB = read(__doc__)
 
-from vae import assemble, plugins
+from vae import assemble
 from vae.distributed import launch
 from vae.distributed.stopping import StopVote
 from vae.distributed.watchdog import Watchdog
@@ -57,17 +57,17 @@ def train(job: Job) -> None:
     accelerator = launch.make_accelerator(  # all ranks: rendezvous
         config.train.device, precision, os.environ, timeout, tf32=config.train.tf32
     )
-    launch.must_agree(accelerator, plugins.versions())  # all ranks: gather, where there are plugins
+    launch.must_agree(accelerator, assemble.inputs(config, data))  # all ranks: gather
     launch.set_threads(assemble.choose_threads(config), os.environ)
     rank, world_size, device = accelerator.process_index, accelerator.num_processes, accelerator.device
-    say = accelerator.on_main_process(print)
+    say = accelerator.on_main_process(ending.say)
 
     # Build the model, the objective, and this rank's part of each batch.
     vae = assemble.build_model(config, data.image_shape, data.classes, data.train.images)
     objective = assemble.build_objective(config)
     batches = assemble.build_batches(config, data, vae, objective, device, rank, world_size)
     launch.set_threads(assemble.choose_threads_of_steps(config, vae, batches), os.environ)
-    agenda = Agenda.of(config.train, len(data.train))
+    agenda, fingerprint = Agenda.of(config.train, len(data.train)), data.fingerprint_of(labels=vae.sees_labels)
 
     # Say what would run; a dry run ends here.
     choice = assemble.choose_engine(config, objective, batches, device.type, world_size)
@@ -92,7 +92,7 @@ def train(job: Job) -> None:
         opened.callback(tracker.close)
         say(plan.building(), end="")
         engine = assemble.build_engine(config, accelerator, vae, objective, batches)  # all ranks: DDP's broadcast
-        state = resume(start.checkpoint, vae, engine, total_steps=total_steps, fingerprint=data.fingerprint)
+        state = resume(start.checkpoint, vae, engine, total_steps=total_steps, fingerprint=fingerprint)
         launch.on_main(accelerator, lambda: run.record(config, start, state.step, world_size))  # all ranks: broadcast
     model, raw = engine.models(vae)  # reported is vae or, with optim.ema, an average of its weights; then vae is raw
 
@@ -104,7 +104,7 @@ def train(job: Job) -> None:
     profiler = Profiler(folder, config.train.profile, device.type, tracker.say)
     watch = Stopwatch(device, state.train_seconds, state.logged_seconds, state.spent)
     checkpoints = folder / CHECKPOINTS
-    saver = Saver(accelerator, checkpoints, vae, engine, tracker, watch, data.fingerprint, step=state.step)
+    saver = Saver(accelerator, checkpoints, vae, engine, tracker, watch, fingerprint, step=state.step)
     vote = StopVote(accelerator, STOP, saver.wanted)
     recorder = Recorder(accelerator, config, data, vae, engine, state, tracker, watch)
     with closing(engine), tracker, saying_how_to_go_on(folder, config), watchdog.guarding(), fitting():  # all ranks

@@ -36,7 +36,7 @@ COMMANDS = (
     "shapes",
 )
 
-# commands that see to signals or to a launcher before torch is imported, and load the plugins themselves
+# commands that see to signals and to a launcher, the latter before torch is imported, and load the plugins themselves
 LOAD_THEMSELVES = ("doctor", "evaluate", "score", "sweep")
 
 

@@ -7,6 +7,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from vae import plugins
 from vae.compat import keep_from_ddp
 from vae.components import build
 from vae.config import Config
@@ -23,6 +24,7 @@ from vae.engine.compiler import EngineError
 from vae.engine.eager import Eager
 from vae.engine.gradients import AllReduced, Exact, Gradients
 from vae.engine.ledger import Ledger
+from vae.engine.memory import lacks_memory, wanted
 from vae.engine.observation import Observation
 from vae.engine.static import Static
 from vae.engine.update import CompilableAdamW, FusedAdamW, LossScaledAdamW, Settings, Update
@@ -73,6 +75,12 @@ def build_data(config: Config, draw: int | None = None) -> DataSet:
     return data.binarize_evaluation(config.run.seed if draw is None else draw)
 
 
+def inputs(config: Config, data: DataSet) -> dict[str, str]:
+    """Return a checksum of each input that all ranks must have alike, by its key or option: data and plugins."""
+    options = {f"--plugin {name}": version for name, version in plugins.versions().items()}
+    return {f"data.name = {config.data.name!r}": data.fingerprint_of(labels=True), **options}
+
+
 def _check_validation(config: Config, data: DataSet) -> None:
     """Raise `InputError` if a run is to end by a validation loss without validation data."""
     if config.train.patience and data.val is None:
@@ -102,6 +110,10 @@ def build_model(
             model = VAE(image_shape=image_shape, classes=classes, **config.model.model_dump())
         except ValueError as error:
             raise InputError(f"model: {error}") from None
+        except RuntimeError as error:
+            if not lacks_memory(error):
+                raise
+            raise InputError(f"model: its weights do not fit in memory{wanted(error)}; take a smaller model") from None
     model.most_at_once = config.train.micro_batch
     model.to(DTYPES[config.train.precision])
     if images is not None:

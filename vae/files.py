@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from vae.errors import InputError
+
 PARTIAL = ".partial-"  # begins the name of a file or folder that is not whole yet
 
 
@@ -19,6 +21,14 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def expanded(path: str | Path) -> Path:
+    """Return a path with a home folder in the place of `~`; raises `InputError` if nobody has that one."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise InputError(f"{path}: there is no such home folder; give the whole path") from None
 
 
 def write_text(path: Path, text: str) -> None:

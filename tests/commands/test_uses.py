@@ -316,6 +316,12 @@ def test_classes_are_named_as_the_files_name_them(tmp_path: Path, capsys: pytest
         (["impute", "RUN", "--block", "1,2"], "--block 1,2: must be TOP,LEFT,HEIGHT,WIDTH in pixels, e.g. 14,0,14,28"),
         (["impute", "RUN", "--block", "9,9,1,1"], "no pixel is missing: give a --mask or a --block that holds some"),
         (["impute", "RUN", "--mask", "nowhere.npy"], "--mask nowhere.npy: cannot be read"),
+        (["impute", "RUN", "--mask", "EMPTY"], "--mask EMPTY: cannot be read: No data left in file"),
+        (["impute", "RUN", "--mask", "TORN"], "--mask TORN: cannot be read: File is not a zip file"),
+        (
+            ["encode", "CONDITIONAL", "--data", "UNKNOWN"],
+            "unknown: has images without a label (-1), and the model needs them",
+        ),
         (["impute", "RUN", "--mask", "OTHER"], "--mask OTHER: cannot be read: must be a .npy, which holds one array"),
         (["denoise", "RUN", "--level", "0"], "--level 0: must be above 0, and of salt at most 1"),
         (["interpolate", "RUN", "--pairs", "40"], "--pairs 40: needs 80 images, and there are 70"),
@@ -334,12 +340,17 @@ def test_unusable_input_is_one_line_and_nothing_is_written(
     np.savez(other, images=np.zeros((20, 4, 4), dtype=np.uint8))
     signed = tmp_path / "signed.npy"
     np.save(signed, np.linspace(-1, 1, 1280).reshape(20, 8, 8))
-    names = {"RUN": str(run), "CONDITIONAL": str(conditional), "OTHER": str(other), "SIGNED": str(signed)}
+    (tmp_path / "empty.npy").touch()
+    (tmp_path / "torn.npy").write_bytes(b"PK\x03\x04")
+    unknown = tmp_path / "unknown.npz"
+    np.savez(unknown, images=np.zeros((20, 8, 8), dtype=np.uint8), labels=np.repeat([0, 1, -1, -1], 5))
+    names = {"RUN": run, "CONDITIONAL": conditional, "OTHER": other, "SIGNED": signed, "UNKNOWN": unknown}
+    names |= {"EMPTY": tmp_path / "empty.npy", "TORN": tmp_path / "torn.npy"}
     output = [] if command[-1] == "nowhere" else ["--output", str(tmp_path / "out")]
-    assert cli.main([names.get(word, word) for word in command] + output) == 2
+    assert cli.main([str(names.get(word, word)) for word in command] + output) == 2
     error = capsys.readouterr().err
     for name, path in names.items():
-        problem = problem.replace(name, path)
+        problem = problem.replace(name, str(path))
     assert problem in error
     assert len(error.splitlines()) == 1
     assert not (tmp_path / "out").exists()

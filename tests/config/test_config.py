@@ -15,8 +15,10 @@ from vae.errors import InputError
 from vae.families.likelihoods import LIKELIHOODS
 from vae.families.posteriors import POSTERIORS
 from vae.families.priors import PRIORS
+from vae.model import VAE
 from vae.networks import DECODERS, ENCODERS
 from vae.objectives import OBJECTIVES
+from vae.run.contents import named_folder
 from vae.schedules import SCHEDULES, LinearWarmup
 from vae.training.sinks import SINKS
 
@@ -50,6 +52,37 @@ def test_every_file_builds_and_says_how_to_run_it(path: Path) -> None:
 def test_parameter_counts_are_the_articles(file: str, parameters: int) -> None:
     model = assemble.build_model(load(ROOT / f"configs/{file}.yaml"), (1, 28, 28))
     assert model.count_parameters() == parameters
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["run.name=2024-13-45"], "run.name = '2024-13-45': not valid YAML: month must be in 1..12"),
+        (["train.timeout=1e15"], "train.timeout = 1000000000000000.0: must be less than or equal to 1000000000"),
+        (["train.threads=3000000000"], "train.threads = 3000000000: must be less than or equal to 65536"),
+        (["train=5", "train.epochs=1"], "train = 5: must be a section, with keys and values (in the command line)"),
+    ],
+)
+def test_what_python_or_torch_would_stumble_over_is_one_line(overrides: list[str], line: str) -> None:
+    with pytest.raises(InputError) as refused:
+        load(None, overrides)
+    assert str(refused.value).startswith(line)
+
+
+def test_a_home_folder_that_nobody_has_is_one_line() -> None:
+    with pytest.raises(InputError, match=r"^~nobody-here/x.yaml: there is no such home folder; give the whole path"):
+        load("~nobody-here/x.yaml")
+    with pytest.raises(InputError, match=r"^~nobody-here/x: there is no such home folder"):
+        named_folder(load(None, ["run.dir=~nobody-here/x"]))
+
+
+def test_a_model_that_does_not_fit_in_memory_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def allocate(*_: object, **__: object) -> VAE:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr(assemble, "VAE", allocate)
+    with pytest.raises(InputError, match=r"weights do not fit in memory .tried to allocate 9 bytes.; take a smaller"):
+        assemble.build_model(load(), (1, 28, 28))
 
 
 def test_defaults_are_the_second_article_but_for_output_bias_and_clipping() -> None:

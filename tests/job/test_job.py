@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from tests.helpers import DATA, ROOT
 from tests.helpers.runs import events, largest_difference, rows, scalars, weights
-from tests.helpers.starts import ACCELERATE, JOB, SMALL, Job, Program, arguments, launch, run
+from tests.helpers.starts import ACCELERATE, JOB, SMALL, Job, Program, arguments, launch, ranks, run, together
 from vae import __main__ as cli
 from vae.assemble import reading_of
 from vae.config import load
@@ -555,6 +555,43 @@ def test_with_two_processes_a_refusal_appears_once(tmp_path: Path) -> None:
         assert refused.err.count(words) == 1, refused.err
         assert refused.codes == (2, 2)
         assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_a_run_that_sees_labels_is_not_continued_with_others(job: Job, small: Path, tmp_path: Path) -> None:
+    arrays = dict(np.load(small))
+    path = tmp_path / "own.npz"
+    for name, sees in (("seen", "true"), ("unseen", "false")):
+        np.savez(path, **arrays)
+        settings = [f"data.name={path}", f"run.name={name}", *SMALL, f"model.condition={sees}"]
+        assert job(*settings, "train.epochs=1").code == 0
+        np.savez(path, **arrays | {"labels": (arrays["labels"] + 1) % 10})
+        again = job(*settings, "train.epochs=2")
+        assert again.code == (2 if sees == "true" else 0), again.err
+        if sees == "true":
+            assert "data.name: the pixels or labels are not those of runs/seen/checkpoints/step-" in again.line
+
+
+def test_ranks_with_unlike_data_are_refused(small: Path, tmp_path: Path) -> None:
+    """Each machine has its own copy of a file, of which one is old."""
+    arrays = dict(np.load(small))
+    words = arguments("data.name=own.npz", f"run.dir={tmp_path / 'run'}")
+    started = []
+    for place, variables in enumerate(ranks(2)):
+        (tmp_path / f"node{place}").mkdir()
+        np.savez(tmp_path / f"node{place}" / "own.npz", **arrays | {"images": arrays["images"] // (1 + place)})
+        started.append(Program(JOB, *words, env=variables, cwd=tmp_path / f"node{place}"))
+    refused = together(started)
+    assert refused.codes == (2, 2)
+    assert "data.name = 'own.npz': is not the same on all ranks (" in refused.err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("variables", [{"LOCAL_RANK": "0"}, {"LOCAL_RANK": "0", "RANK": "0"}], ids=str)
+def test_a_local_rank_without_a_launcher_is_refused(variables: dict[str, str], tmp_path: Path) -> None:
+    refused = launch(1, cwd=tmp_path, env=variables)
+    assert refused.code == 2
+    assert "LOCAL_RANK = 0: but " in refused.line
+    assert "WORLD_SIZE, MASTER_ADDR, MASTER_PORT not set; start N processes with torchrun" in refused.line
 
 
 @pytest.mark.parametrize("world_size", ["2", "two"])

@@ -1,5 +1,6 @@
 """Refusals before anything heavy is imported, and modules that a job imports only when it needs them."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -233,3 +234,33 @@ def test_a_keyboard_interrupt_is_one_line_and_exit_code_130(
 def test_the_components_can_be_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["components"]) == 0
     assert capsys.readouterr().out == describe_components() + "\n"
+
+
+COMPONENTS, DRY_RUN = ["-m", "vae", "components"], [str(ROOT / "train_ddp.py"), *arguments("--dry-run")]
+
+
+@pytest.mark.parametrize(
+    ("command", "place", "code", "error"),
+    [
+        (COMPONENTS, "/dev/full", 2, "python -m vae: standard output: cannot be written: No space left on device\n"),
+        (COMPONENTS, "closed pipe", 0, ""),
+        (DRY_RUN, "/dev/full", 0, ""),
+        (DRY_RUN, "closed pipe", 0, ""),
+    ],
+    ids=lambda value: value if isinstance(value, str) and "/" in value else "",
+)
+def test_a_console_that_takes_no_lines_ends_no_program_with_a_traceback(
+    command: list[str], place: str, code: int, error: str
+) -> None:
+    """A job loses the lines; a command whose purpose the lines are says so, unless its reader has gone."""
+    if place == "closed pipe":
+        reading, writing = os.pipe()
+        os.close(reading)
+    else:
+        writing = os.open(place, os.O_WRONLY)
+    ended = subprocess.run(
+        [sys.executable, *command], stdout=writing, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment(),
+        check=False,
+    )  # fmt: skip
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (code, error)

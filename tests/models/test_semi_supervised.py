@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -290,6 +291,19 @@ def test_a_few_labels_of_each_class_are_kept_and_all_others_are_gone() -> None:
     assert torch.equal(again, train.labels[:40])
     assert other is not None
     assert not torch.equal(other, again)
+
+
+def test_images_without_a_label_stay_without() -> None:
+    whole = data().train
+    assert whole.labels is not None
+    known = torch.where(torch.arange(40) < 20, whole.labels, HIDDEN)
+    given = DataSet("d", replace(whole, labels=known), whole)
+    kept = given.hide_labels(8, 1, seed=3).train.labels
+    assert kept is not None
+    assert kept[20:].unique().tolist() == [HIDDEN]
+    assert kept[:20][kept[:20] != HIDDEN].bincount().tolist() == [2] * 4
+    with pytest.raises(InputError, match=r"at most 20 .the smallest class has 5 labelled images"):
+        given.hide_labels(24, 1, seed=3)
 
 
 @pytest.mark.parametrize(("labelled", "words"), [(6, "a multiple of the 4 classes"), (44, "at most 40")])

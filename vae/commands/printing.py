@@ -7,14 +7,28 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from vae.distributed.ending import DONE, speaks
-from vae.errors import OneLineWarning
+from vae.distributed.ending import DONE, discard_output, speaks
+from vae.errors import InputError, OneLineWarning
 
 
 def print_line(line: object) -> None:
-    """Print a line, on the main process alone."""
+    """Print a line, on the main process alone; what is printed into a pipe that nobody reads any more is lost.
+
+    Raises:
+        InputError: the line cannot be written.
+    """
     if os.environ.get("RANK", "0") == "0":
+        write_line(line)
+
+
+def write_line(line: object) -> None:
+    """Print a line, on any process; raises as `print_line`."""
+    try:
         print(line)
+    except BrokenPipeError:
+        discard_output()
+    except OSError as error:
+        raise InputError(f"standard output: cannot be written: {error.strerror}") from None
 
 
 def print_lines(lines: Iterable[object]) -> int:

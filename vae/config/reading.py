@@ -13,6 +13,7 @@ from vae.config.combinations import conflicts
 from vae.config.help import component_keys, defaults, known_keys
 from vae.config.schema import HARMLESS, Config, ObjectiveSpec
 from vae.errors import InputError
+from vae.files import expanded
 from vae.schedules import ScheduleSpec
 
 
@@ -50,7 +51,7 @@ def gather(
     raw = defaults()
     _merge(raw, dict(launcher or {}), source="the launcher")
     if path is not None:
-        _merge(raw, read_yaml(Path(path).expanduser()), source=str(path))
+        _merge(raw, read_yaml(expanded(path)), source=str(path))
     for override in overrides:
         _merge(raw, _nested(*parse_override(override)), source="the command line")
     return _validate(raw, context=SPECS_AS_GIVEN)
@@ -138,7 +139,7 @@ def parse_yaml(text: str, source: str) -> Any:
     """Return the value a YAML text holds; raises `InputError` naming `source` and the line."""
     try:
         return yaml.load(text, Loader=_Loader)  # a SafeLoader
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that there is not
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark else ""
         problem = " ".join(str(getattr(error, "problem", None) or error).split())
@@ -190,6 +191,8 @@ def _merge(base: dict[str, Any], change: dict[Any, Any], source: str, prefix: st
         current = base.get(key)
         if isinstance(current, str) and isinstance(value, dict) and _inside_component(path):
             current = base[key] = {"name": current}  # a component's name is short for one with its defaults
+        if isinstance(current, dict) and not isinstance(value, dict) and not _inside_component(path):
+            raise InputError(f"{path} = {value!r}: must be a section, with keys and values (in {source})")
         replaces = isinstance(value, dict) and "name" in value and _inside_component(path)
         if isinstance(value, dict) and isinstance(current, dict) and not replaces:
             _merge(current, value, source, path)

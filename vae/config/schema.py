@@ -255,6 +255,7 @@ class TrainConfig(Section):
     threads: int = Field(
         default=0,
         ge=0,
+        le=65536,
         description="CPU threads of each process; 0: cores divided by processes on a machine, or 1 for small steps",
     )
     log_every: int = Field(default=100, ge=1, description="steps between two lines of training metrics")
@@ -287,6 +288,7 @@ class TrainConfig(Section):
     timeout: float = Field(
         default=600.0,
         gt=0,
+        le=1e9,
         description="seconds without progress after which several processes end, naming the missing",
     )
     profile: int = Field(

@@ -1,7 +1,6 @@
 """A user's own images: the arrays of an `.npz` or `.npy` file."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from vae.data.naming import CLASS_NAMES, choose
 from vae.data.pixels import scale_of
 from vae.data.reading import Reading, using
 from vae.errors import InputError
+from vae.files import expanded
 
 Arrays = dict[str, np.ndarray]  # by the part of the data
 
@@ -31,7 +31,7 @@ def read_arrays(name: str, reading: Reading) -> DataSet:
     Raises:
         InputError: an unusable file.
     """
-    archive = Archive(Path(name).expanduser())
+    archive = Archive(expanded(name))
     names = choose(archive, reading.images, reading.labels)
     labels = {part: array for part, array in names.labels.items() if part in names.images}
     for part, array in labels.items():

@@ -29,7 +29,12 @@ class Split:
     @cached_property
     def fingerprint(self) -> str:
         """The CRC-32 of the pixels."""
-        return f"{zlib.crc32(np.ascontiguousarray(self.images.numpy()).data):08x}"
+        return _crc32(self.images)
+
+    @cached_property
+    def labels_fingerprint(self) -> str | None:
+        """The CRC-32 of the labels; None where there are none."""
+        return None if self.labels is None else _crc32(self.labels)
 
     @cached_property
     def levels(self) -> int | None:
@@ -139,8 +144,19 @@ class DataSet:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A checksum of all pixels, to notice that a run is continued on other data."""
-        parts = [part.fingerprint for part in (self.train, self.val, self.test) if part is not None]
+        """A checksum of all pixels."""
+        return self.fingerprint_of(labels=False)
+
+    def fingerprint_of(self, *, labels: bool) -> str:
+        """Return a checksum of all pixels, to notice that a run is continued on other data.
+
+        Args:
+            labels: whether it is one of the labels too, where there are any.
+        """
+        splits = [part for part in (self.train, self.val, self.test) if part is not None]
+        parts = [part.fingerprint for part in splits]
+        if labels:
+            parts += [part.labels_fingerprint for part in splits if part.labels_fingerprint]
         return f"{zlib.crc32(' '.join(parts).encode()):08x}"
 
     def hold_out(self, val_size: int) -> "DataSet":
@@ -180,10 +196,10 @@ class DataSet:
         if labels is None:
             raise InputError(f"{key}: {self.name} has no labels to keep; use 0")
         each, rest = divmod(labelled, self.classes)
-        fewest = int(labels.bincount(minlength=self.classes).min())
+        fewest = int(labels[labels != HIDDEN].bincount(minlength=self.classes).min())
         if rest or each > fewest:
             wanted = f"a multiple of the {self.classes} classes, at most {self.classes * fewest}"
-            raise InputError(f"{key}: must be {wanted} (the smallest class has {fewest} images for training)")
+            raise InputError(f"{key}: must be {wanted} (the smallest class has {fewest} labelled images for training)")
         order = randomness.permutation(len(labels), seed, "labelled")
         kept = torch.cat([order[labels[order] == label][:each] for label in range(self.classes)])
         known = torch.full_like(labels, HIDDEN).index_copy(0, kept, labels[kept])
@@ -198,6 +214,10 @@ class DataSet:
     def binarize_training(self, seed: int) -> "DataSet":
         """Return the data set with the 0/1 pixels that a static run trains on, and a dynamic run in its first epoch."""
         return replace(self, train=self.train.binarize(seed, "train"))
+
+
+def _crc32(numbers: Tensor) -> str:
+    return f"{zlib.crc32(np.ascontiguousarray(numbers.numpy()).data):08x}"
 
 
 def held_out(count: int, size: int) -> tuple[Tensor, Tensor]:

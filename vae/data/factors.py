@@ -12,7 +12,7 @@ from vae.data.dataset import Split
 from vae.data.naming import choose
 from vae.data.reading import Reading
 from vae.errors import InputError
-from vae.files import replacing
+from vae.files import expanded, replacing
 
 FACTORS, NAMES, ORDERED = "factors", "factor_names", "factor_ordered"  # arrays of the .npz
 MOST_LEVELS = 1000  # of a factor
@@ -94,7 +94,7 @@ def read(name: str, reading: Reading) -> Factors:
     Raises:
         InputError: the data have no factors, or unusable ones.
     """
-    path = Path(name).expanduser()
+    path = expanded(name)
     archive = Archive(path) if path.suffix == ".npz" else None
     if archive is None or not {FACTORS, DSPRITES} & archive.headers.keys():
         raise InputError(

@@ -16,6 +16,7 @@ from vae.data.decoding import Picture, decode, endings
 from vae.data.places import users_cache
 from vae.data.reading import Reading, using
 from vae.errors import InputError
+from vae.files import expanded
 
 TRAIN, VALIDATION, TEST = "train", ("val", "valid", "validation"), "test"  # names of subfolders that are parts
 
@@ -45,7 +46,7 @@ def read_pictures(name: str, reading: Reading) -> DataSet:
     Raises:
         InputError: there is no picture, one cannot be read, or their sizes differ.
     """
-    folder = Path(name).expanduser().resolve()
+    folder = expanded(name).resolve()
     try:
         parts, remarks = _parts(folder, name)
         key = key_of(reading.image_size, {part: _stamps(folder, files) for part, files in parts.items()})

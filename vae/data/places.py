@@ -7,7 +7,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from vae.errors import InputError
-from vae.files import make_folder, remove_empty
+from vae.files import expanded, make_folder, remove_empty
 
 PROJECT = Path(__file__).resolve().parents[2]
 USERS_CACHE = "~/.cache/vae"
@@ -48,7 +48,7 @@ def root_of(root: str | None, name: str) -> Path:
     own = PROJECT / "data" if (PROJECT / "train_ddp.py").is_file() else users_cache() or Path("data")
     if root is None:
         return own
-    given = Path(root).expanduser()
+    given = expanded(root)
     is_elsewhere = root == FORMER_DEFAULT and not (given / name).is_dir() and (own / name).is_dir()
     return own if is_elsewhere else given
 

@@ -12,6 +12,7 @@ from vae.data.pictures import read_pictures
 from vae.data.reading import Reading, Source, settings_of, using
 from vae.data.torchvision import read_celeba, read_cifar, read_omniglot, read_svhn
 from vae.errors import InputError
+from vae.files import expanded
 
 
 @using("binarize")
@@ -62,7 +63,7 @@ def load(name: str, reading: Reading | str | Path) -> DataSet:
     """
     source = source_of(name)
     if not isinstance(reading, Reading):
-        reading = Reading(Path(reading).expanduser())
+        reading = Reading(expanded(reading))
     reading.refuse_others(name, settings_of(source))
     return source(name, reading)
 
@@ -75,7 +76,7 @@ def takes(name: str, setting: str) -> bool:
 def kind_of(name: str) -> str | None:
     """Return the key of `SOURCES` for the data set called `name`: the name, a folder's slash, an ending; or None."""
     endings = [key for key in SOURCES if key.startswith(".") and name.endswith(key)]
-    folder = ["/"] if Path(name).expanduser().is_dir() else []
+    folder = ["/"] if expanded(name).is_dir() else []
     return next(iter([name] * (name in SOURCES) + folder + endings), None)
 
 

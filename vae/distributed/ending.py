@@ -3,13 +3,14 @@
 Standard library only: a command line can be refused before torch is imported.
 """
 
+import contextlib
 import io
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from vae.errors import ArgumentError, InputError, JobError, OutOfMemory, RankLostError, Stopped
 
@@ -58,6 +59,10 @@ def run(program: str, environment: Mapping[str, str], action: Callable[[], int |
         abandon(f"{program}: {error}")
     if launch := sys.modules.get("vae.distributed.launch"):  # not imported: there can be no process group
         launch.leave()
+    try:
+        sys.stdout.flush()
+    except OSError:  # of a full disk; while it exits, Python would try again and end with code 120
+        discard_output()
     return code
 
 
@@ -83,6 +88,28 @@ def speaks(environment: Mapping[str, str]) -> bool:
     """Return true on the one process of a machine that reports what all processes there find out alike."""
     first_task = environment.get("SLURM_LOCALID", "0") == "0"  # tasks with a GPU each are all LOCAL_RANK 0
     return first_task and environment.get("LOCAL_RANK", "0") in ("0", "-1")
+
+
+def say(text: object, *, end: str = "\n", file: TextIO | None = None) -> None:
+    """Print a text; a console that takes no lines, such as a log on a full disk, costs nothing but these lines.
+
+    Args:
+        text: a line or more.
+        end: put behind the text.
+        file: None: standard output.
+    """
+    try:
+        (file or sys.stdout).write(f"{text}{end}")
+    except BrokenPipeError:
+        discard_output()
+    except OSError:
+        pass
+
+
+def discard_output() -> None:
+    """Let what is printed from here on go nowhere: nobody reads it any more."""
+    with contextlib.suppress(OSError):  # of a standard output that is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _report(program: str, environment: Mapping[str, str], error: BaseException) -> int:

@@ -27,14 +27,15 @@ Result = TypeVar("Result")
 MIN_SECONDS_TO_MEET = 30.0  # processes that start together may take that long to import torch
 SECONDS_AFTER_WATCHDOG = 10.0  # it is to be first: it knows which rank is missing
 # Accelerate makes a process group where LOCAL_RANK is set, or one of the others is more than 1
-LAUNCHERS_VARIABLES = ("LOCAL_RANK", "WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+OF_MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+LAUNCHERS_VARIABLES = ("LOCAL_RANK", "WORLD_SIZE", *OF_MPI)
 # Of what CUDA brings, nothing that a user could act upon: the beginning of a warning, its kind.
 NOT_FOR_USERS = (
     ("TensorFloat32 tensor cores", UserWarning),  # torch 2.11's compiler advises TF32: train.tf32 decides
     ("CUDA libdevice not found", UserWarning),  # torch 2.14's compiler takes the copy that Triton brings
     ("`torch.distributed.all_gather_into_tensor` is deprecated", FutureWarning),  # a call of Accelerate's
 )
-_HOW_TO_LAUNCH = "start N processes with torchrun --nproc-per-node N (or accelerate launch), or unset WORLD_SIZE"
+_HOW_TO_LAUNCH = "start N processes with torchrun --nproc-per-node N (or accelerate launch), or unset"
 
 
 class RendezvousError(RankLostError):
@@ -86,7 +87,9 @@ def make_accelerator(
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True), group],
     )
     if accelerator.num_processes != announced:  # each process would believe to be alone and write the same files
-        raise InputError(f"WORLD_SIZE = {announced}: but {accelerator.num_processes} came together; {_HOW_TO_LAUNCH}")
+        raise InputError(
+            f"WORLD_SIZE = {announced}: but {accelerator.num_processes} came together; {_HOW_TO_LAUNCH} WORLD_SIZE"
+        )
     return accelerator
 
 
@@ -140,12 +143,16 @@ def _start(environment: Mapping[str, str], **settings: Any) -> Accelerator:
 
 
 def _check_launcher(environment: Mapping[str, str]) -> int:
-    """Return the processes that the launcher announced; refuses a WORLD_SIZE without the rest of its variables."""
-    announced = environment.get("WORLD_SIZE", "1")
-    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in environment]
+    """Return the processes that the launcher announced; refuses some of its variables without the rest."""
+    announced, local_rank = environment.get("WORLD_SIZE", "1"), environment.get("LOCAL_RANK", "-1")
+    needed = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    missing = [name for name in needed if name not in environment]
     if not announced.isdecimal() or (int(announced) > 1 and missing):
         hint = f"but {', '.join(missing)} not set" if missing else "not a number"
-        raise InputError(f"WORLD_SIZE = {announced}: {hint}; {_HOW_TO_LAUNCH}")
+        raise InputError(f"WORLD_SIZE = {announced}: {hint}; {_HOW_TO_LAUNCH} WORLD_SIZE")
+    by_mpi = any(name in environment for name in OF_MPI)
+    if local_rank != "-1" and missing and not by_mpi:  # Accelerate makes a process group by LOCAL_RANK alone
+        raise InputError(f"LOCAL_RANK = {local_rank}: but {', '.join(missing)} not set; {_HOW_TO_LAUNCH} LOCAL_RANK")
     return int(announced)
 
 
@@ -166,7 +173,7 @@ def _processes_here(environment: Mapping[str, str]) -> int:
     """Return the processes of this job on this machine."""
     count = environment.get("LOCAL_WORLD_SIZE", "1")
     if not count.isdecimal() or int(count) < 1:
-        raise InputError(f"LOCAL_WORLD_SIZE = {count}: not a number of processes; {_HOW_TO_LAUNCH}")
+        raise InputError(f"LOCAL_WORLD_SIZE = {count}: not a number of processes; {_HOW_TO_LAUNCH} WORLD_SIZE")
     return int(count)
 
 
@@ -270,19 +277,22 @@ def on_main(
     return outcome[0]
 
 
-def must_agree(accelerator: Accelerator, plugins: Mapping[str, str]) -> None:
-    """Refuse plugins that are not the same files on all ranks; without plugins nothing is gathered (all ranks).
+def must_agree(accelerator: Accelerator, found: Mapping[str, str]) -> None:
+    """Refuse inputs that are not the same on all ranks (all ranks).
 
     Args:
         accelerator: the process group.
-        plugins: name -> version, of this process.
+        found: the input, as a command line names it -> a checksum, on this process.
     """
-    everyones: list[dict[str, str]] = gather_object([dict(plugins)]) if plugins else []
-    for name, version in plugins.items():
+    if accelerator.num_processes == 1:
+        return
+    everyones: list[dict[str, str]] = gather_object([dict(found)])
+    for name in dict.fromkeys(name for each in everyones for name in each):
         for rank, other in enumerate(everyones):
-            if other.get(name) != version:
-                here = f"{version} on rank {accelerator.process_index}, {other.get(name, 'none')} on rank {rank}"
-                raise InputError(f"--plugin {name}: is not the same on all ranks ({here}); give all nodes one file")
+            if other.get(name) != found.get(name):
+                ours, theirs = (each.get(name, "none") for each in (found, other))
+                here = f"{ours} on rank {accelerator.process_index}, {theirs} on rank {rank}"
+                raise InputError(f"{name}: is not the same on all ranks ({here}); give all nodes the same file")
 
 
 def leave() -> None:

@@ -23,14 +23,24 @@ def naming_a_way_out(train: TrainConfig, share: int) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not (isinstance(error, torch.OutOfMemoryError) or ON_A_CPU in str(error)):
+        if not lacks_memory(error):
             raise
-        raise OutOfMemory(_line(train.micro_batch, share, str(error))) from error
+        raise OutOfMemory(_line(train.micro_batch, share, wanted(error))) from error
 
 
-def _line(micro_batch: int, share: int, said: str) -> str:
-    taken, wanted = min(micro_batch or share, share), re.search(r"tried to allocate [\d.,]+ \w+", said, re.IGNORECASE)
-    line, rest = f"train.micro_batch = {micro_batch}: out of memory", f" ({wanted[0].lower()})" if wanted else ""
+def lacks_memory(error: BaseException) -> bool:
+    """Return true for an error that says that there is no more memory, on a device or on the CPU."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or ON_A_CPU in str(error)
+
+
+def wanted(error: BaseException) -> str:
+    """Return ` (tried to allocate ...)` where an error says so, else nothing."""
+    said = re.search(r"tried to allocate [\d.,]+ \w+", str(error), re.IGNORECASE)
+    return f" ({said[0].lower()})" if said else ""
+
+
+def _line(micro_batch: int, share: int, rest: str) -> str:
+    taken, line = min(micro_batch or share, share), f"train.micro_batch = {micro_batch}: out of memory"
     if taken == 1:
         return f"{line} with one example at once; take a smaller model{rest}"
     way_out = f"the same command with train.micro_batch={taken // 2} goes on, with the same gradients"

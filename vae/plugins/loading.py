@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vae.errors import InputError
+from vae.files import expanded
 from vae.plugins.tables import TABLES, problems, table_of
 
 DIGITS = 12  # of a sha256, where people read it
@@ -62,7 +63,7 @@ def load(path: str | Path) -> Plugin:
         InputError: the file cannot be read or run, adds nothing, takes the name of a piece that is there already, or
             adds what is no piece of its table. No table is changed then.
     """
-    file = Path(path).expanduser().resolve()
+    file = expanded(path).resolve()
     source = _read(file, path)
     if known := _loaded.get(file):
         if known.sources[file.name] != source:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vae.errors import InputError
+from vae.files import expanded
 
 if TYPE_CHECKING:
     from vae.config import Config
@@ -35,7 +36,7 @@ NUMBERS = {  # what a row of each split must hold
 def named_folder(config: "Config") -> Path | None:
     """Return the folder that a configuration names, `run.dir` or `runs/<run.name>`; None: it names none."""
     if config.run.dir:
-        return Path(config.run.dir).expanduser()
+        return expanded(config.run.dir)
     return RUNS / config.run.name if config.run.name else None
 
 

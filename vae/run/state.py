@@ -113,7 +113,7 @@ def restore(start: Path, total_steps: int, fingerprint: str) -> tuple[RunState, 
         raise InputError(f"{start}: written by another version of this program; use that one to continue it")
     state = RunState(**saved["run"])
     if saved["data"] != fingerprint:
-        raise InputError(f"data.name: the pixels are not those that {start} was trained on; choose another run.name")
+        raise InputError(f"data.name: the pixels or labels are not those of {start}; choose another run.name")
     if state.step > total_steps or (state.step == total_steps and state.test_step != state.step):
         limits = f"train.epochs, train.max_steps: end at step {total_steps}, but {start} is there already"
         raise InputError(f"{limits}; ask for more than {state.step} steps")

@@ -12,10 +12,12 @@ from torch import Tensor
 from vae import figures
 from vae.data import randomness
 from vae.data.batches import to_unit_interval
+from vae.engine.memory import lacks_memory
 from vae.errors import Argument, ArgumentError
 from vae.evaluation import encoding, evaluating, visible
 from vae.evaluation.encoding import Codes
 from vae.evaluation.mixture.kept import Fitted, components_of, fitted
+from vae.evaluation.passes import chunks
 from vae.model import VAE
 from vae.run.finished import Loader
 from vae.run.outputs import save_arrays, save_figure
@@ -274,9 +276,20 @@ def denoise(
 def _samples(model: VAE, count: int, labels: Tensor | None, seed: int, mixture: Fitted | None) -> Tensor:
     """Return means of p(x|z), (count, C, H, W) in [0, 1], for z from the model's prior or from a mixture."""
     prior = model.prior if mixture is None else mixture.prior
-    noise = randomness.normal(count, model.hierarchy.draw_dim(prior), seed, "samples").to(next(model.parameters()))
-    with evaluating(model):
-        return model.sample(noise=noise, labels=labels, prior=prior).float().clamp(0, 1)
+    if model.sees_labels and labels is None:
+        labels = torch.arange(count) % model.classes
+    try:
+        noise = randomness.normal(count, model.hierarchy.draw_dim(prior), seed, "samples").to(next(model.parameters()))
+        images = noise.new_empty(count, *model.image_shape, dtype=torch.float32)
+        with evaluating(model):
+            for rows in chunks(slice(0, count), model):
+                of_rows = None if labels is None else labels[rows]
+                images[rows] = model.sample(noise=noise[rows], labels=of_rows, prior=prior).clamp(0, 1)
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+        raise ArgumentError(Argument("count"), f" {count}: so many images do not fit in memory; take fewer") from None
+    return images
 
 
 def _mean_image(images: Images) -> Tensor:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from vae.assemble import build_data
 from vae.components import explain
 from vae.config.reading import parse_yaml
 from vae.config.schema import DataConfig
-from vae.data.dataset import DataSet, Split
+from vae.data.dataset import HIDDEN, DataSet, Split
 from vae.data.sources import takes
 from vae.errors import Argument, ArgumentError, InputError
 from vae.evaluation import images_of, labels_for
@@ -148,8 +149,8 @@ def _masked(shape: tuple[int, ...], mask: np.ndarray | str | Path) -> Tensor:
     count, _, height, width = shape
     named = "" if isinstance(mask, np.ndarray) else f" {mask}"
     try:
-        array = mask if isinstance(mask, np.ndarray) else np.load(mask, allow_pickle=False)
-    except (OSError, ValueError) as error:
+        array = mask if isinstance(mask, np.ndarray) else _loaded(Path(mask))
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise ArgumentError(Argument("mask"), f"{named}: cannot be read: {error}") from None
     if not isinstance(array, np.ndarray):
         raise ArgumentError(Argument("mask"), f"{named}: cannot be read: must be a .npy, which holds one array")
@@ -158,6 +159,12 @@ def _masked(shape: tuple[int, ...], mask: np.ndarray | str | Path) -> Tensor:
         raise ArgumentError(Argument("mask"), f"{named}: shape {array.shape}: must be {wanted}")
     missing = torch.from_numpy(array != 0)
     return missing[:, None] if missing.dim() == 3 else missing
+
+
+def _loaded(path: Path) -> object:
+    """Return what a file of NumPy holds; NumPy itself would leave a damaged one open."""
+    with path.open("rb") as file:
+        return np.load(file, allow_pickle=False)
 
 
 def _suitable(opened: Opened, reading: DataConfig, data: DataSet, split: str, whose: object) -> Images:
@@ -170,6 +177,7 @@ def _suitable(opened: Opened, reading: DataConfig, data: DataSet, split: str, wh
     if split == "train" and reading.is_drawn:
         data = data.binarize_training(opened.config.run.seed)
     part = part_of(data, split, whose)
-    if opened.model.needs_labels and part.labels is None:
-        raise InputError(f"{data.name}: has no labels, and the model needs them")
+    if opened.model.needs_labels and part.hides_labels:
+        what = "no labels" if part.labels is None else f"images without a label ({HIDDEN})"
+        raise InputError(f"{data.name}: has {what}, and the model needs them")
     return Images(opened, reading, data, part)

@@ -138,7 +138,7 @@ def _one(images: Images, name: str, count: int | None, request: Request) -> Aske
     part, model, config = images.part, images.model, images.opened.config
     kept = part[torch.arange(min(count or len(part), len(part)))]
     draw = config.run.seed if images.reading.is_drawn else None
-    how = estimated(images.data, images.reading.binarize, model, replace(request, draw=draw), len(kept))
+    how = estimated(images.data, images.reading.binarize, model, replace(request, draw=draw), kept)
     return Asked(name, kept, has_probabilities(model, part), how)
 
 

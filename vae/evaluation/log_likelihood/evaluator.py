@@ -80,11 +80,11 @@ def _prepare(loader: Loader, folder: Path, request: Request) -> PreparedRun:
     if request.split == "train" and draw is not None:
         data = data.binarize_training(draw)
     part = part_of(data, request.split, folder)
-    how = estimated(data, binarize, model, replace(request, draw=draw), len(part))
+    how = estimated(data, binarize, model, replace(request, draw=draw), part)
     return PreparedRun(folder, config, model, part, how, checkpoint_of(folder))
 
 
-def estimated(data: DataSet, binarize: str, model: VAE, request: Request, examples: int) -> dict[str, Any]:
+def estimated(data: DataSet, binarize: str, model: VAE, request: Request, part: Split) -> dict[str, Any]:
     """Return the protocol of log p(x) by importance sampling.
 
     Args:
@@ -92,13 +92,14 @@ def estimated(data: DataSet, binarize: str, model: VAE, request: Request, exampl
         binarize: as `vae.evaluation.protocol` takes it.
         model: the likelihood and the use of labels are its own.
         request: the options; `draw` is the seed of the 0/1 pixels, None where pixels are not drawn.
-        examples: number of images that are evaluated.
+        part: the images that are evaluated, and their labels.
     """
     how = protocol(data, binarize, model.likelihood, seed=request.seed, split=request.split)
     given = "label" if model.needs_labels else None  # then it is log p(x|y)
     bound = BOUND if model.classifier is None else f"{BOUND}, each with every label y, over which w is summed"
-    more = {"bound": bound, "samples": request.samples, "examples": examples, "draw": request.draw, "given": given}
-    return how | more
+    more = {"bound": bound, "samples": request.samples, "examples": len(part), "draw": request.draw, "given": given}
+    labels = {"labels_crc32": part.labels_fingerprint} if model.sees_labels else {}
+    return how | more | labels
 
 
 def assess(
