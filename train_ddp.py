@@ -35,7 +35,7 @@ from vae.engine.memory import naming_a_way_out
 from vae.errors import Stopped
 from vae.run.contents import CHECKPOINTS
 from vae.run.folder import RunFolder, folder_of, saying_how_to_go_on
-from vae.run.state import resume
+from vae.run.state import begin, resume
 from vae.training.agenda import Agenda
 from vae.training.plan import Plan
 from vae.training.profiling import Profiler
@@ -85,12 +85,14 @@ def train(job: Job) -> None:
         say(plan.finished(start.summary))
         return
 
-    # Open the trackers; build the engine, which makes the updates; resume from the newest valid checkpoint.
+    # Open the trackers; build the engine, which makes the updates; begin, or resume from the newest valid checkpoint.
     fitting = partial(naming_a_way_out, config.train, batches.rows)  # one line where memory does not suffice
     with run.leaving_nothing() as opened, fitting():  # of a run that does not begin
         tracker = Tracker(accelerator, folder, config, step=start.step, total_steps=total_steps)  # all ranks: broadcast
         opened.callback(tracker.close)
         say(plan.building(), end="")
+        if start.checkpoint is None:
+            begin(config.run.start_from, vae)
         engine = assemble.build_engine(config, accelerator, vae, objective, batches)  # all ranks: DDP's broadcast
         state = resume(start.checkpoint, vae, engine, total_steps=total_steps, fingerprint=fingerprint)
         launch.on_main(accelerator, lambda: run.record(config, start, state.step, world_size))  # all ranks: broadcast

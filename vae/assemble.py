@@ -76,9 +76,10 @@ def build_data(config: Config, draw: int | None = None) -> DataSet:
 
 
 def inputs(config: Config, data: DataSet) -> dict[str, str]:
-    """Return a checksum of each input that all ranks must have alike, by its key or option: data and plugins."""
-    options = {f"--plugin {name}": version for name, version in plugins.versions().items()}
-    return {f"data.name = {config.data.name!r}": data.fingerprint_of(labels=True), **options}
+    """Return a checksum of each input that all ranks must have alike, by its key or option."""
+    found = {f"data.name = {config.data.name!r}": data.fingerprint_of(labels=True)}
+    found |= {f"--plugin {name}": version for name, version in plugins.versions().items()}
+    return found
 
 
 def _check_validation(config: Config, data: DataSet) -> None:

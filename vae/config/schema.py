@@ -58,6 +58,12 @@ class RunConfig(Section):
     seed: int = Field(
         default=0, ge=0, description="permutations, noise, binarisation and initial weights derive from it"
     )
+    start_from: str | None = Field(
+        default=None,
+        min_length=1,
+        description="a finished run of the same model (or a folder with model.safetensors) whose weights are the "
+        "initial ones; null: the seed draws them",
+    )
     figures: bool = Field(
         default=True, description="draw its pictures at the end, a few seconds; python -m vae report draws them too"
     )

@@ -7,8 +7,11 @@ from typing import Any
 
 from vae.engine import Engine
 from vae.errors import InputError
+from vae.files import expanded
 from vae.model import VAE
 from vae.run import checkpoint
+from vae.run.checkpoint import WEIGHTS
+from vae.run.contents import MODEL, must_exist
 
 FORMAT = 2  # of a run's and an engine's state in a checkpoint; any other is refused
 
@@ -72,6 +75,33 @@ class RunState:
     def keep(self) -> list[str]:
         """Names of the checkpoints that are not pruned however old they are."""
         return [self.best["checkpoint"]] if self.best else []
+
+
+def initial_weights(start_from: str) -> Path:
+    """Return the file of the weights that `run.start_from` names: of a run's folder, or of one that holds a model."""
+    folder = expanded(start_from)
+    of_run = folder / MODEL / WEIGHTS
+    return of_run if of_run.is_file() else folder / WEIGHTS
+
+
+def begin(start_from: str | None, vae: VAE) -> None:
+    """Load the initial weights of a run that starts from those of another one.
+
+    Args:
+        start_from: `run.start_from`; None: the weights stay as the seed has drawn them.
+        vae: the model, before the engine copies weights.
+
+    Raises:
+        InputError: there are no such weights, or they are another model's.
+    """
+    if start_from is None:
+        return
+    file = initial_weights(start_from)
+    must_exist(file, f"run.start_from = {start_from!r}: holds no {WEIGHTS}; must be a finished run, e.g. runs/mnist")
+    try:
+        checkpoint.load_weights(file.parent, vae)
+    except InputError as error:
+        raise InputError(f"run.start_from = {start_from!r}: {error}") from None
 
 
 def resume(start: Path | None, vae: VAE, engine: Engine, *, total_steps: int, fingerprint: str) -> RunState:

@@ -96,7 +96,8 @@ class Plan:
             changed: settings that differ from those of the last start.
         """
         line = f"training in {self.folder}: {self.size}, engine {engine.name} ({engine.why})"
-        line += f", from step {step:,}" if step else ""
+        begun = f", from the weights of {self.config.run.start_from}" if self.config.run.start_from else ""
+        line += f", from step {step:,}" if step else begun
         changes = "; ".join(changed)
         return f"{self.data}\n{line}" + (f" ({changes})" if changes else "")
 
