@@ -571,6 +571,35 @@ def test_a_run_that_sees_labels_is_not_continued_with_others(job: Job, small: Pa
             assert "data.name: the pixels or labels are not those of runs/seen/checkpoints/step-" in again.line
 
 
+def test_a_run_starts_from_the_weights_of_another_one_and_goes_on_without_it(
+    job: Job, small: Path, tmp_path: Path
+) -> None:
+    """At a learning rate at which no weight moves, the weights are those of the other run."""
+    settings = [f"data.name={small}", *SMALL, "train.eval_every=0"]
+    assert job(*settings, "run.name=first", "train.max_steps=3").code == 0
+    weights = (tmp_path / "runs/first/model/model.safetensors").read_bytes()
+    still = [*settings, "optim.lr=1e-30"]
+    for name, source in (("second", "runs/first"), ("third", "runs/first/model")):
+        begun = job(*still, f"run.name={name}", f"run.start_from={source}", "train.max_steps=2")
+        assert begun.code == 0, begun.err
+        assert f", from the weights of {source}\n" in begun.out
+        assert (tmp_path / "runs" / name / "model/model.safetensors").read_bytes() == weights
+    both = launch(2, *still, "run.name=both", "run.start_from=runs/first", "train.max_steps=2", cwd=tmp_path)
+    assert both.code == 0, both.err
+    assert (tmp_path / "runs/both/model/model.safetensors").read_bytes() == weights
+
+    wider = job(*still, "run.name=wider", "run.start_from=runs/first", "model.hidden_dim=24")
+    assert wider.code == 2
+    assert "run.start_from = 'runs/first': runs/first/model: the checkpoint holds a different model: " in wider.line
+    shutil.rmtree(tmp_path / "runs/first")
+    gone = job(*still, "run.name=gone", "run.start_from=runs/first")
+    assert gone.code == 2
+    assert "run.start_from = 'runs/first': holds no model.safetensors; must be a finished run" in gone.line
+    assert not any((tmp_path / "runs" / name).exists() for name in ("wider", "gone"))
+    assert job(*still, "run.name=second", "run.start_from=runs/first", "train.max_steps=4").code == 0
+    assert (tmp_path / "runs/second/model/model.safetensors").read_bytes() == weights
+
+
 def test_ranks_with_unlike_data_are_refused(small: Path, tmp_path: Path) -> None:
     """Each machine has its own copy of a file, of which one is old."""
     arrays = dict(np.load(small))
