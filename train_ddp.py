@@ -57,7 +57,7 @@ def train(job: Job) -> None:
     accelerator = launch.make_accelerator(  # all ranks: rendezvous
         config.train.device, precision, os.environ, timeout, tf32=config.train.tf32
     )
-    launch.must_agree(accelerator, assemble.inputs(config, data))  # all ranks: gather
+    launch.must_agree(accelerator, partial(assemble.inputs, config, data))  # all ranks: gather, of several
     launch.set_threads(assemble.choose_threads(config), os.environ)
     rank, world_size, device = accelerator.process_index, accelerator.num_processes, accelerator.device
     say = accelerator.on_main_process(ending.say)
@@ -67,7 +67,7 @@ def train(job: Job) -> None:
     objective = assemble.build_objective(config)
     batches = assemble.build_batches(config, data, vae, objective, device, rank, world_size)
     launch.set_threads(assemble.choose_threads_of_steps(config, vae, batches), os.environ)
-    agenda, fingerprint = Agenda.of(config.train, len(data.train)), data.fingerprint_of(labels=vae.sees_labels)
+    agenda = Agenda.of(config.train, len(data.train))
 
     # Say what would run; a dry run ends here.
     choice = assemble.choose_engine(config, objective, batches, device.type, world_size)
@@ -87,6 +87,7 @@ def train(job: Job) -> None:
 
     # Open the trackers; build the engine, which makes the updates; begin, or resume from the newest valid checkpoint.
     fitting = partial(naming_a_way_out, config.train, batches.rows)  # one line where memory does not suffice
+    fingerprint = data.fingerprint_of(labels=vae.sees_labels)
     with run.leaving_nothing() as opened, fitting():  # of a run that does not begin
         tracker = Tracker(accelerator, folder, config, step=start.step, total_steps=total_steps)  # all ranks: broadcast
         opened.callback(tracker.close)

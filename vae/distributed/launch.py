@@ -277,15 +277,16 @@ def on_main(
     return outcome[0]
 
 
-def must_agree(accelerator: Accelerator, found: Mapping[str, str]) -> None:
+def must_agree(accelerator: Accelerator, inputs: Callable[[], Mapping[str, str]]) -> None:
     """Refuse inputs that are not the same on all ranks (all ranks).
 
     Args:
         accelerator: the process group.
-        found: the input, as a command line names it -> a checksum, on this process.
+        inputs: returns the input, as a command line names it -> a checksum, on this process; one alone needs none.
     """
     if accelerator.num_processes == 1:
         return
+    found = inputs()
     everyones: list[dict[str, str]] = gather_object([dict(found)])
     for name in dict.fromkeys(name for each in everyones for name in each):
         for rank, other in enumerate(everyones):
