@@ -201,5 +201,5 @@ def _merge(base: dict[str, Any], change: dict[Any, Any], source: str, prefix: st
 
 
 def _inside_component(path: str) -> bool:
-    """Return whether a dotted key is a component's, or lies inside one."""
+    """Return true for the dotted key of a component or of one of its settings."""
     return any((path + ".").startswith(key + ".") for key in component_keys())

@@ -68,7 +68,7 @@ class RunState:
         self.waited = epoch - self.lowest["epoch"]
 
     def is_out_of_patience(self, patience: int) -> bool:
-        """Return whether the validation loss, evaluated at this step, has not improved for so many epochs; 0: never."""
+        """Return true if the validation loss of this step has not improved for so many epochs; 0: never."""
         return 0 < patience <= self.waited and self.test_step == self.step
 
     @property

@@ -42,7 +42,7 @@ Project = Annotated[
 
 
 class Memory:
-    """What a run remembers of its tracker: the run's identity there, and the last record that the tracker has.
+    """The memory of a run for its tracker: the run's identity there, and the last record that the tracker has.
 
     Records count within their step. The file's one line is overwritten in place: a record costs one write.
 
@@ -270,7 +270,7 @@ class Accelerated(Sink):
 
 
 def is_installed(module: str) -> bool:
-    """Return whether a package is there; a folder that happens to have its name is none."""
+    """Return true if a package is installed; a folder of the same name does not count."""
     found = importlib.util.find_spec(module)
     return found is not None and found.origin is not None
 
